@@ -1,0 +1,85 @@
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LIMIT_WINDOW_MS 10000
+#define LIMIT_BURST 10
+
+static const char *log_program = "wslx";
+static int log_fd = STDERR_FILENO;
+static enum wslx_log_level log_level = WSLX_LOG_WARN;
+
+static const char *const level_names[] = { "error", "warn", "info", "debug" };
+
+void wslx_log_init(const char *program, int fd, enum wslx_log_level level)
+{
+	const char *env = getenv("WSLX_LOG");
+
+	log_program = program;
+	log_fd = fd;
+	log_level = level;
+	for (unsigned i = 0; env && i < ARRAY_SIZE(level_names); i++)
+		if (!strcmp(env, level_names[i]))
+			log_level = (enum wslx_log_level)i;
+}
+
+static void log_line(enum wslx_log_level level, const char *fmt, va_list ap)
+{
+	char line[1200];
+	int saved = errno;
+	int head, body;
+	size_t n;
+
+	head = snprintf(line, sizeof(line) - 1, "%s: %s: ", log_program, level_names[level]);
+	if (head < 0)
+		return;
+	body = vsnprintf(line + head, sizeof(line) - 1 - (size_t)head, fmt, ap);
+	if (body < 0)
+		return;
+	n = strlen(line);
+	for (size_t i = 0; i < n; i++)
+		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+			line[i] = '?';
+	line[n++] = '\n';
+	if (write(log_fd, line, n) < 0)
+		(void)0; /* nowhere left to report it */
+	errno = saved;
+}
+
+void wslx_log(enum wslx_log_level level, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (level > log_level)
+		return;
+	va_start(ap, fmt);
+	log_line(level, fmt, ap);
+	va_end(ap);
+}
+
+void wslx_log_limited(struct wslx_log_limit *lim, enum wslx_log_level level, const char *fmt, ...)
+{
+	struct timespec ts;
+	int64_t now;
+	va_list ap;
+
+	if (level > log_level)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	if (now - lim->window_start_ms > LIMIT_WINDOW_MS || !lim->window_start_ms) {
+		lim->window_start_ms = now;
+		lim->count = 0;
+	}
+	if (lim->count++ >= LIMIT_BURST)
+		return;
+	va_start(ap, fmt);
+	log_line(level, fmt, ap);
+	va_end(ap);
+}
