@@ -1,0 +1,256 @@
+#!/usr/bin/python3
+"""Runs every test and prints one count at the end.
+
+Each stage runs one layer of the tests (see docs/testing.md) and adds to the
+count.  A stage that cannot run is a failure; a single test that cannot run on
+this machine is a skip, and must be on tests/skips.txt with its reason.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PY = "/usr/bin/python3"
+
+
+class Tally:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.bad = []      # names of what failed
+        self.skips = []    # (name, reason)
+
+    def ok(self, name):
+        self.passed += 1
+
+    def fail(self, name):
+        self.failed += 1
+        self.bad.append(name)
+
+    def skip(self, name, reason):
+        self.skipped += 1
+        self.skips.append((name, reason))
+
+
+def sh(argv, log, env=None, timeout=3600):
+    with open(log, "ab") as f:
+        f.write(f"$ {' '.join(argv)}\n".encode())
+        f.flush()
+        try:
+            return subprocess.run(argv, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=TOP,
+                                  env=dict(os.environ, **(env or {})), timeout=timeout).returncode
+        except subprocess.TimeoutExpired:
+            f.write(f"timed out after {timeout} s\n".encode())
+            return 124
+
+
+def tail(log, n=40):
+    with open(log, errors="replace") as f:
+        return "".join(f.readlines()[-n:])
+
+
+def configure(build, options, env, log):
+    path = os.path.join(TOP, build)
+    if not os.path.exists(os.path.join(path, "build.ninja")):
+        return sh(["meson", "setup", path, *options], log, env)
+    return sh(["meson", "configure", path, *options], log, env)
+
+
+def build(name, build_dir, options, env=None):
+    """A stage that builds everything, warnings being errors."""
+    def stage(t, log):
+        if configure(build_dir, options, env, log) or sh(["ninja", "-C", build_dir], log):
+            t.fail(f"build:{name}")
+            return False
+        t.ok(f"build:{name}")
+        return True
+    return stage
+
+
+def meson_tests(name, build_dir, env=None, args=()):
+    def stage(t, log):
+        sh(["meson", "test", "-C", build_dir, "--no-rebuild", "--print-errorlogs", *args], log, env)
+        path = os.path.join(TOP, build_dir, "meson-logs/testlog.json")
+        try:
+            lines = open(path).read().splitlines()
+        except OSError:
+            t.fail(f"{name}: no test log")
+            return False
+        if not lines:
+            t.fail(f"{name}: no test ran")
+        for line in lines:
+            r = json.loads(line)
+            test = f"{name}:{r['name']}"
+            if r["result"] in ("OK", "EXPECTEDFAIL"):
+                t.ok(test)
+            elif r["result"] == "SKIP":
+                out = (r.get("stdout") or "") + (r.get("stderr") or "")
+                t.skip(test, out.strip().splitlines()[-1] if out.strip() else "no reason given")
+            else:
+                t.fail(test)
+        return True
+    return stage
+
+
+def pytest_results(t, name, xml):
+    try:
+        root = ET.parse(xml).getroot()
+    except (OSError, ET.ParseError):
+        t.fail(f"{name}: no result")
+        return
+    cases = list(root.iter("testcase"))
+    if not cases:
+        t.fail(f"{name}: no test ran")
+    for c in cases:
+        test = f"{name}:{c.get('classname', '').split('.')[-1]}.{c.get('name')}"
+        if c.find("failure") is not None or c.find("error") is not None:
+            t.fail(test)
+        elif (s := c.find("skipped")) is not None:
+            t.skip(test, s.get("message", ""))
+        else:
+            t.ok(test)
+
+
+def e2e_tcg(t, log):
+    xml = os.path.join(TOP, "build-check/e2e-tcg.xml")
+    if os.path.exists(xml):
+        os.unlink(xml)
+    sh([PY, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/e2e", f"--junitxml={xml}"], log,
+       {"WSLX_E2E_ENGINE": "tcg", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}, timeout=2400)
+    pytest_results(t, "e2e-tcg", xml)
+
+
+def e2e_lab(t, log):
+    """The same suite on the kvm engine, in one boot of the emulated host; its results come back on stdout."""
+    xml = os.path.join(TOP, "build-check/e2e-kvm.xml")
+    if os.path.exists(xml):
+        os.unlink(xml)
+    cmd = ("{ %s -m pytest -q -p no:cacheprovider tests/e2e tests/guest --junitxml=/scratch/r.xml; "
+           "echo; echo @@XML; cat /scratch/r.xml; echo; echo @@END; }" % PY)
+    env = {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}
+    start = os.path.getsize(log) if os.path.exists(log) else 0
+    sh(["lab/lab.py", "--timeout", "2400", cmd], log, env, timeout=2500)
+    with open(log, errors="replace") as f:
+        f.seek(start)
+        m = re.search(r"@@XML\n(.*?)\n@@END", f.read(), re.S)
+    if m:
+        with open(xml, "w") as f:
+            f.write(m.group(1))
+    pytest_results(t, "e2e-kvm", xml)
+
+
+def fmt(t, log):
+    files = subprocess.run(["git", "ls-files", "*.c", "*.h"], cwd=TOP, stdout=subprocess.PIPE,
+                           text=True).stdout.split()
+    if sh(["clang-format", "--dry-run", "-Werror", *files], log):
+        t.fail("clang-format")
+    else:
+        t.ok("clang-format")
+
+
+def tidy(t, log):
+    files = subprocess.run(["git", "ls-files", "src/*.c"], cwd=TOP, stdout=subprocess.PIPE, text=True).stdout.split()
+    with open(os.path.join(TOP, "build-check-clang/compile_commands.json")) as f:
+        known = {os.path.normpath(os.path.join(e["directory"], e["file"])) for e in json.load(f)}
+    todo = [f for f in files if os.path.join(TOP, f) in known]
+    script = "printf '%s\\0' \"$@\" | xargs -0 -n 8 -P 2 clang-tidy --quiet -p build-check-clang"
+    if sh(["bash", "-c", script, "tidy", *todo], log):
+        t.fail("clang-tidy")
+    else:
+        t.ok("clang-tidy")
+
+
+def fuzz_replay(t, log):
+    """Every committed corpus through its target, once."""
+    if configure("build-check-fuzz", ["-Dfuzz=true", "-Dtests=false", "-Db_sanitize=address,undefined",
+                                      "-Db_lundef=false"], {"CC": "clang"}, log) or \
+            sh(["ninja", "-C", "build-check-fuzz"], log):
+        t.fail("build:fuzz")
+        return
+    corpora = os.path.join(TOP, "fuzz/corpora")
+    folder = os.path.join(TOP, "build-check-fuzz/fuzz")
+    for exe in sorted(os.listdir(folder)):
+        path = os.path.join(folder, exe)
+        if not exe.startswith("fuzz_") or not os.path.isfile(path) or not os.access(path, os.X_OK):
+            continue
+        corpus = os.path.join(corpora, exe[5:])
+        if not os.path.isdir(corpus):
+            t.fail(f"fuzz:{exe[5:]}: no corpus")
+        elif sh([path, "-runs=0", "-timeout=30", "-rss_limit_mb=4096", corpus], log,
+                {"UBSAN_OPTIONS": "halt_on_error=1"}, timeout=600):
+            t.fail(f"fuzz:{exe[5:]}")
+        else:
+            t.ok(f"fuzz:{exe[5:]}")
+
+
+def check_skips(t, log):
+    """Every skip must be on the committed list."""
+    allowed = []
+    with open(os.path.join(TOP, "tests/skips.txt")) as f:
+        for line in f:
+            line = line.split("#")[0].strip()
+            if line:
+                allowed.append(line)
+    for name, reason in t.skips:
+        if not any(re.fullmatch(p.replace("*", ".*"), name) for p in allowed):
+            t.fail(f"skip not on tests/skips.txt: {name} ({reason})")
+
+
+SAN = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+STAGES = [
+    ("gcc", build("gcc", "build-check", ["-Dwerror=true"], {"CC": "gcc"})),
+    ("clang", build("clang", "build-check-clang", ["-Dwerror=true"], {"CC": "clang"})),
+    ("format", fmt),
+    ("tidy", tidy),
+    ("unit", meson_tests("unit", "build-check")),
+    ("asan-build", build("asan", "build-check-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false"],
+                         {"CC": "gcc"})),
+    ("asan", meson_tests("asan", "build-check-asan", SAN)),
+    ("tsan-build", build("tsan", "build-check-tsan", ["-Db_sanitize=thread", "-Db_lundef=false"], {"CC": "gcc"})),
+    ("tsan", meson_tests("tsan", "build-check-tsan", {"TSAN_OPTIONS": "halt_on_error=1"})),
+    ("fuzz", fuzz_replay),
+    ("e2e-tcg", e2e_tcg),
+    ("e2e-kvm", e2e_lab),
+]
+
+
+def main():
+    ap = argparse.ArgumentParser(prog="make check")
+    ap.add_argument("stages", nargs="*", help="only these: " + " ".join(n for n, _ in STAGES))
+    args = ap.parse_args()
+    names = [n for n, _ in STAGES]
+    for s in args.stages:
+        if s not in names:
+            ap.error(f"unknown stage '{s}'")
+    logs = os.path.join(TOP, "build-check-logs")
+    os.makedirs(logs, exist_ok=True)
+    t = Tally()
+    for name, stage in STAGES:
+        if args.stages and name not in args.stages:
+            continue
+        log = os.path.join(logs, f"{name}.log")
+        open(log, "w").close()
+        bad, start = len(t.bad), time.monotonic()
+        print(f"==> {name} ...", end=" ", flush=True)
+        stage(t, log)
+        new = t.bad[bad:]
+        print(f"{'ok' if not new else 'FAILED'} ({time.monotonic() - start:.0f} s)", flush=True)
+        for b in new:
+            print(f"    failed: {b}")
+        if new:
+            print(tail(log))
+    check_skips(t, None)
+    for name, reason in t.skips:
+        print(f"skipped: {name}: {reason}")
+    for b in t.bad:
+        print(f"failed: {b}")
+    print(f"{t.passed} passed, {t.failed} failed, {t.skipped} skipped")
+    return 1 if t.failed or not t.passed else 0
+
+
+sys.exit(main())
