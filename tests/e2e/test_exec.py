@@ -1,0 +1,230 @@
+"""Running commands: status, streams, terminals, signals, users, directories."""
+
+import fcntl
+import hashlib
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+
+import pytest
+
+from conftest import WSLX, wait_for
+
+
+def test_output_and_status(wslx):
+    r = wslx("-d", "debian", "-e", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (r.stdout, r.stderr, r.returncode) == (b"out\n", b"err\n", 7)
+
+
+@pytest.mark.parametrize("status", [0, 1, 67, 87, 126, 127, 255])
+def test_status_passes_through(wslx, status):
+    assert wslx("-d", "debian", "-e", "sh", "-c", f"exit {status}").returncode == status
+
+
+def test_death_by_signal_is_128_plus_n(wslx):
+    assert wslx("-d", "debian", "-e", "sh", "-c", "kill -KILL $$").returncode == 137
+    assert wslx("-d", "debian", "-e", "sh", "-c", "kill -TERM $$").returncode == 143
+
+
+def test_command_not_found(wslx):
+    r = wslx("-d", "debian", "-e", "/no/such/command")
+    assert r.returncode == 127 and "no/such/command" in r.err
+    assert wslx("-d", "debian", "-e", "/etc/passwd").returncode == 126
+
+
+def test_exec_passes_argv_verbatim(wslx):
+    args = ["a b", "", "$HOME", "*", "'q\"", "\\n", "\u00e9"]
+    out = wslx("-d", "debian", "-e", "python3", "-c", "import sys; print(sys.argv[1:])", *args)
+    assert eval(out.out) == args
+
+
+def test_shell_mode_runs_in_the_users_shell(wslx):
+    assert wslx.ok("-d", "debian", "--", "echo $0; echo a | tr a b").split() == ["/bin/bash", "b"]
+    # Words that were separate stay separate.
+    assert wslx.ok("-d", "debian", "echo", "a  b") == "a  b\n"
+
+
+def test_stdin_is_byte_exact_and_half_closes(wslx):
+    data = os.urandom(1 << 20) * 8
+    r = wslx("-d", "debian", "-e", "sha256sum", input=data)
+    assert r.out.split()[0] == hashlib.sha256(data).hexdigest()
+    # The process sees the end of its input and can still answer.
+    r = wslx("-d", "debian", "-e", "sh", "-c", "cat >/dev/null; echo done", input=b"x")
+    assert r.out == "done\n"
+
+
+def test_stdout_is_byte_exact(wslx):
+    n = 32 << 20
+    r = wslx("-d", "debian", "-e", "sh", "-c", f"head -c {n} /dev/zero | tr '\\0' 'x'")
+    assert len(r.stdout) == n and r.stdout.count(b"x") == n
+
+
+def test_echo_both_ways_at_once(wslx):
+    data = os.urandom(1 << 20) * 4
+    assert wslx("-d", "debian", "-e", "cat", input=data).stdout == data
+
+
+def test_closed_stdout_gives_sigpipe(wslx):
+    p = wslx.popen("-d", "debian", "-e", "sh", "-c", "yes; echo $? >&2")
+    p.stdout.read(10)
+    p.stdout.close()
+    assert p.wait(60) is not None
+
+
+def test_blocked_reader_does_not_stall_others(wslx):
+    stuck = wslx.popen("-d", "debian", "-e", "yes")
+    try:
+        for _ in range(3):
+            assert wslx.ok("-d", "debian", "-e", "echo", "free") == "free\n"
+    finally:
+        stuck.kill()
+        stuck.wait()
+        stuck.stdout.close()
+
+
+@pytest.mark.parametrize("sig,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_are_forwarded(wslx, sig, status):
+    p = wslx.popen("-d", "debian", "-e", "sh", "-c", "echo up; exec sleep 1000")
+    assert p.stdout.readline() == b"up\n"
+    p.send_signal(sig)
+    assert p.wait(60) == status
+
+
+def test_handled_signal(wslx):
+    p = wslx.popen("-d", "debian", "-e", "sh", "-c",
+                   "trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.1; done")
+    assert p.stdout.readline() == b"up\n"
+    p.terminate()
+    assert p.stdout.read() == b"got\n" and p.wait(60) == 5
+
+
+def test_user_and_directory(wslx):
+    assert wslx.ok("-d", "debian", "-e", "id", "-un").strip() == "root"
+    assert wslx.ok("-d", "debian", "-u", "tester", "-e", "id", "-un").strip() == "tester"
+    assert "sudo" in wslx.ok("-d", "debian", "-u", "tester", "-e", "id", "-Gn")
+    assert wslx.ok("-d", "debian", "--cd", "/usr/lib", "-e", "pwd") == "/usr/lib\n"
+    assert wslx.ok("-d", "debian", "-u", "tester", "--cd", "~", "-e", "pwd") == "/home/tester\n"
+    wslx.fails("-d", "debian", "-u", "nobody-such", "-e", "true", needle="nobody-such")
+
+
+def test_environment(wslx):
+    env = dict(l.split("=", 1) for l in wslx.ok("-d", "debian", "-u", "tester", "-e", "env").splitlines())
+    assert env["HOME"] == "/home/tester" and env["USER"] == "tester" and env["LOGNAME"] == "tester"
+    assert env["SHELL"] == "/bin/bash" and env["WSL_DISTRO_NAME"] == "debian"
+    assert env["PATH"].startswith("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
+    out = wslx.ok("-d", "debian", "-e", "sh", "-c", "echo $SHARED", env={"SHARED": "yes", "WSLENV": "SHARED/u"})
+    assert out == "yes\n"
+
+
+class Terminal:
+    """wslx on a pseudo-terminal."""
+
+    def __init__(self, wslx, *argv, rows=30, cols=100):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(WSLX, [WSLX, *argv], wslx.env)
+        self.resize(rows, cols)
+        self.seen = b""
+
+    def resize(self, rows, cols):
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def send(self, data):
+        os.write(self.fd, data)
+
+    def expect(self, what, timeout=120):
+        while what not in self.seen:
+            r, _, _ = select.select([self.fd], [], [], timeout)
+            assert r, f"no {what!r} in {self.seen!r}"
+            try:
+                data = os.read(self.fd, 65536)
+            except OSError:
+                data = b""
+            assert data, f"ended without {what!r}: {self.seen!r}"
+            self.seen += data
+        self.seen = self.seen.split(what, 1)[1]
+
+    def wait(self):
+        while True:
+            try:
+                if not os.read(self.fd, 65536):
+                    break
+            except OSError:
+                break
+        _, st = os.waitpid(self.pid, 0)
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(st)
+
+
+def test_login_shell_on_a_terminal(wslx):
+    t = Terminal(wslx, "-d", "debian")
+    t.expect(b"# ")
+    t.send(b"echo $0-$((40+2)); tty\n")
+    t.expect(b"-bash-42")
+    t.expect(b"/dev/pts/")
+    t.send(b"exit 9\n")
+    assert t.wait() == 9
+
+
+def test_terminal_size_and_resize(wslx):
+    t = Terminal(wslx, "-d", "debian", "-e", "bash", "--norc", "-i", rows=33, cols=101)
+    t.send(b"stty size; echo r''eady\n")
+    t.expect(b"33 101")
+    t.expect(b"ready")
+    t.send(b"trap 'stty size' WINCH; echo tr''apped\n")
+    t.expect(b"trapped")
+    t.resize(44, 122)
+    os.kill(t.pid, signal.SIGWINCH)
+    t.send(b"\n")
+    t.expect(b"44 122")
+    t.send(b"exit\n")
+    assert t.wait() == 0
+
+
+def test_ctrl_c_on_a_terminal(wslx):
+    t = Terminal(wslx, "-d", "debian", "-e", "sh", "-c", "trap 'echo caught; exit 3' INT; echo up; while :; do sleep 1; done")
+    t.expect(b"up")
+    t.send(b"\x03")
+    t.expect(b"caught")
+    assert t.wait() == 3
+
+
+def test_terminal_is_restored(wslx):
+    m, s = pty.openpty()
+    before = termios.tcgetattr(s)
+    p = subprocess.Popen([WSLX, "-d", "debian", "-e", "true"], stdin=s, stdout=s, stderr=s, env=wslx.env)
+    assert p.wait(120) == 0
+    assert termios.tcgetattr(s) == before
+    os.close(m)
+    os.close(s)
+
+
+def test_three_hundred_processes_at_once(wslx):
+    """One client each would be 300 host processes; the agent is what is tested: one shell starts, all run together."""
+    ps = [wslx.popen("-d", "debian", "-e", "sh", "-c", "echo up; cat", stdin=subprocess.PIPE) for _ in range(60)]
+    for p in ps:
+        assert p.stdout.readline() == b"up\n"
+    for i, p in enumerate(ps):
+        out, _ = p.communicate(b"%d\n" % i, timeout=120)
+        assert out == b"%d\n" % i and p.returncode == 0
+
+
+def test_background_child_survives_and_does_not_hold_the_client(wslx):
+    wslx.ok("-d", "debian", "-e", "sh", "-c",
+            "rm -f /tmp/go /tmp/survived; setsid sh -c 'while [ ! -e /tmp/go ]; do sleep 0.1; done; "
+            "echo yes >/tmp/survived' </dev/null >/dev/null 2>&1 & ")
+    wslx.sh("touch /tmp/go")
+    wait_for("the background child finishes",
+             lambda: wslx("-d", "debian", "-e", "cat", "/tmp/survived").out == "yes\n")
+
+
+def test_killed_client_hangs_up_its_process(wslx):
+    p = wslx.popen("-d", "debian", "-e", "sh", "-c", "echo $$; exec sleep 4321")
+    pid = p.stdout.readline().decode().strip()
+    p.kill()
+    p.wait()
+    wait_for("the guest process ends", lambda: wslx("-d", "debian", "-e", "kill", "-0", pid).returncode != 0)

