@@ -1,0 +1,80 @@
+#!/usr/bin/python3
+"""Kill storms: kills wslx, wslx-vmm, its children or passt at random moments, and checks after each
+that the next command works, that nothing is left behind, and at the end that the image is clean.
+
+usage: tools/soak.py [--rounds N] [--seed N] [--engine tcg|kvm] [--build DIR]
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(TOP, "tests/e2e"))
+
+
+def main():
+    ap = argparse.ArgumentParser(prog="make soak")
+    ap.add_argument("--rounds", type=int, default=100)
+    ap.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    ap.add_argument("--engine", default="tcg")
+    ap.add_argument("--build", default=os.path.join(TOP, "build-check"))
+    args = ap.parse_args()
+    os.environ["WSLX_E2E_ENGINE"] = args.engine
+    os.environ["WSLX_E2E_BUILD"] = args.build
+    import conftest
+
+    if not os.environ.get("WSLX_IN_LAB"):
+        if not os.path.exists(os.path.join(args.build, "wslx")):
+            subprocess.run(["meson", "setup", args.build], cwd=TOP, env=dict(os.environ, CC="gcc"))
+            subprocess.run(["ninja", "-C", args.build, "--quiet"], check=True)
+        subprocess.run([os.path.join(TOP, "tests/e2e/prepare.sh"), args.build], check=True)
+    home = tempfile.mkdtemp(prefix="wslx-soak-", dir="/scratch" if os.environ.get("WSLX_IN_LAB") else None)
+    os.makedirs(os.path.join(home, "data"))
+    shutil.copytree(os.path.join(args.build, "e2e/home/data/kernels"), os.path.join(home, "data/kernels"), symlinks=True)
+    w = conftest.Wslx(home)
+    w.ok("import", "soak", os.path.join(args.build, "e2e/debian.tar"), "--kernel", "cloud", "--size", "8G", timeout=900)
+    rng = random.Random(args.seed)
+    print(f"soak: seed {args.seed}, {args.rounds} rounds, engine {args.engine}", flush=True)
+    pause = threading.Event()
+    for n in range(args.rounds):
+        want = f"{n} {rng.random()}"
+        w.ok("-d", "soak", "-e", "sh", "-c", f"echo '{want}' >/root/kept; sync")
+        p = w.popen("-d", "soak", "-e", "sh", "-c", "dd if=/dev/urandom of=/root/junk bs=64k count=200 2>/dev/null; exec sleep 5")
+        pid = w.vmm_pid("soak")
+        victims = [p.pid, pid, *conftest.children_of(pid)]
+        pause.wait(rng.random())
+        victim = rng.choice(victims)
+        try:
+            name = open(f"/proc/{victim}/comm").read().strip()
+            os.kill(victim, signal.SIGKILL)
+        except OSError:
+            name = "gone"
+        if name not in ("wslx",):
+            p.kill()
+        p.wait(60)
+        p.stdout.close()
+        p.stderr.close()
+        if victim != p.pid and name != "gone" and not name.startswith("passt"):
+            conftest.wait_for("all processes of the machine end",
+                              lambda: not any(conftest.alive(v) for v in victims), 60)
+        got = w.ok("-d", "soak", "-e", "cat", "/root/kept").strip()
+        if got != want:
+            print(f"soak: round {n} (killed {name}): synced data lost: {got!r} instead of {want!r}")
+            return 1
+        print(f"round {n}: killed {name}", flush=True)
+    w.ok("terminate", "soak")
+    disk = os.path.join(home, "data/distros/soak/disk.img")
+    r = subprocess.run(["/sbin/e2fsck", "-fn", disk], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print("image clean" if r.returncode == 0 else r.stdout)
+    shutil.rmtree(home, ignore_errors=True)
+    return r.returncode
+
+
+sys.exit(main())
