@@ -55,18 +55,29 @@ static size_t upper_bound(const struct wslx_bus *bus, uint64_t addr)
 	return lo;
 }
 
+/* Disjoint, or one strictly inside the other? */
+static bool compatible(const struct range *a, const struct range *b)
+{
+	uint64_t a_last = a->base + (a->len - 1), b_last = b->base + (b->len - 1);
+
+	if (a->base == b->base)
+		return false;
+	if (a_last < b->base || b_last < a->base)
+		return true;
+	return a->base < b->base ? b_last <= a_last : a_last <= b_last;
+}
+
 static int add_locked(struct wslx_bus *bus, const struct range *r)
 {
-	size_t i = upper_bound(bus, r->base);
+	size_t at = upper_bound(bus, r->base);
 
 	if (bus->n == BUS_MAX_RANGES)
 		return -ENOSPC;
-	if (i > 0 && r->base - bus->ranges[i - 1].base < bus->ranges[i - 1].len)
-		return -EEXIST;
-	if (i < bus->n && bus->ranges[i].base - r->base < r->len)
-		return -EEXIST;
-	memmove(&bus->ranges[i + 1], &bus->ranges[i], (bus->n - i) * sizeof(*r));
-	bus->ranges[i] = *r;
+	for (size_t i = 0; i < bus->n; i++)
+		if (!compatible(&bus->ranges[i], r))
+			return -EEXIST;
+	memmove(&bus->ranges[at + 1], &bus->ranges[at], (bus->n - at) * sizeof(*r));
+	bus->ranges[at] = *r;
 	bus->n++;
 	return 0;
 }
@@ -105,13 +116,12 @@ int wslx_bus_remove(struct wslx_bus *bus, uint64_t base)
 static bool find(struct wslx_bus *bus, uint64_t addr, unsigned len, struct range *ret)
 {
 	bool found = false;
-	size_t i;
 
 	if (len < 1 || len > 8)
 		return false;
 	pthread_rwlock_rdlock(&bus->lock);
-	i = upper_bound(bus, addr);
-	if (i > 0) {
+	/* Backwards, so that an inner range comes before the one around it. */
+	for (size_t i = upper_bound(bus, addr); i > 0 && !found; i--) {
 		const struct range *r = &bus->ranges[i - 1];
 		uint64_t off = addr - r->base;
 

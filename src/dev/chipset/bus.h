@@ -1,8 +1,9 @@
 /*
  * Address decoding: which device answers a guest's port or MMIO access.
  *
- * A bus is a small table of disjoint ranges, sorted by base.  There is one for
- * port I/O and one for MMIO.
+ * A bus is a small table of ranges, sorted by base.  There is one for port I/O
+ * and one for MMIO.  Ranges are disjoint or one lies inside the other (port
+ * 0xcf9 inside PCI's 0xcf8); the inner one answers what it holds wholly.
  *
  * Threads: all calls are thread-safe, because PCI BARs move at run time on
  * vCPU threads.  The table's lock is not held while a callback runs, so a
@@ -33,8 +34,8 @@ struct wslx_bus;
 WSLX_MUST_CHECK int wslx_bus_new(struct wslx_bus **ret);
 void wslx_bus_free(struct wslx_bus *bus); /* NULL is fine */
 
-/* [base, base + len).  -EINVAL: empty or past 2^64; -EEXIST: overlaps another
- * range; -ENOSPC: the table is full.  ops is static. */
+/* [base, base + len).  -EINVAL: empty or past 2^64; -EEXIST: overlaps
+ * another range in part or has the same base; -ENOSPC: the table is full.  ops is static. */
 WSLX_MUST_CHECK int wslx_bus_add(struct wslx_bus *bus, uint64_t base, uint64_t len, const struct wslx_bus_ops *ops,
 				 void *opaque);
 /* By the base given to add.  -ENOENT. */
