@@ -1,0 +1,46 @@
+/*
+ * Confinement of the processes that serve a hostile guest.
+ *
+ * Theory of operation.  A child gets every descriptor it needs at start, makes
+ * its rings, mappings and threads, and then locks itself down, before the first
+ * guest instruction (vmm) or the first vhost-user message (devices):
+ *   1. wslx_sandbox_prepare, while there is one thread (the others inherit):
+ *      no core dumps, not traceable, no capabilities, no new privileges, and a
+ *      Landlock domain that holds no file, no TCP port, and no abstract socket
+ *      or signal target outside itself, as far as the kernel's ABI goes;
+ *   2. wslx_sandbox_enter, when all threads exist: a seccomp filter on all of
+ *      them.  What is not listed in sandbox.c kills the process; the calls an
+ *      intruder tries first fail with EPERM instead, so that a test can watch
+ *      them fail.
+ * After that no thread can be made, no path opened, no socket connected, no
+ * memory made executable, no ring set up.
+ */
+#ifndef WSLX_OS_LINUX_SANDBOX_H
+#define WSLX_OS_LINUX_SANDBOX_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/macros.h"
+
+enum wslx_sandbox_profile {
+	WSLX_SANDBOX_VMM,     /* vCPUs and devices of the kvm engine */
+	WSLX_SANDBOX_DEVICES, /* vhost-user device server of the tcg engine */
+};
+
+/* Both return 0 or -errno with one line in err.  A kernel without Landlock is
+ * no error: seccomp denies the same. */
+WSLX_MUST_CHECK int wslx_sandbox_prepare(struct wslx_err *err);
+/* Calls prepare first if that was not done. */
+WSLX_MUST_CHECK int wslx_sandbox_enter(enum wslx_sandbox_profile profile, struct wslx_err *err);
+
+/* Test hook: tries what must be impossible and returns a mask of what was not
+ * denied. */
+#define WSLX_SANDBOX_LEAK_OPEN (1u << 0)
+#define WSLX_SANDBOX_LEAK_EXECVE (1u << 1)
+#define WSLX_SANDBOX_LEAK_CONNECT (1u << 2)
+#define WSLX_SANDBOX_LEAK_IO_URING (1u << 3)
+#define WSLX_SANDBOX_LEAK_SOCKET (1u << 4)
+uint64_t wslx_sandbox_test(void);
+
+#endif
