@@ -47,6 +47,7 @@
 #define WSLX_VQ_MAX_SIZE 1024
 
 struct wslx_vdev;
+struct wslx_stat;
 
 struct wslx_transport_ops {
 	/* Tell the driver that queue q has used buffers (call only when
