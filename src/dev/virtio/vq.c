@@ -248,6 +248,20 @@ void wslx_vq_push(struct wslx_vq *vq, uint16_t head, uint32_t written)
 	store16(at(vq->used_hva, 2), vq->used_idx, __ATOMIC_RELEASE);
 }
 
+void wslx_vq_push_many(struct wslx_vq *vq, const uint16_t *heads, const uint32_t *written, unsigned n)
+{
+	if (!vq->enabled || !n)
+		return;
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t *elem = used_ring(vq, (uint16_t)(vq->used_idx + i));
+
+		__atomic_store_n(elem, htole32(heads[i]), __ATOMIC_RELAXED);
+		__atomic_store_n(elem + 1, htole32(written[i]), __ATOMIC_RELAXED);
+	}
+	vq->used_idx = (uint16_t)(vq->used_idx + n);
+	store16(at(vq->used_hva, 2), vq->used_idx, __ATOMIC_RELEASE);
+}
+
 bool wslx_vq_should_notify(struct wslx_vq *vq)
 {
 	uint16_t event, old = vq->signalled, new = vq->used_idx;

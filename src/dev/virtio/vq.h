@@ -53,10 +53,14 @@ void wslx_vq_disable(struct wslx_vq *vq);
 /* Takes the next available chain.  1: *chain is filled; 0: empty; -errno:
  * malformed, the device must be marked broken. */
 WSLX_MUST_CHECK int wslx_vq_pop(struct wslx_vq *vq, struct wslx_chain *chain);
-/* Puts back the chain popped last (nothing pushed since). */
+/* Puts back the chain popped last (nothing pushed since).  Several times in a
+ * row: the last ones, newest first. */
 void wslx_vq_unpop(struct wslx_vq *vq);
 /* Returns a chain to the driver; written: bytes stored into its writable part. */
 void wslx_vq_push(struct wslx_vq *vq, uint16_t head, uint32_t written);
+/* The same for n chains that the driver must find used all at once (5.1.6.4).
+ * n <= the ring's size, which holds for chains that were popped. */
+void wslx_vq_push_many(struct wslx_vq *vq, const uint16_t *heads, const uint32_t *written, unsigned n);
 /* Did pushes since the last call cross what the driver wants to hear of?
  * Includes the barrier of 2.7.7.2. */
 WSLX_MUST_CHECK bool wslx_vq_should_notify(struct wslx_vq *vq);
