@@ -29,6 +29,7 @@ void wslx_log_init(const char *program, int fd, enum wslx_log_level level)
 			log_level = (enum wslx_log_level)i;
 }
 
+WSLX_PRINTF(2, 0)
 static void log_line(enum wslx_log_level level, const char *fmt, va_list ap)
 {
 	char line[1200];
