@@ -1,0 +1,143 @@
+/* Putting the machine together, and taking it apart. */
+#include "vmm/vm/vm.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "boot/boot.h"
+
+static void on_poweroff(void *opaque)
+{
+	wslx_vm_end(opaque, VM_END_POWEROFF, NULL);
+}
+
+static void on_reset(void *opaque)
+{
+	wslx_vm_end(opaque, VM_END_RESET, NULL);
+}
+
+static int check_params(const struct wslx_child_params *p, struct wslx_err *err)
+{
+	if (p->cpus < 1 || p->cpus > WSLX_MAX_CPUS)
+		return wslx_err_set(err, EINVAL, "%u CPUs: want 1 to %d", p->cpus, WSLX_MAX_CPUS);
+	if (!p->memory || p->memory % (2 * WSLX_MIB))
+		return wslx_err_set(err, EINVAL, "memory of %llu bytes is no multiple of 2 MiB",
+				    (unsigned long long)p->memory);
+	if (p->link_fd < 0 || p->kvm_fd < 0 || p->kernel_fd < 0)
+		return wslx_err_set(err, EINVAL, "a descriptor is missing: link %d, kvm %d, kernel %d", p->link_fd,
+				    p->kvm_fd, p->kernel_fd);
+	return 0;
+}
+
+static int map_memory(struct vm *vm, struct wslx_err *err)
+{
+	for (size_t i = 0; i < wslx_gm_n_regions(vm->gm); i++) {
+		const struct wslx_gm_region *r = wslx_gm_region(vm->gm, i);
+		int rc = vm->hv->ops->map(vm->hv, (unsigned)i, r->base, r->size, r->host, false);
+
+		if (rc < 0)
+			return wslx_err_sys(err, -rc, "cannot map guest memory");
+	}
+	return 0;
+}
+
+static int build_machine(struct vm *vm, struct wslx_err *err)
+{
+	const struct wslx_child_params *p = vm->params;
+	int r;
+
+	r = wslx_gm_new(p->shared_memory ? WSLX_GM_SHARED : WSLX_GM_PRIVATE, p->memory, &vm->gm);
+	if (r < 0)
+		return wslx_err_sys(err, -r, "cannot get %llu MiB of guest memory",
+				    (unsigned long long)(p->memory / WSLX_MIB));
+	r = wslx_hv_kvm_new(p->kvm_fd, p->cpus, &vm->hv);
+	if (r < 0)
+		return wslx_err_sys(err, -r, "cannot create a KVM machine with %u CPUs", p->cpus);
+	r = map_memory(vm, err);
+	return r < 0 ? r : wslx_vm_vcpus_new(vm, err);
+}
+
+static int build_chipset(struct vm *vm, struct wslx_err *err)
+{
+	const struct wslx_chipset_events events = { .poweroff = on_poweroff, .reset = on_reset, .opaque = vm };
+	int r;
+
+	r = wslx_loop_new(&vm->loop);
+	if (r == 0)
+		r = wslx_bus_new(&vm->pio);
+	if (r == 0)
+		r = wslx_bus_new(&vm->mmio);
+	if (r == 0)
+		r = wslx_chipset_new(vm->hv, vm->pio, vm->loop, vm->params->console_fd, &events, &vm->chipset);
+	if (r == 0)
+		r = wslx_pci_host_new(vm->hv, vm->mmio, vm->pio, &vm->pci);
+	return r < 0 ? wslx_err_sys(err, -r, "cannot build the chipset") : 0;
+}
+
+static int load_kernel(struct vm *vm, struct wslx_err *err)
+{
+	const struct wslx_boot_params boot = {
+		.kernel_fd = vm->params->kernel_fd,
+		.initramfs_fd = vm->params->initramfs_fd,
+		.cmdline = vm->params->cmdline,
+		.cpus = vm->params->cpus,
+	};
+	struct wslx_vcpu_start start;
+	int r = wslx_boot_load(vm->gm, &boot, &start, err);
+
+	if (r < 0)
+		return r;
+	r = vm->hv->ops->vcpu_start_state(vm->vcpus[0].vcpu, &start);
+	return r < 0 ? wslx_err_sys(err, -r, "cannot set the first vCPU's registers") : 0;
+}
+
+int wslx_vm_build(struct vm *vm, struct wslx_err *err)
+{
+	int r;
+
+	vm->rest_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vm->rest_fd < 0)
+		return wslx_err_sys(err, errno, "cannot make an event counter");
+	r = check_params(vm->params, err);
+	if (r == 0)
+		r = build_machine(vm, err);
+	if (r == 0)
+		r = build_chipset(vm, err);
+	if (r == 0)
+		r = wslx_vm_devices_new(vm, err);
+	return r < 0 ? r : load_kernel(vm, err);
+}
+
+/* What the guest's last writes reached is made to last, even if it never asked. */
+static void sync_disks(const struct wslx_child_params *p)
+{
+	for (size_t i = 0; i < p->n_disks; i++)
+		if (!p->disks[i].readonly && fdatasync(p->disks[i].fd) < 0)
+			log_error("disk %zu: cannot sync: %s", i, strerror(errno));
+}
+
+void wslx_vm_teardown(struct vm *vm)
+{
+	bool had_disks = vm->n_blk_loops;
+
+	wslx_vm_vcpus_free(vm);
+	wslx_vm_devices_quiesce(vm);
+	wslx_vm_blk_threads_stop(vm);
+	if (had_disks)
+		sync_disks(vm->params);
+	wslx_pci_host_free(vm->pci);
+	wslx_vm_devices_free(vm);
+	wslx_chipset_free(vm->chipset);
+	wslx_vm_control_free(vm);
+	wslx_bus_free(vm->pio);
+	wslx_bus_free(vm->mmio);
+	wslx_loop_free(vm->loop);
+	if (vm->hv)
+		vm->hv->ops->free(vm->hv);
+	wslx_gm_free(vm->gm);
+	wslx_close(&vm->rest_fd);
+}
