@@ -28,17 +28,9 @@
 #include "base/macros.h"
 #include "dev/chipset/bus.h"
 #include "dev/dev.h"
+#include "dev/pci/layout.h"
 #include "hv/hv.h"
 #include "mem/gm.h"
-
-/* docs/architecture.md, memory map. */
-#define WSLX_PCI_ECAM_BASE 0xe0000000u
-#define WSLX_PCI_ECAM_BUSES 16u
-#define WSLX_PCI_ECAM_LEN (WSLX_PCI_ECAM_BUSES << 20)
-#define WSLX_PCI_WIN32_BASE 0xc0000000u
-#define WSLX_PCI_WIN32_LEN 0x20000000u
-#define WSLX_PCI_WIN64_BASE 0x4000000000ull
-#define WSLX_PCI_WIN64_LEN 0x4000000000ull
 
 /* Slot map; stable. */
 #define WSLX_PCI_SLOT_HOST 0x00
