@@ -169,6 +169,31 @@ int wslx_elf_parse(int fd, struct wslx_elf *ret, struct wslx_err *err)
 	return 0;
 }
 
+/* Large reads straight into guest memory.  Holes of the file stay untouched:
+ * fresh memory is zero, and what is not touched costs neither copy nor page. */
+static int read_data(int fd, uint8_t *p, uint64_t off, uint64_t len)
+{
+	uint64_t end = off + len, at = off;
+
+	while (at < end) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
+		int r;
+
+		if (data < 0)
+			return errno == ENXIO ? 0 : wslx_pread_full(fd, p + (at - off), end - at, (off_t)at);
+		if ((uint64_t)data >= end)
+			return 0;
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole <= data || (uint64_t)hole > end)
+			hole = (off_t)end;
+		r = wslx_pread_full(fd, p + ((uint64_t)data - off), (size_t)(hole - data), data);
+		if (r < 0)
+			return r;
+		at = (uint64_t)hole;
+	}
+	return 0;
+}
+
 int wslx_elf_load(const struct wslx_elf *elf, struct wslx_gm *gm, uint64_t delta, struct wslx_err *err)
 {
 	for (size_t i = 0; i < elf->n_seg; i++) {
@@ -181,7 +206,7 @@ int wslx_elf_load(const struct wslx_elf *elf, struct wslx_gm *gm, uint64_t delta
 		 * already, because the memory is fresh. */
 		if (!wslx_add_u64(s->paddr, delta, &at) || wslx_gm_slice(gm, wslx_gpa(at), s->memsz, &p) < 0)
 			return bad(err, "a segment lies outside of memory");
-		r = s->filesz ? wslx_pread_full(elf->fd, p, s->filesz, (off_t)s->off) : 0;
+		r = read_data(elf->fd, p, s->off, s->filesz);
 		if (r < 0)
 			return wslx_err_sys(err, -r, "reading the kernel");
 	}

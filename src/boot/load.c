@@ -272,18 +272,13 @@ static int write_cmdline(struct loader *l)
 	return wslx_gm_write(l->gm, wslx_gpa(WSLX_BOOT_CMDLINE), l->p->cmdline, n + 1);
 }
 
-int wslx_boot_load(struct wslx_gm *gm, const struct wslx_boot_params *p, struct wslx_vcpu_start *ret,
-		   struct wslx_err *err)
+static int load(struct wslx_gm *gm, const struct wslx_boot_params *p, struct wslx_vcpu_start *ret, struct wslx_err *err)
 {
 	struct wslx_vcpu_start start;
 	struct loader l = { .gm = gm, .p = p, .start = &start, .err = err };
 	const struct wslx_gm_region *low = wslx_gm_region(gm, 0);
-	struct wslx_err unset = { 0 };
 	int r;
 
-	if (!err)
-		l.err = err = &unset;
-	err->code = 0;
 	if (!low || low->base.v || low->size <= WSLX_BOOT_HIGH)
 		return wslx_err_set(err, ENOMEM, "memory is too small: a machine needs more than 1 MiB");
 	if (!p->cpus || p->cpus > WSLX_BOOT_MAX_CPUS)
@@ -296,7 +291,18 @@ int wslx_boot_load(struct wslx_gm *gm, const struct wslx_boot_params *p, struct 
 		r = load_kernel(&l);
 	if (r == 0)
 		*ret = start;
-	else if (!err->code)
-		wslx_err_sys(err, -r, "loading the kernel");
+	return r;
+}
+
+int wslx_boot_load(struct wslx_gm *gm, const struct wslx_boot_params *p, struct wslx_vcpu_start *ret,
+		   struct wslx_err *err)
+{
+	struct wslx_err why = { 0 };
+	int r = load(gm, p, ret, &why);
+
+	if (r < 0 && !why.code)
+		return wslx_err_sys(err, -r, "loading the kernel");
+	if (r < 0 && err)
+		*err = why;
 	return r;
 }

@@ -103,6 +103,13 @@ static int unpack_payload(const struct wslx_bzimage *bz, struct writer *w, struc
 	return r < 0 ? wslx_err_sys(err, -r, "unpacking the kernel") : finish(w, err);
 }
 
+static bool is_elf(int fd)
+{
+	uint8_t magic[4];
+
+	return wslx_pread_full(fd, magic, sizeof(magic), 0) == 0 && !memcmp(magic, "\177ELF", sizeof(magic));
+}
+
 int wslx_kernel_unpack(int in_fd, int out_fd, struct wslx_err *err)
 {
 	cleanup_free struct wslx_bzimage *bz = NULL;
@@ -110,11 +117,10 @@ int wslx_kernel_unpack(int in_fd, int out_fd, struct wslx_err *err)
 	struct wslx_elf elf;
 	int r;
 
-	r = wslx_elf_parse(in_fd, &elf, err);
-	if (r == 0)
-		return copy_range(in_fd, 0, elf.file_size, &w, err);
-	if (r != -ENOEXEC)
-		return r;
+	if (is_elf(in_fd)) {
+		r = wslx_elf_parse(in_fd, &elf, err);
+		return r < 0 ? r : copy_range(in_fd, 0, elf.file_size, &w, err);
+	}
 	bz = malloc(sizeof(*bz));
 	if (!bz)
 		return -ENOMEM;
