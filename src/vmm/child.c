@@ -5,6 +5,7 @@
  */
 #include "vmm/child.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -43,9 +44,9 @@ int wslx_child_params_encode(const struct wslx_child_params *p, char **ret)
 			return -ENOMEM;
 	root = json_pack("{s:i, s:i, s:i, s:i, s:I, s:O, s:i, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:i, s:s, s:b, s:b}",
 			 "link_fd", p->link_fd, "console_fd", p->console_fd, "vsock_fd", p->vsock_fd, "vsock_vhost_fd",
-			 p->vsock_vhost_fd, "guest_cid", (json_int_t)p->guest_cid, "disks", disks, "cpus",
-			 (int)p->cpus, "memory", (json_int_t)p->memory, "shared_memory", (int)p->shared_memory,
-			 "kvm_fd", p->kvm_fd, "kernel_fd", p->kernel_fd, "initramfs_fd", p->initramfs_fd, "cmdline",
+			 p->vsock_vhost_fd, "guest_cid", (json_int_t)p->guest_cid, "disks", disks, "cpus", (int)p->cpus,
+			 "memory", (json_int_t)p->memory, "shared_memory", (int)p->shared_memory, "kvm_fd", p->kvm_fd,
+			 "kernel_fd", p->kernel_fd, "initramfs_fd", p->initramfs_fd, "cmdline",
 			 p->cmdline ? p->cmdline : "", "net_mode", (int)p->net_mode, "net_fd", p->net_fd, "mac", mac,
 			 "no_io_uring", (int)p->no_io_uring, "test_hooks", (int)p->test_hooks);
 	if (!root)
@@ -59,12 +60,11 @@ static int parse_mac(const char *s, uint8_t ret[6])
 	if (strlen(s) != 17)
 		return -EINVAL;
 	for (int i = 0; i < 6; i++) {
-		char *end;
-		unsigned long v = strtoul(s + 3 * i, &end, 16);
+		const char *p = s + 3 * i;
 
-		if (end != s + 3 * i + 2 || (i < 5 && *end != ':') || v > 0xff)
+		if (!isxdigit((unsigned char)p[0]) || !isxdigit((unsigned char)p[1]) || (i < 5 && p[2] != ':'))
 			return -EINVAL;
-		ret[i] = (uint8_t)v;
+		ret[i] = (uint8_t)strtoul(p, NULL, 16);
 	}
 	return 0;
 }
@@ -114,7 +114,7 @@ static int decode_disks(json_t *disks, struct wslx_child_params *p, struct wslx_
 	if (!p->disks)
 		return wslx_err_sys(err, ENOMEM, "child parameters");
 	p->n_disks = n;
-	json_array_foreach(disks, i, j) {
+	json_array_foreach (disks, i, j) {
 		int r = decode_disk(j, &p->disks[i], err);
 
 		if (r < 0)
@@ -129,10 +129,10 @@ static int check_fds(const struct wslx_child_params *p, struct wslx_err *err)
 		const char *name;
 		int fd;
 	} fds[] = {
-		{ "link_fd", p->link_fd },     { "console_fd", p->console_fd },
-		{ "vsock_fd", p->vsock_fd },   { "vsock_vhost_fd", p->vsock_vhost_fd },
-		{ "kvm_fd", p->kvm_fd },       { "kernel_fd", p->kernel_fd },
-		{ "net_fd", p->net_fd },       { "initramfs_fd", p->initramfs_fd },
+		{ "link_fd", p->link_fd },   { "console_fd", p->console_fd },
+		{ "vsock_fd", p->vsock_fd }, { "vsock_vhost_fd", p->vsock_vhost_fd },
+		{ "kvm_fd", p->kvm_fd },     { "kernel_fd", p->kernel_fd },
+		{ "net_fd", p->net_fd },     { "initramfs_fd", p->initramfs_fd },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
@@ -152,13 +152,14 @@ static int decode_root(json_t *root, struct wslx_child_params *p, struct wslx_er
 	json_error_t e;
 	json_t *disks;
 
-	if (json_unpack_ex(root, &e, 0,
-			   "{s:i, s:i, s:i, s:i, s:I, s:o, s:i, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:i, s:s, s:b, s:b !}",
-			   "link_fd", &p->link_fd, "console_fd", &p->console_fd, "vsock_fd", &p->vsock_fd,
-			   "vsock_vhost_fd", &p->vsock_vhost_fd, "guest_cid", &cid, "disks", &disks, "cpus", &cpus,
-			   "memory", &memory, "shared_memory", &shared, "kvm_fd", &p->kvm_fd, "kernel_fd",
-			   &p->kernel_fd, "initramfs_fd", &p->initramfs_fd, "cmdline", &cmdline, "net_mode", &mode,
-			   "net_fd", &p->net_fd, "mac", &mac, "no_io_uring", &no_uring, "test_hooks", &hooks) < 0)
+	if (json_unpack_ex(
+		    root, &e, 0,
+		    "{s:i, s:i, s:i, s:i, s:I, s:o, s:i, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:i, s:s, s:b, s:b !}",
+		    "link_fd", &p->link_fd, "console_fd", &p->console_fd, "vsock_fd", &p->vsock_fd, "vsock_vhost_fd",
+		    &p->vsock_vhost_fd, "guest_cid", &cid, "disks", &disks, "cpus", &cpus, "memory", &memory,
+		    "shared_memory", &shared, "kvm_fd", &p->kvm_fd, "kernel_fd", &p->kernel_fd, "initramfs_fd",
+		    &p->initramfs_fd, "cmdline", &cmdline, "net_mode", &mode, "net_fd", &p->net_fd, "mac", &mac,
+		    "no_io_uring", &no_uring, "test_hooks", &hooks) < 0)
 		return wslx_err_set(err, EINVAL, "child parameters: %s", e.text);
 	if (cid < 3 || cid > UINT32_MAX - 1)
 		return wslx_err_set(err, EINVAL, "child parameters: guest_cid %lld", (long long)cid);

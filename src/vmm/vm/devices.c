@@ -140,7 +140,7 @@ static int add_disk(struct vm *vm, size_t i, struct wslx_err *err)
 	struct wslx_block *backend = NULL;
 	struct wslx_blk_params p;
 	struct wslx_vdev *d;
-	char name[16];
+	char name[32];
 	int r;
 
 	r = wslx_loop_new(&vm->blk_loops[i].loop);
