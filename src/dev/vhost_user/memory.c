@@ -1,0 +1,103 @@
+/*
+ * The front end's guest memory.
+ *
+ * Two address spaces meet here: descriptors in rings hold guest-physical
+ * addresses, while the front end names the rings by addresses in its own
+ * process.  The table of regions translates the latter into the former, and
+ * everything else goes through wslx_gm.
+ *
+ * SIGBUS.  A mapping of a file that is cut short kills whoever touches it.  So
+ * a region's descriptor must be a memfd sealed with F_SEAL_SHRINK, as QEMU's
+ * memory-backend-memfd makes it by default, and at least as long as the region
+ * (wslx_gm_import checks that).  A hole punched into a memfd reads as zeroes
+ * and is harmless.  Huge-page memfds can run out of pages at first touch and
+ * are refused as well.  allow_unsealed waives both for trusted front ends.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/vfs.h>
+
+#include "base/arith.h"
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "dev/vhost_user/server_internal.h"
+
+int wslx_vhu_translate(const struct wslx_vhost_user *s, uint64_t uva, struct wslx_gpa *ret)
+{
+	for (size_t i = 0; i < s->n_regions; i++) {
+		const struct vhu_region *r = &s->regions[i];
+
+		if (uva >= r->uva && uva - r->uva < r->size) {
+			*ret = wslx_gpa(r->gpa + (uva - r->uva));
+			return 0;
+		}
+	}
+	return -EFAULT;
+}
+
+static int check_fd(const struct wslx_vhost_user *s, int fd)
+{
+	struct statfs fs;
+	int seals;
+
+	if (s->allow_unsealed)
+		return 0;
+	seals = fcntl(fd, F_GET_SEALS);
+	if (seals < 0 || !(seals & F_SEAL_SHRINK)) {
+		log_error("%s: guest memory is not sealed against shrinking; use a sealed memfd", s->d->name);
+		return -EPERM;
+	}
+	if (fstatfs(fd, &fs) < 0)
+		return -errno;
+	if (fs.f_type == HUGETLBFS_MAGIC) {
+		log_error("%s: guest memory on huge-page files is not supported here", s->d->name);
+		return -EPERM;
+	}
+	return 0;
+}
+
+static int import_region(struct wslx_vhost_user *s, const uint8_t *p, int *fd)
+{
+	struct vhu_region reg = {
+		.gpa = wslx_get_le64(p),
+		.size = wslx_get_le64(p + 8),
+		.uva = wslx_get_le64(p + 16),
+	};
+	uint64_t mmap_offset = wslx_get_le64(p + 24), end;
+	int r;
+
+	if (!reg.size || !wslx_add_u64(reg.gpa, reg.size, &end) || !wslx_add_u64(reg.uva, reg.size, &end) ||
+	    !wslx_add_u64(mmap_offset, reg.size, &end))
+		return -EPROTO;
+	r = check_fd(s, *fd);
+	if (r == 0)
+		r = wslx_gm_import(s->gm, wslx_gpa(reg.gpa), reg.size, TAKE_FD(*fd), mmap_offset);
+	if (r < 0)
+		return r;
+	s->regions[s->n_regions++] = reg;
+	return 0;
+}
+
+/* u32 number of regions, u32 padding, regions; one descriptor each. */
+int wslx_vhu_set_mem_table(struct wslx_vhost_user *s, struct vhu_msg *m)
+{
+	uint32_t n, running;
+	int r = 0;
+
+	if (m->size < 8)
+		return -EPROTO;
+	n = wslx_get_le32(m->payload);
+	if (!n || n > VHU_MAX_REGIONS || m->n_fds != n || m->size != 8 + n * VHU_REGION_LEN)
+		return -EPROTO;
+	wslx_vhu_vrings_pause(s, &running);
+	wslx_gm_clear(s->gm);
+	s->n_regions = 0;
+	for (uint32_t i = 0; i < n && r == 0; i++)
+		r = import_region(s, m->payload + 8 + i * VHU_REGION_LEN, &m->fds[i]);
+	if (r < 0)
+		return r;
+	return wslx_vhu_vrings_continue(s, running);
+}
