@@ -55,7 +55,6 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=none job /root/j
 for i in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vda ] && break; usleep 100000; done
 mount -t ext4 -o noatime /dev/vda /root/scratch || fail "no scratch disk"
 for d in proc sys dev; do mount --move /$d /root/$d; done
-mount -t tmpfs -o mode=1777 tmpfs /root/tmp
 mount -t tmpfs -o mode=755 tmpfs /root/run
 mkdir -p /root/dev/shm /root/dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /root/dev/shm
