@@ -16,7 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <string.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 
 #include "base/arith.h"
@@ -59,32 +59,74 @@ static int check_fd(const struct wslx_vhost_user *s, int fd)
 	return 0;
 }
 
-static int import_region(struct wslx_vhost_user *s, const uint8_t *p, int *fd)
+static int decode_region(const uint8_t *p, struct vhu_region *ret)
 {
 	struct vhu_region reg = {
 		.gpa = wslx_get_le64(p),
 		.size = wslx_get_le64(p + 8),
 		.uva = wslx_get_le64(p + 16),
+		.offset = wslx_get_le64(p + 24),
 	};
-	uint64_t mmap_offset = wslx_get_le64(p + 24), end;
-	int r;
+	uint64_t end;
 
 	if (!reg.size || !wslx_add_u64(reg.gpa, reg.size, &end) || !wslx_add_u64(reg.uva, reg.size, &end) ||
-	    !wslx_add_u64(mmap_offset, reg.size, &end))
+	    !wslx_add_u64(reg.offset, reg.size, &end))
 		return -EPROTO;
-	r = check_fd(s, *fd);
-	if (r == 0)
-		r = wslx_gm_import(s->gm, wslx_gpa(reg.gpa), reg.size, TAKE_FD(*fd), mmap_offset);
-	if (r < 0)
-		return r;
-	s->regions[s->n_regions++] = reg;
+	*ret = reg;
 	return 0;
 }
 
-/* u32 number of regions, u32 padding, regions; one descriptor each. */
+static int import_region(struct wslx_vhost_user *s, struct vhu_region *reg, int *fd)
+{
+	struct stat st;
+	int r = check_fd(s, *fd);
+
+	if (r == 0 && fstat(*fd, &st) < 0)
+		r = -errno;
+	if (r == 0)
+		r = wslx_gm_import(s->gm, wslx_gpa(reg->gpa), reg->size, TAKE_FD(*fd), reg->offset);
+	if (r < 0)
+		return r;
+	reg->dev = st.st_dev;
+	reg->ino = st.st_ino;
+	s->regions[s->n_regions++] = *reg;
+	return 0;
+}
+
+static bool same_region(const struct vhu_region *have, const struct vhu_region *want, int fd)
+{
+	struct stat st;
+
+	return have->gpa == want->gpa && have->size == want->size && have->uva == want->uva &&
+	       have->offset == want->offset && fstat(fd, &st) == 0 && st.st_dev == have->dev && st.st_ino == have->ino;
+}
+
+/* Bit mask of the wanted regions that are mapped already. */
+static uint32_t known_regions(const struct wslx_vhost_user *s, const struct vhu_region *want, const int *fds,
+			      uint32_t n)
+{
+	uint32_t known = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		for (size_t k = 0; k < s->n_regions; k++) {
+			if (same_region(&s->regions[k], &want[i], fds[i]))
+				known |= 1u << i;
+		}
+	}
+	return known;
+}
+
+/*
+ * u32 number of regions, u32 padding, regions; one descriptor each.  A front
+ * end repeats the table at every start.  As long as what is mapped stays,
+ * nothing is unmapped and the device keeps its state; otherwise the device is
+ * reset, because a quiesced one may still hold requests that point into the
+ * old mappings (a disk's that wait for room on the host).
+ */
 int wslx_vhu_set_mem_table(struct wslx_vhost_user *s, struct vhu_msg *m)
 {
-	uint32_t n, running;
+	struct vhu_region want[VHU_MAX_REGIONS];
+	uint32_t n, running, known;
 	int r = 0;
 
 	if (m->size < 8)
@@ -92,12 +134,21 @@ int wslx_vhu_set_mem_table(struct wslx_vhost_user *s, struct vhu_msg *m)
 	n = wslx_get_le32(m->payload);
 	if (!n || n > VHU_MAX_REGIONS || m->n_fds != n || m->size != 8 + n * VHU_REGION_LEN)
 		return -EPROTO;
-	wslx_vhu_vrings_pause(s, &running);
-	wslx_gm_clear(s->gm);
-	s->n_regions = 0;
 	for (uint32_t i = 0; i < n && r == 0; i++)
-		r = import_region(s, m->payload + 8 + i * VHU_REGION_LEN, &m->fds[i]);
+		r = decode_region(m->payload + 8 + i * VHU_REGION_LEN, &want[i]);
 	if (r < 0)
 		return r;
-	return wslx_vhu_vrings_continue(s, running);
+	wslx_vhu_vrings_pause(s, &running);
+	known = known_regions(s, want, m->fds, n);
+	if ((size_t)__builtin_popcount(known) != s->n_regions) {
+		wslx_vhu_device_reset(s);
+		wslx_gm_clear(s->gm);
+		s->n_regions = 0;
+		known = 0;
+	}
+	for (uint32_t i = 0; i < n && r == 0; i++) {
+		if (!(known & 1u << i))
+			r = import_region(s, &want[i], &m->fds[i]);
+	}
+	return r < 0 ? r : wslx_vhu_vrings_continue(s, running);
 }

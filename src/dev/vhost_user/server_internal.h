@@ -5,13 +5,17 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "dev/dev.h"
 #include "dev/vhost_user/msg.h"
 #include "dev/vhost_user/server.h"
 
 struct vhu_region {
-	uint64_t gpa, size, uva; /* uva: where the front end has it mapped */
+	uint64_t gpa, size, offset; /* offset within the file */
+	uint64_t uva;               /* where the front end has it mapped */
+	dev_t dev;                  /* which file */
+	ino_t ino;
 };
 
 struct vhu_vring {

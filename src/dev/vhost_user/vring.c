@@ -258,10 +258,17 @@ int wslx_vhu_vrings_continue(struct wslx_vhost_user *s, uint32_t mask)
 		if (r < 0)
 			return r;
 	}
-	if (mask) {
+	if (!mask)
+		return 0;
+	if (s->d->active) {
 		resume(s);
-		kick_running(s);
+	} else {
+		int r = activate(s);
+
+		if (r < 0)
+			return r;
 	}
+	kick_running(s);
 	return 0;
 }
 
