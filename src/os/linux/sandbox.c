@@ -127,6 +127,8 @@ static const struct {
 	{ SCMP_SYS(rt_sigreturn), BOTH },
 	{ SCMP_SYS(sigaltstack), BOTH },
 	{ SCMP_SYS(restart_syscall), BOTH },
+	{ SCMP_SYS(set_robust_list), BOTH }, /* a thread that was just being born */
+	{ SCMP_SYS(rseq), BOTH },
 	{ SCMP_SYS(exit), BOTH },
 	{ SCMP_SYS(exit_group), BOTH },
 	/* Time, where the vDSO cannot tell it. */
@@ -143,6 +145,7 @@ static const struct {
 	{ SCMP_SYS(getrandom), BOTH }, /* virtio-rng, malloc */
 	/* The C library's fstat: a region's file is checked before it is mapped. */
 	{ SCMP_SYS(fstat), BOTH },
+	{ SCMP_SYS(fstatfs), DEV }, /* ... and must not be on a huge-page file system */
 };
 
 /* What an intruder would try, and the confinement test does: EPERM. */
@@ -167,6 +170,9 @@ static const struct {
 	{ (uint32_t)KVM_IOEVENTFD, VMM }, /* ... and BARs */
 	{ (uint32_t)KVM_GET_DIRTY_LOG, VMM },
 	{ (uint32_t)TUNSETOFFLOAD, VMM }, /* the driver negotiates offloads of a TAP */
+	{ (uint32_t)TUNGETIFF, VMM },     /* a TAP that replaces another is checked and set up */
+	{ (uint32_t)TUNSETVNETHDRSZ, VMM },
+	{ (uint32_t)TUNSETVNETLE, VMM },
 };
 
 static int allow_ioctls(scmp_filter_ctx f, unsigned profile)
@@ -199,6 +205,9 @@ static int allow_checked(scmp_filter_ctx f, unsigned profile)
 	if (r == 0)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
 				     SCMP_A0(SCMP_CMP_MASKED_EQ, 0xffffffffu, (uint32_t)getpid()));
+	if (r == 0)
+		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+				     SCMP_A0(SCMP_CMP_MASKED_EQ, 0xffffffffu, PR_SET_NAME));
 	/* fstat() of a C library that goes through newfstatat(fd, "", AT_EMPTY_PATH). */
 	if (r == 0)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1,

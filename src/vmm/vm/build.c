@@ -45,20 +45,70 @@ static int map_memory(struct vm *vm, struct wslx_err *err)
 	return 0;
 }
 
-static int build_machine(struct vm *vm, struct wslx_err *err)
+/* The hypervisor's part, on a thread of its own while this one loads the
+ * kernel: each takes milliseconds. */
+struct machine_job {
+	struct vm *vm;
+	struct wslx_err err;
+	int result;
+};
+
+static void *build_machine(void *opaque)
+{
+	struct machine_job *job = opaque;
+	struct vm *vm = job->vm;
+	int r;
+
+	r = wslx_hv_kvm_new(vm->params->kvm_fd, vm->params->cpus, &vm->hv);
+	if (r < 0) {
+		wslx_err_sys(&job->err, -r, "cannot create a KVM machine with %u CPUs", vm->params->cpus);
+	} else {
+		r = map_memory(vm, &job->err);
+		if (r == 0)
+			r = wslx_vm_vcpus_new(vm, &job->err);
+	}
+	job->result = r;
+	return NULL;
+}
+
+static int load_kernel(struct vm *vm, struct wslx_vcpu_start *ret, struct wslx_err *err)
+{
+	const struct wslx_boot_params boot = {
+		.kernel_fd = vm->params->kernel_fd,
+		.initramfs_fd = vm->params->initramfs_fd,
+		.cmdline = vm->params->cmdline,
+		.cpus = vm->params->cpus,
+	};
+
+	return wslx_boot_load(vm->gm, &boot, ret, err);
+}
+
+static int build_machine_and_load(struct vm *vm, struct wslx_err *err)
 {
 	const struct wslx_child_params *p = vm->params;
+	struct machine_job job = { .vm = vm };
+	struct wslx_vcpu_start start_state;
+	pthread_t thread;
 	int r;
 
 	r = wslx_gm_new(p->shared_memory ? WSLX_GM_SHARED : WSLX_GM_PRIVATE, p->memory, &vm->gm);
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot get %llu MiB of guest memory",
 				    (unsigned long long)(p->memory / WSLX_MIB));
-	r = wslx_hv_kvm_new(p->kvm_fd, p->cpus, &vm->hv);
+	r = pthread_create(&thread, NULL, build_machine, &job);
+	if (r)
+		return wslx_err_sys(err, r, "cannot start a thread");
+	r = load_kernel(vm, &start_state, err);
+	pthread_join(thread, NULL);
+	if (job.result < 0) {
+		if (err)
+			*err = job.err;
+		return job.result;
+	}
 	if (r < 0)
-		return wslx_err_sys(err, -r, "cannot create a KVM machine with %u CPUs", p->cpus);
-	r = map_memory(vm, err);
-	return r < 0 ? r : wslx_vm_vcpus_new(vm, err);
+		return r;
+	r = vm->hv->ops->vcpu_start_state(vm->vcpus[0].vcpu, &start_state);
+	return r < 0 ? wslx_err_sys(err, -r, "cannot set the first vCPU's registers") : 0;
 }
 
 static int build_chipset(struct vm *vm, struct wslx_err *err)
@@ -78,23 +128,6 @@ static int build_chipset(struct vm *vm, struct wslx_err *err)
 	return r < 0 ? wslx_err_sys(err, -r, "cannot build the chipset") : 0;
 }
 
-static int load_kernel(struct vm *vm, struct wslx_err *err)
-{
-	const struct wslx_boot_params boot = {
-		.kernel_fd = vm->params->kernel_fd,
-		.initramfs_fd = vm->params->initramfs_fd,
-		.cmdline = vm->params->cmdline,
-		.cpus = vm->params->cpus,
-	};
-	struct wslx_vcpu_start start;
-	int r = wslx_boot_load(vm->gm, &boot, &start, err);
-
-	if (r < 0)
-		return r;
-	r = vm->hv->ops->vcpu_start_state(vm->vcpus[0].vcpu, &start);
-	return r < 0 ? wslx_err_sys(err, -r, "cannot set the first vCPU's registers") : 0;
-}
-
 int wslx_vm_build(struct vm *vm, struct wslx_err *err)
 {
 	int r;
@@ -104,12 +137,10 @@ int wslx_vm_build(struct vm *vm, struct wslx_err *err)
 		return wslx_err_sys(err, errno, "cannot make an event counter");
 	r = check_params(vm->params, err);
 	if (r == 0)
-		r = build_machine(vm, err);
+		r = build_machine_and_load(vm, err);
 	if (r == 0)
 		r = build_chipset(vm, err);
-	if (r == 0)
-		r = wslx_vm_devices_new(vm, err);
-	return r < 0 ? r : load_kernel(vm, err);
+	return r < 0 ? r : wslx_vm_devices_new(vm, err);
 }
 
 /* What the guest's last writes reached is made to last, even if it never asked. */

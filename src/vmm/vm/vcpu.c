@@ -68,9 +68,11 @@ static bool wait_to_run(struct vm *vm)
 	bool parked, run;
 
 	pthread_mutex_lock(&vm->lock);
+	vm->n_started += vm->wanted == VM_HOLD;
 	parked = vm->wanted == VM_PAUSE;
 	if (parked && ++vm->n_parked == vm->n_vcpus)
 		signal_rest(vm);
+	pthread_cond_broadcast(&vm->changed);
 	while (vm->wanted == VM_HOLD || vm->wanted == VM_PAUSE)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	run = vm->wanted == VM_RUN;
@@ -188,6 +190,7 @@ int wslx_vm_vcpus_new(struct vm *vm, struct wslx_err *err)
 	return 0;
 }
 
+/* Returns when all of them wait for the start. */
 int wslx_vm_vcpus_start_threads(struct vm *vm, struct wslx_err *err)
 {
 	for (unsigned i = 0; i < vm->n_vcpus; i++) {
@@ -198,6 +201,12 @@ int wslx_vm_vcpus_start_threads(struct vm *vm, struct wslx_err *err)
 			return wslx_err_sys(err, r, "cannot start the thread of vCPU %u", i);
 		v->has_thread = true;
 	}
+	/* A starting thread makes calls that a running one never does: confine
+	 * the process only after that. */
+	pthread_mutex_lock(&vm->lock);
+	while (vm->n_started < vm->n_vcpus)
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
 	return 0;
 }
 

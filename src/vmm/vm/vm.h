@@ -101,7 +101,7 @@ struct vm {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	atomic_int wanted; /* enum vm_wanted; changed under the lock, read without */
-	unsigned n_parked, n_ended;
+	unsigned n_started, n_parked, n_ended;
 	enum vm_end end;
 	struct wslx_err end_err;
 
