@@ -3,9 +3,9 @@
  *
  * Theory of operation.  The host bridge decodes configuration space twice:
  * memory-mapped (ECAM, bus 0 only is populated) and through ports 0xcf8/0xcfc.
- * A function has a configuration space with a mask of writable bits, up to
- * six memory BARs, and MSI-X.  BARs carry an address from the start (nothing
- * like a BIOS runs) and the guest may move them inside the two PCI windows.
+ * A function has a configuration space with a mask of writable bits, one 64-bit
+ * memory BAR, and MSI-X.  BARs carry an address from the start (nothing like a
+ * BIOS runs) and the guest may move them inside the two PCI windows.
  *
  * Threads and locks.  Configuration and BAR accesses come on vCPU threads.
  * Each function has two locks:
