@@ -1,18 +1,17 @@
 """QEMU microvm as the peer: boots a given kernel and initramfs with the devices a WSLX machine has, and
 times from its fork to the agent's HELLO, which arrives over vhost-vsock.  For use in the lab."""
 
-import os
 import socket
-import struct
 import subprocess
-import tempfile
 import time
+
+from own_memory import private_kib, rss_beyond_guest
 
 CID = 77
 
 
 def boot_to_hello(kernel, initramfs, cmdline, disk, cpus=1, memory=512, timeout=120):
-    """Returns (seconds from fork to the first bytes of HELLO, those bytes)."""
+    """Returns (ms from fork to the first bytes of HELLO, KiB resident and KiB private beyond the guest's memory)."""
     srv = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     srv.bind((socket.VMADDR_CID_ANY, 1024))
     srv.listen(4)
@@ -32,8 +31,9 @@ def boot_to_hello(kernel, initramfs, cmdline, disk, cpus=1, memory=512, timeout=
     try:
         conn, _ = srv.accept()
         conn.settimeout(timeout)
-        data = conn.recv(4096)
-        return time.monotonic() - start, data
+        assert conn.recv(4096)
+        ms = (time.monotonic() - start) * 1e3
+        return ms, rss_beyond_guest(proc.pid, memory << 20), private_kib(proc.pid, memory << 20)
     except socket.timeout:
         proc.kill()
         raise RuntimeError("QEMU: no HELLO: " + proc.stderr.read().decode(errors="replace")[-400:])
