@@ -19,13 +19,14 @@
  *   tsc=reliable           KVM keeps the vCPUs' TSCs in step: no 20 ms check for each CPU brought up
  *   swiotlb=noforce        no device needs bounce buffers: keep their 64 MiB
  *   rcupdate.rcu_expedited=1  module loading and mounting wait for grace periods dozens of times
+ *   cryptomgr.notests      ciphers that we do not choose need no self-test at each boot
  *   net.ifnames=0          the interface is eth0 for every distro
  *
  * There is no `reboot=`: ACPI's reset register is Linux's first choice.  No
  * `i8042.` either: the FADT says that there is none, so it is not probed.
  */
 static const char defaults[] = "console=ttyS0 quiet panic=-1 8250.nr_uarts=1 pci=noearly tsc=reliable "
-			       "swiotlb=noforce rcupdate.rcu_expedited=1 net.ifnames=0";
+			       "swiotlb=noforce rcupdate.rcu_expedited=1 cryptomgr.notests net.ifnames=0";
 
 int wslx_cmdline_build(const char *extra, char **ret, struct wslx_err *err)
 {
