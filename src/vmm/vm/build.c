@@ -63,9 +63,12 @@ static void *build_machine(void *opaque)
 	if (r < 0) {
 		wslx_err_sys(&job->err, -r, "cannot create a KVM machine with %u CPUs", vm->params->cpus);
 	} else {
+		wslx_vm_log_step(vm, "KVM machine");
 		r = map_memory(vm, &job->err);
+		wslx_vm_log_step(vm, "memory mapped");
 		if (r == 0)
 			r = wslx_vm_vcpus_new(vm, &job->err);
+		wslx_vm_log_step(vm, "vCPUs");
 	}
 	job->result = r;
 	return NULL;
@@ -99,6 +102,7 @@ static int build_machine_and_load(struct vm *vm, struct wslx_err *err)
 	if (r)
 		return wslx_err_sys(err, r, "cannot start a thread");
 	r = load_kernel(vm, &start_state, err);
+	wslx_vm_log_step(vm, "kernel loaded");
 	pthread_join(thread, NULL);
 	if (job.result < 0) {
 		if (err)

@@ -43,16 +43,19 @@ static int start(struct vm *vm, struct wslx_err *err)
 
 	if (r == 0)
 		r = wslx_vm_build(vm, err);
+	wslx_vm_log_step(vm, "devices");
 	if (r == 0)
 		r = wslx_vm_blk_threads_start(vm, err);
 	if (r == 0)
 		r = wslx_vm_vcpus_start_threads(vm, err);
 	if (r < 0)
 		return r;
+	wslx_vm_log_step(vm, "threads");
 	close_spent_fds(vm->params);
 	r = wslx_sandbox_enter(WSLX_SANDBOX_VMM, err);
 	if (r < 0)
 		return r;
+	wslx_vm_log_step(vm, "confined");
 	r = wslx_loop_post(vm->loop, on_loop_start, vm);
 	return r < 0 ? wslx_err_sys(err, -r, "cannot start the event loop") : 0;
 }

@@ -33,6 +33,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "dev/chipset/bus.h"
 #include "dev/chipset/chipset.h"
@@ -110,6 +111,12 @@ struct vm {
 	bool pause_pending;
 	uint32_t pause_id;
 };
+
+/* Debug log of how long start-up has taken so far. */
+static inline void wslx_vm_log_step(const struct vm *vm, const char *step)
+{
+	log_debug("start: %6llu us: %s", (unsigned long long)(wslx_now_ns() - vm->start_ns) / 1000, step);
+}
 
 /* build.c */
 int wslx_vm_build(struct vm *vm, struct wslx_err *err);
