@@ -1,0 +1,49 @@
+/*
+ * The kernel store, as the rest of the manager sees it.
+ */
+#ifndef WSLX_MANAGER_KERNELS_H
+#define WSLX_MANAGER_KERNELS_H
+
+#include "base/err.h"
+#include "base/macros.h"
+#include "image/kernel.h"
+#include "image/task.h"
+#include "manager/registry.h"
+
+/* What `install` fetches, and the default of every machine that names none. */
+#define WSLX_KERNEL_DEFAULT "debian-cloud"
+
+struct wslx_kernel_paths {
+	char name[WSLX_NAME_MAX + 1];
+	char *kernel;    /* vmlinux if there is one, else bzImage */
+	char *bzimage;   /* bzImage if there is one, else vmlinux */
+	char *initramfs; /* with the agent of this release */
+	char *modules;   /* NULL: none */
+};
+
+void wslx_kernel_paths_free(struct wslx_kernel_paths *p);
+
+/* name: "" or NULL: WSLX_KERNEL_DEFAULT, else the only one there is. */
+WSLX_MUST_CHECK int wslx_kernel_choose(struct wslx_manager *m, const char *name, char ret[WSLX_NAME_MAX + 1],
+				       struct wslx_err *err);
+
+/* Chooses, brings the initramfs up to date, and says where everything is. */
+WSLX_MUST_CHECK int wslx_kernel_prepare(struct wslx_manager *m, const char *name, struct wslx_kernel_paths *ret,
+					struct wslx_err *err);
+
+WSLX_MUST_CHECK int wslx_kernel_load(struct wslx_manager *m, const char *name, struct wslx_kernel_info *ret,
+				     struct wslx_err *err);
+
+/* name NULL: made from the kernel's release.  ret_name: what it was called. */
+WSLX_MUST_CHECK int wslx_kernel_install(struct wslx_manager *m, const char *file, const char *name,
+					const char *modules_dir, const struct wslx_task *task,
+					char ret_name[WSLX_NAME_MAX + 1], struct wslx_err *err);
+
+/* Downloads Debian's cloud kernel as WSLX_KERNEL_DEFAULT unless it is there. */
+WSLX_MUST_CHECK int wslx_kernel_ensure_default(struct wslx_manager *m, const struct wslx_task *task,
+					       struct wslx_err *err);
+
+/* Refused while a distro names it. */
+WSLX_MUST_CHECK int wslx_kernel_remove(struct wslx_manager *m, const char *name, struct wslx_err *err);
+
+#endif
