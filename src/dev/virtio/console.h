@@ -4,7 +4,7 @@
  * Output goes to out_fd.  A reader that stalls holds the guest up for at most
  * a second (Linux spins while its console is busy); after that output is
  * dropped and counted until the descriptor is writable again.  Input is read
- * only while the guest has buffers for it.
+ * only while the guest has buffers for it.  The process must ignore SIGPIPE.
  */
 #ifndef WSLX_DEV_VIRTIO_CONSOLE_H
 #define WSLX_DEV_VIRTIO_CONSOLE_H

@@ -191,8 +191,10 @@ static int walk(const struct wslx_vq *vq, struct wslx_chain *c)
 		load_desc(at(vq->desc_hva, (size_t)DESC_SIZE * i), &d);
 		/* An indirect descriptor ends the chain; its own WRITE flag
 		 * means nothing (2.7.5.3.2). */
-		if (d.flags & DESC_F_INDIRECT)
+		if (d.flags & DESC_F_INDIRECT) {
+			steps--; /* it is not a buffer itself */
 			return walk_indirect(vq, c, &d, &steps);
+		}
 		r = add_buffer(vq, c, &d);
 		if (r < 0)
 			return r;
