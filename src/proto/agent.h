@@ -116,6 +116,37 @@ WSLX_MUST_CHECK int wslx_agent_rx_next(struct wslx_agent_rx *rx, struct wslx_age
 WSLX_MUST_CHECK int wslx_agent_put_message(struct wslx_buf *out, uint16_t type, uint16_t flags, uint32_t channel,
 					   uint32_t id, const void *body, size_t n);
 
+/*
+ * Queue of outgoing bytes.  DATA payload is written in place: begin gives room
+ * behind a header that end fills in, so that a read(2) can go straight there.
+ */
+struct wslx_agent_tx {
+	struct wslx_buf out;
+	size_t at; /* sent already */
+};
+
+void wslx_agent_tx_init(struct wslx_agent_tx *tx);
+void wslx_agent_tx_free(struct wslx_agent_tx *tx);
+static inline size_t wslx_agent_tx_pending(const struct wslx_agent_tx *tx)
+{
+	return tx->out.len - tx->at;
+}
+static inline const uint8_t *wslx_agent_tx_head(const struct wslx_agent_tx *tx)
+{
+	return tx->out.data + tx->at;
+}
+void wslx_agent_tx_sent(struct wslx_agent_tx *tx, size_t n);
+/* A whole message; -EMSGSIZE when more than WSLX_AGENT_TX_MAX would be queued. */
+WSLX_MUST_CHECK int wslx_agent_tx_message(struct wslx_agent_tx *tx, uint16_t type, uint16_t flags, uint32_t channel,
+					  uint32_t id, const void *body, size_t n);
+WSLX_MUST_CHECK int wslx_agent_tx_data_begin(struct wslx_agent_tx *tx, size_t n, uint8_t **ret);
+/* n bytes (at most those asked for) were put there; without this call nothing is queued. */
+void wslx_agent_tx_data_end(struct wslx_agent_tx *tx, uint32_t channel, uint32_t stream, uint16_t flags, size_t n);
+
+#define WSLX_AGENT_TX_MAX (12u << 20)
+/* Senders stop adding DATA above this. */
+#define WSLX_AGENT_TX_HIGH (256u << 10)
+
 /* ---- TLVs ---- */
 
 #define WSLX_AGENT_TLV_CRITICAL 0x80000000u
