@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "boot/boot.h"
+#include "dev/chipset/ports.h"
 
 static void on_poweroff(void *opaque)
 {
@@ -43,6 +44,31 @@ static int map_memory(struct vm *vm, struct wslx_err *err)
 			return wslx_err_sys(err, -rc, "cannot map guest memory");
 	}
 	return 0;
+}
+
+/*
+ * What a kernel finds when it reboots "through the BIOS": code at the reset
+ * vector that writes the ACPI reset register.  Linux does so on a machine with
+ * reduced-hardware ACPI and no EFI, unless it is told reboot=a.
+ */
+#define RESET_VECTOR 0xffff0u
+
+static int write_reset_vector(struct vm *vm, struct wslx_err *err)
+{
+	static const uint8_t code[] = {
+		0xba,
+		WSLX_ACPI_RESET_PORT & 0xff,
+		WSLX_ACPI_RESET_PORT >> 8, /* mov dx, port */
+		0xb0,
+		WSLX_ACPI_RESET_VALUE, /* mov al, value */
+		0xee,                  /* out dx, al */
+		0xf4,                  /* 1: hlt */
+		0xeb,
+		0xfd, /* jmp 1b */
+	};
+	int r = wslx_gm_write(vm->gm, wslx_gpa(RESET_VECTOR), code, sizeof(code));
+
+	return r < 0 ? wslx_err_sys(err, -r, "cannot write the reset vector") : 0;
 }
 
 /* The hypervisor's part, on a thread of its own while this one loads the
@@ -102,6 +128,8 @@ static int build_machine_and_load(struct vm *vm, struct wslx_err *err)
 	if (r)
 		return wslx_err_sys(err, r, "cannot start a thread");
 	r = load_kernel(vm, &start_state, err);
+	if (r == 0)
+		r = write_reset_vector(vm, err);
 	wslx_vm_log_step(vm, "kernel loaded");
 	pthread_join(thread, NULL);
 	if (job.result < 0) {
