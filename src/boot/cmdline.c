@@ -14,6 +14,7 @@
  *   quiet                  each character costs exits: a chatty boot takes longer to print than to run;
  *                          warnings and panics are still shown
  *   panic=-1               reset at once: the machine reports the panic with its last console lines
+ *   reboot=a               by ACPI's reset register; with reduced hardware Linux would try EFI and the BIOS first
  *   8250.nr_uarts=1        there is one: do not probe three more
  *   pci=noearly            no scan for boards with known defects
  *   tsc=reliable           KVM keeps the vCPUs' TSCs in step: no 20 ms check for each CPU brought up
@@ -22,10 +23,9 @@
  *   cryptomgr.notests      ciphers that we do not choose need no self-test at each boot
  *   net.ifnames=0          the interface is eth0 for every distro
  *
- * There is no `reboot=`: ACPI's reset register is Linux's first choice.  No
- * `i8042.` either: the FADT says that there is none, so it is not probed.
+ * No `i8042.` options: the FADT says that there is none, so it is not probed.
  */
-static const char defaults[] = "console=ttyS0 quiet panic=-1 8250.nr_uarts=1 pci=noearly tsc=reliable "
+static const char defaults[] = "console=ttyS0 quiet panic=-1 reboot=a 8250.nr_uarts=1 pci=noearly tsc=reliable "
 			       "swiotlb=noforce rcupdate.rcu_expedited=1 cryptomgr.notests net.ifnames=0";
 
 int wslx_cmdline_build(const char *extra, char **ret, struct wslx_err *err)

@@ -276,13 +276,17 @@ static int load(struct wslx_gm *gm, const struct wslx_boot_params *p, struct wsl
 {
 	struct wslx_vcpu_start start;
 	struct loader l = { .gm = gm, .p = p, .start = &start, .err = err };
-	const struct wslx_gm_region *low = wslx_gm_region(gm, 0);
+	const struct wslx_gm_region *low = wslx_gm_region(gm, 0), *high = wslx_gm_region(gm, 1);
 	int r;
 
 	if (!low || low->base.v || low->size <= WSLX_BOOT_HIGH)
 		return wslx_err_set(err, ENOMEM, "memory is too small: a machine needs more than 1 MiB");
 	if (!p->cpus || p->cpus > WSLX_BOOT_MAX_CPUS)
 		return wslx_err_set(err, EINVAL, "%u CPUs: 1 to %d are possible", p->cpus, WSLX_BOOT_MAX_CPUS);
+	if (high && high->base.v + high->size > WSLX_PCI_WIN64_BASE)
+		return wslx_err_set(err, EFBIG, "memory is too large: %" PRIu64 " MiB, at most %llu MiB fit below PCI",
+				    wslx_gm_size(gm) / WSLX_MIB,
+				    (WSLX_PCI_WIN64_BASE - (4 * WSLX_GIB - WSLX_GM_LOW_END)) / WSLX_MIB);
 	l.low_end = low->size;
 	r = write_cmdline(&l);
 	if (r == 0)
