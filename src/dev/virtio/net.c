@@ -103,7 +103,16 @@ static int deliver(struct wslx_net *n, const struct net_frame *f)
 		uint32_t at = count ? 0 : NET_HDR_LEN, part;
 
 		r = wslx_vq_pop(vq, ch);
-		if (r <= 0)
+		if (r == 0) {
+			/* Before anything is put back: the kick is to come when
+			 * there is more than what did not suffice. */
+			if (!wslx_vq_enable_kick(vq))
+				break;
+			wslx_vq_disable_kick(vq);
+			r = 1;
+			continue;
+		}
+		if (r < 0)
 			break;
 		if (ch->in_len <= NET_HDR_LEN) {
 			r = -EINVAL;
@@ -179,15 +188,8 @@ static bool receive(struct wslx_net *n)
 			budget--;
 			continue;
 		}
-		if (r == 0 && n->rx_blocked) {
-			if (!wslx_vq_enable_kick(vq))
-				return false;
-			wslx_vq_disable_kick(vq);
-			n->rx_blocked = false;
-			continue;
-		}
-		if (r == 0 && !n->readable)
-			return false;
+		if (r == 0 && (n->rx_blocked || !n->readable))
+			return false; /* deliver() asked for a kick, or the watch is on */
 		if (r == 0) {
 			r = n->be->fill(n);
 			if (r == 0)
@@ -277,11 +279,11 @@ static void on_backend(struct wslx_watch *w, int fd, uint32_t events, void *opaq
 
 	if (events & EPOLLOUT)
 		n->want_out = false;
-	if (events & EPOLLIN)
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		n->readable = true;
 	/* After a hang-up what is left to read still counts, if it can be taken
 	 * now; otherwise the event would come again and again. */
-	if ((events & (EPOLLHUP | EPOLLERR)) && (!may_work(n) || n->rx_blocked || !(events & EPOLLIN))) {
+	if ((events & (EPOLLHUP | EPOLLERR)) && (!may_work(n) || n->rx_blocked)) {
 		backend_down(n, -ECONNRESET);
 		return;
 	}
