@@ -71,7 +71,7 @@ static int write_reset_vector(struct vm *vm, struct wslx_err *err)
 	return r < 0 ? wslx_err_sys(err, -r, "cannot write the reset vector") : 0;
 }
 
-/* The hypervisor's part, on a thread of its own while this one loads the
+/* Memory slots and vCPUs, on a thread of their own while this one loads the
  * kernel: each takes milliseconds. */
 struct machine_job {
 	struct vm *vm;
@@ -83,20 +83,12 @@ static void *build_machine(void *opaque)
 {
 	struct machine_job *job = opaque;
 	struct vm *vm = job->vm;
-	int r;
 
-	r = wslx_hv_kvm_new(vm->params->kvm_fd, vm->params->cpus, &vm->hv);
-	if (r < 0) {
-		wslx_err_sys(&job->err, -r, "cannot create a KVM machine with %u CPUs", vm->params->cpus);
-	} else {
-		wslx_vm_log_step(vm, "KVM machine");
-		r = map_memory(vm, &job->err);
-		wslx_vm_log_step(vm, "memory mapped");
-		if (r == 0)
-			r = wslx_vm_vcpus_new(vm, &job->err);
-		wslx_vm_log_step(vm, "vCPUs");
-	}
-	job->result = r;
+	job->result = map_memory(vm, &job->err);
+	wslx_vm_log_step(vm, "memory mapped");
+	if (job->result == 0)
+		job->result = wslx_vm_vcpus_new(vm, &job->err);
+	wslx_vm_log_step(vm, "vCPUs");
 	return NULL;
 }
 
@@ -124,6 +116,12 @@ static int build_machine_and_load(struct vm *vm, struct wslx_err *err)
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot get %llu MiB of guest memory",
 				    (unsigned long long)(p->memory / WSLX_MIB));
+	/* Not on the thread: making a KVM machine needs the address space for
+	 * itself, and would wait for each page that the loader touches. */
+	r = wslx_hv_kvm_new(p->kvm_fd, p->cpus, &vm->hv);
+	if (r < 0)
+		return wslx_err_sys(err, -r, "cannot create a KVM machine with %u CPUs", p->cpus);
+	wslx_vm_log_step(vm, "KVM machine");
 	r = pthread_create(&thread, NULL, build_machine, &job);
 	if (r)
 		return wslx_err_sys(err, r, "cannot start a thread");
