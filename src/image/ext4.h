@@ -59,7 +59,9 @@ void wslx_ext4_free(struct wslx_ext4 *e);
 
 /* Makes the entry `path` as tar(1) would with --keep-directory-symlink:
  * missing parents are made, a file replaces what is there but for a folder
- * that is not empty, a folder is merged with the one that is there. */
+ * that is not empty, a folder is merged with the one that is there.  *ret is
+ * NULL when a symbolic link to a folder stands in a folder's place: it stays,
+ * and so do the attributes of what it points to. */
 WSLX_MUST_CHECK int wslx_ext4_add(struct wslx_ext4 *e, const char *path, const struct wslx_ext4_attr *attr,
 				  const char *symlink_target, struct wslx_ext4_node **ret, struct wslx_err *err);
 /* A further name for the file `target`. */
@@ -80,12 +82,19 @@ WSLX_MUST_CHECK int wslx_ext4_xattr(struct wslx_ext4 *e, struct wslx_ext4_node *
 /* Follows links inside the tree; NULL when there is no such file. */
 struct wslx_ext4_node *wslx_ext4_lookup(struct wslx_ext4 *e, const char *path);
 uint32_t wslx_ext4_mode(const struct wslx_ext4_node *n);
+/* rwx of the group: the mask, where there is an ACL. */
+void wslx_ext4_set_group_bits(struct wslx_ext4_node *n, uint32_t rwx);
 /* A regular file's content, NUL-terminated; -EFBIG past max.  Caller frees. */
 WSLX_MUST_CHECK int wslx_ext4_read(struct wslx_ext4 *e, struct wslx_ext4_node *n, size_t max, char **ret,
 				   size_t *ret_len);
 
 /* Writes all metadata.  Afterwards only wslx_ext4_free. */
 WSLX_MUST_CHECK int wslx_ext4_finish(struct wslx_ext4 *e, struct wslx_err *err);
+
+/* Keeps a node from being freed when its last name goes. */
+void wslx_ext4_pin(struct wslx_ext4_node *n);
+/* False: it had no name left, and is gone now. */
+bool wslx_ext4_unpin(struct wslx_ext4 *e, struct wslx_ext4_node *n);
 
 /* File data accepted so far. */
 uint64_t wslx_ext4_bytes(const struct wslx_ext4 *e);

@@ -1,0 +1,57 @@
+/* Shared by import.c and its parts; not for others. */
+#ifndef WSLX_IMAGE_IMPORT_INTERNAL_H
+#define WSLX_IMAGE_IMPORT_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <archive_entry.h>
+
+#include "image/ext4.h"
+#include "image/import.h"
+#include "image/source.h"
+
+/* One import's way of saying how far it is, and of hearing that it must end. */
+struct wslx_import_meter {
+	const struct wslx_task *task;
+	struct wslx_progress now;
+	int64_t last_ms;
+};
+/* Cheap; -ECANCELED with a message when cancelled. */
+int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *err);
+
+/* --- import_tar.c --- */
+
+/* first: the source's first block, already fetched. */
+WSLX_MUST_CHECK int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src, const void *first,
+				    size_t first_len, struct wslx_import_result *ret, struct wslx_err *err);
+/* Do these bytes start with a tar header? */
+bool wslx_import_is_tar(const uint8_t *p, size_t n);
+
+/* --- import_acl.c --- */
+
+/* ACLs may name users whom only the archive's own etc/passwd knows, and that
+ * file may come later: they are put into the tree at its end. */
+struct wslx_import_acls;
+WSLX_MUST_CHECK int wslx_import_acl_note(struct wslx_import_acls **acls, struct wslx_ext4_node *n,
+					 struct archive_entry *entry, struct wslx_err *err);
+WSLX_MUST_CHECK int wslx_import_acl_apply(struct wslx_import_acls *acls, struct wslx_ext4 *e, struct wslx_err *err);
+void wslx_import_acl_free(struct wslx_import_acls *acls, struct wslx_ext4 *e);
+
+/* --- import_ext4.c --- */
+
+bool wslx_import_is_ext4(const uint8_t *p, size_t n);
+WSLX_MUST_CHECK int wslx_import_image_file(const struct wslx_import_params *p, struct wslx_import_result *ret,
+					   struct wslx_err *err);
+WSLX_MUST_CHECK int wslx_import_image_stream(const struct wslx_import_params *p, struct wslx_source *src,
+					     const void *first, size_t first_len, struct wslx_import_result *ret,
+					     struct wslx_err *err);
+
+/* --- wslconf.c --- */
+
+/* The oobe section of a wsl-distribution.conf; what is malformed is left out. */
+void wslx_import_parse_conf(const char *text, size_t len, struct wslx_import_result *ret);
+
+#endif
