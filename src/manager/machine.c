@@ -1,0 +1,432 @@
+#include "manager/machine.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "manager/engine.h"
+#include "manager/kernels.h"
+#include "manager/lock.h"
+#include "manager/spawn.h"
+#include "os/linux/fd.h"
+
+#define POLL_MS 25
+/* A lock that is held by something that never answers. */
+#define SILENCE_MS 30000
+#define GRACE_MS 10000
+#define KILL_WAIT_MS 15000
+#define BOOT_TIMEOUT_KVM_MS 30000
+#define BOOT_TIMEOUT_TCG_MS 120000
+#define PAUSE_MS 30000
+#define PAUSE_LOCK "pause.lock"
+#define MODULES_SERIAL "wslx-modules"
+
+char *wslx_machine_socket(struct wslx_manager *m, const char *name, const char *socket)
+{
+	return wslx_path("%s/%s/%s", m->paths.run, name, socket);
+}
+
+char *wslx_machine_state_dir(struct wslx_manager *m, const char *name)
+{
+	return wslx_path("%s/machines/%s", m->paths.state, name);
+}
+
+static int machine_lock_held(struct wslx_manager *m, const char *name)
+{
+	cleanup_free char *path = wslx_path("%s/lock", name);
+
+	return path ? wslx_lock_held(m->run_fd, path) : -ENOMEM;
+}
+
+void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret)
+{
+	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
+
+	*ret = (struct wslx_machine_info) { .state = WSLX_MACHINE_STOPPED };
+	if (!sock || machine_lock_held(m, name) <= 0)
+		return;
+	if (wslx_control_info(sock, ret, NULL) < 0)
+		*ret = (struct wslx_machine_info) { .state = WSLX_MACHINE_STARTING };
+}
+
+/* ---- Configuration of a machine ---- */
+
+/* A distro's name may hold what a host name may not. */
+static char *make_hostname(const char *name)
+{
+	char *h = strndup(name, 63);
+
+	for (char *c = h; c && *c; c++)
+		if (!isalnum((unsigned char)*c))
+			*c = '-';
+	while (h && *h && h[strlen(h) - 1] == '-')
+		h[strlen(h) - 1] = '\0';
+	return h;
+}
+
+static int make_disks(const struct wslx_machine_spec *spec, const struct wslx_kernel_paths *k, struct wslx_vm_config *c)
+{
+	c->n_disks = k->modules ? 2 : 1;
+	c->disks = calloc(c->n_disks, sizeof(*c->disks));
+	if (!c->disks)
+		return -ENOMEM;
+	c->disks[0].path = strdup(spec->disk);
+	c->disks[0].format = spec->base ? WSLX_DISK_OVERLAY : WSLX_DISK_RAW;
+	c->disks[0].base = spec->base ? strdup(spec->base) : NULL;
+	snprintf(c->disks[0].serial, sizeof(c->disks[0].serial), "d%s", spec->id);
+	if (!c->disks[0].path || (spec->base && !c->disks[0].base))
+		return -ENOMEM;
+	c->modules_serial = strdup(k->modules ? MODULES_SERIAL : "");
+	if (!c->modules_serial)
+		return -ENOMEM;
+	if (!k->modules)
+		return 0;
+	c->disks[1].path = strdup(k->modules);
+	c->disks[1].readonly = true;
+	c->disks[1].queues = 1;
+	snprintf(c->disks[1].serial, sizeof(c->disks[1].serial), "%s", MODULES_SERIAL);
+	return c->disks[1].path ? 0 : -ENOMEM;
+}
+
+static int make_distro(const struct wslx_machine_spec *spec, struct wslx_vm_config *c)
+{
+	c->distros = calloc(1, sizeof(*c->distros));
+	if (!c->distros)
+		return -ENOMEM;
+	c->n_distros = 1;
+	c->distros[0].name = strdup(spec->distro);
+	c->distros[0].fstype = strdup("ext4");
+	c->distros[0].hostname = make_hostname(spec->distro);
+	snprintf(c->distros[0].serial, sizeof(c->distros[0].serial), "d%s", spec->id);
+	return c->distros[0].name && c->distros[0].fstype && c->distros[0].hostname ? 0 : -ENOMEM;
+}
+
+/* Locally administered; the rest from the id. */
+static void make_mac(const char *id, char mac[18])
+{
+	snprintf(mac, 18, "02:%.2s:%.2s:%.2s:%.2s:%.2s", id, id + 2, id + 4, id + 6, id + 8);
+}
+
+static unsigned boot_timeout(enum wslx_engine engine)
+{
+	const char *env = getenv("WSLX_BOOT_TIMEOUT_MS");
+	char *end;
+	unsigned long v;
+
+	if (env && isdigit((unsigned char)*env)) {
+		v = strtoul(env, &end, 10);
+		if (!*end && v >= 100 && v <= 3600000)
+			return (unsigned)v;
+	}
+	return engine == WSLX_ENGINE_KVM ? BOOT_TIMEOUT_KVM_MS : BOOT_TIMEOUT_TCG_MS;
+}
+
+static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *spec, enum wslx_engine engine,
+		       const struct wslx_kernel_paths *k, struct wslx_vm_config *c)
+{
+	const struct wslx_settings *s = spec->settings;
+	const char *cmdline = getenv("WSLX_CMDLINE");
+	int r = make_disks(spec, k, c);
+
+	if (r == 0)
+		r = make_distro(spec, c);
+	if (r < 0)
+		return r;
+	c->name = strdup(spec->name);
+	c->engine = engine;
+	c->cpus = s->cpus ? s->cpus : wslx_default_cpus();
+	c->memory = s->memory ? s->memory : wslx_default_memory();
+	c->shared_memory = engine == WSLX_ENGINE_TCG;
+	c->runtime_dir = wslx_path("%s/%s", m->paths.run, spec->name);
+	c->state_dir = wslx_machine_state_dir(m, spec->name);
+	c->kernel = strdup(k->kernel);
+	c->kernel_bzimage = strdup(k->bzimage);
+	c->initramfs = strdup(k->initramfs);
+	c->cmdline_extra = strdup(cmdline ? cmdline : "");
+	c->boot_timeout_ms = boot_timeout(engine);
+	c->net = s->net;
+	make_mac(spec->id, c->net.mac);
+	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->kernel_bzimage || !c->initramfs ||
+	    !c->cmdline_extra)
+		return -ENOMEM;
+	return 0;
+}
+
+static int check_network(const struct wslx_settings *s, struct wslx_err *err)
+{
+	cleanup_free char *path = NULL;
+
+	if (s->net.mode != WSLX_NET_PASST || wslx_find_program("passt", &path) == 0)
+		return 0;
+	return wslx_err_set(err, ENOENT,
+			    "passt, which connects machines to the network, is not installed: sudo apt install passt, "
+			    "or use --net none");
+}
+
+/* ---- Starting ---- */
+
+static int make_folders(struct wslx_manager *m, const char *name, struct wslx_err *err)
+{
+	if (mkdirat(m->run_fd, name, 0700) < 0 && errno != EEXIST)
+		return wslx_err_sys(err, errno, "cannot make %s/%s", m->paths.run, name);
+	if (mkdirat(m->machines_fd, name, 0700) < 0 && errno != EEXIST)
+		return wslx_err_sys(err, errno, "cannot make %s/machines/%s", m->paths.state, name);
+	return 0;
+}
+
+static int try_machine_lock(struct wslx_manager *m, const char *name)
+{
+	cleanup_close int dir = openat(m->run_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	return dir < 0 ? -errno : wslx_lock_take(dir, WSLX_LOCK_FILE, WSLX_LOCK_EXCLUSIVE, false);
+}
+
+/* With the machine's lock held: everything that can be found out before is
+ * found out here, where the message can still be a good one. */
+static int start_locked(struct wslx_manager *m, const struct wslx_machine_spec *spec, int lock,
+			const struct wslx_start_hooks *h, struct wslx_err *err)
+{
+	struct wslx_vm_config *c = calloc(1, sizeof(*c));
+	struct wslx_kernel_paths kernel = { 0 };
+	enum wslx_engine engine = WSLX_ENGINE_AUTO;
+	int r = c ? check_network(spec->settings, err) : wslx_err_sys(err, ENOMEM, "cannot start the machine");
+
+	if (r == 0)
+		r = wslx_engine_choose(m, spec->settings->engine, &engine, err);
+	if (r == 0)
+		r = wslx_kernel_prepare(m, spec->settings->kernel, &kernel, err);
+	if (r == 0 && access(spec->disk, R_OK | W_OK) < 0)
+		r = wslx_err_sys(err, errno, "cannot use the disk %s", spec->disk);
+	if (r == 0) {
+		r = make_config(m, spec, engine, &kernel, c);
+		if (r < 0)
+			wslx_err_sys(err, -r, "cannot start the machine");
+	}
+	if (r == 0)
+		r = wslx_vmm_spawn(c, lock, h, err);
+	wslx_kernel_paths_free(&kernel);
+	wslx_vm_config_free(c);
+	return r;
+}
+
+int wslx_machine_start_spec(struct wslx_manager *m, const struct wslx_machine_spec *spec,
+			    const struct wslx_start_hooks *h, struct wslx_err *err)
+{
+	cleanup_close int lock = -1;
+	int r = make_folders(m, spec->name, err);
+
+	if (r < 0)
+		return r;
+	lock = try_machine_lock(m, spec->name);
+	if (lock == -EAGAIN)
+		return wslx_err_set(err, EBUSY, "the machine '%s' runs already", spec->name);
+	if (lock < 0)
+		return wslx_err_sys(err, -lock, "cannot lock the machine '%s'", spec->name);
+	return start_locked(m, spec, lock, h, err);
+}
+
+/* ---- Pausing ---- */
+
+static int pause_lock(struct wslx_manager *m, const char *name, bool wait)
+{
+	cleanup_free char *path = wslx_path("%s/%s", name, PAUSE_LOCK);
+
+	return path ? wslx_lock_take(m->run_fd, path, WSLX_LOCK_EXCLUSIVE, wait) : -ENOMEM;
+}
+
+static int simple_call(struct wslx_manager *m, const char *name, const char *method, struct wslx_err *err)
+{
+	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
+
+	return sock ? wslx_control_call(sock, method, NULL, PAUSE_MS, NULL, err)
+		    : wslx_err_sys(err, ENOMEM, "cannot ask '%s'", name);
+}
+
+int wslx_machine_pause(struct wslx_manager *m, const char *name, struct wslx_err *err)
+{
+	cleanup_close int lock = pause_lock(m, name, true);
+	int r;
+
+	if (lock < 0)
+		return wslx_err_sys(err, -lock, "cannot lock the machine '%s'", name);
+	r = simple_call(m, name, "Pause", err);
+	return r < 0 ? r : TAKE_FD(lock);
+}
+
+int wslx_machine_resume(struct wslx_manager *m, const char *name, struct wslx_err *err)
+{
+	return simple_call(m, name, "Resume", err);
+}
+
+/* Paused, and whoever did that may be dead. */
+static void resume_orphan(struct wslx_manager *m, const char *name)
+{
+	cleanup_close int lock = pause_lock(m, name, false);
+	int r = lock < 0 ? lock : wslx_machine_resume(m, name, NULL);
+
+	if (r < 0)
+		log_debug("%s is paused: %s", name, strerror(-r));
+}
+
+/* Someone else holds the machine's lock.  1: it is up; 0: look again. */
+static int wait_a_moment(struct wslx_manager *m, const char *name, int64_t *silent_since,
+			 const struct wslx_start_hooks *h, struct wslx_err *err)
+{
+	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
+	struct pollfd p = { .fd = h ? h->cancel_fd : -1, .events = POLLIN };
+	struct wslx_machine_info info;
+
+	if (!sock)
+		return wslx_err_sys(err, ENOMEM, "cannot start the machine");
+	if (wslx_control_info(sock, &info, NULL) == 0) {
+		if (info.state == WSLX_MACHINE_RUNNING)
+			return 1;
+		if (info.state == WSLX_MACHINE_PAUSED)
+			resume_orphan(m, name);
+		*silent_since = wslx_now_ms();
+	} else if (wslx_now_ms() - *silent_since > SILENCE_MS) {
+		return wslx_err_set(err, EBUSY,
+				    "the machine '%s' neither answers nor ends; stop it: wslx terminate --force %s",
+				    name, name);
+	}
+	if (poll(&p, 1, POLL_MS) > 0)
+		return wslx_err_set(err, ECANCELED, "interrupted while the machine starts");
+	return 0;
+}
+
+static int start_or_find(struct wslx_manager *m, const struct wslx_machine_spec *spec, const struct wslx_start_hooks *h,
+			 struct wslx_err *err)
+{
+	int64_t silent_since = wslx_now_ms();
+	int r = make_folders(m, spec->name, err);
+
+	while (r == 0) {
+		cleanup_close int lock = try_machine_lock(m, spec->name);
+
+		if (lock >= 0)
+			return start_locked(m, spec, lock, h, err);
+		if (lock != -EAGAIN)
+			return wslx_err_sys(err, -lock, "cannot lock the machine '%s'", spec->name);
+		r = wait_a_moment(m, spec->name, &silent_since, h, err);
+	}
+	return r < 0 ? r : 0;
+}
+
+int wslx_machine_start(struct wslx_manager *m, const struct wslx_distro *d, const struct wslx_start_hooks *h,
+		       struct wslx_err *err)
+{
+	struct wslx_machine_spec spec = { .name = d->name, .distro = d->name, .id = d->id, .settings = &d->settings };
+	cleanup_close int dir = wslx_store_open(m, WSLX_STORE_DISTROS, d->name), lock = -1;
+	cleanup_free char *disk = wslx_path("%s/distros/%s/%s", m->paths.data, d->name, WSLX_DISK_FILE);
+
+	/* Shared, while the start is prepared: it cannot be removed meanwhile. */
+	lock = dir < 0 ? dir : wslx_lock_take(dir, WSLX_LOCK_FILE, WSLX_LOCK_SHARED, false);
+	if (lock == -EAGAIN || lock == -ENOENT)
+		return wslx_err_set(err, EBUSY, "the distribution '%s' is being removed", d->name);
+	if (lock < 0 || !disk)
+		return wslx_err_sys(err, lock < 0 ? -lock : ENOMEM, "cannot use the distribution '%s'", d->name);
+	spec.disk = disk;
+	return start_or_find(m, &spec, h, err);
+}
+
+/* ---- Stopping ---- */
+
+/* 0: its lock is free; -ETIMEDOUT. */
+static int wait_free(struct wslx_manager *m, const char *name, int64_t ms)
+{
+	int64_t deadline = wslx_now_ms() + ms;
+
+	for (;;) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L / 2 };
+		int held = machine_lock_held(m, name);
+
+		if (held <= 0)
+			return held;
+		if (wslx_now_ms() >= deadline)
+			return -ETIMEDOUT;
+		nanosleep(&ts, NULL);
+	}
+}
+
+/* Who listens on the control socket, by the kernel's account: also one that
+ * does not answer has that.  0 = not known. */
+static pid_t listener(const char *sock)
+{
+	cleanup_close int fd = wslx_unix_connect(sock, SOCK_STREAM);
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+		return 0;
+	return cred.pid;
+}
+
+/* Kills the listener if it is the one that holds the lock, as the descriptors
+ * in /proc show.  A pidfd makes sure that we kill what we looked at. */
+static int kill_holder(struct wslx_manager *m, const char *name, const char *sock)
+{
+	pid_t pid = listener(sock);
+	cleanup_free char *lock = wslx_path("%s/%s/%s", m->paths.run, name, WSLX_LOCK_FILE);
+	cleanup_close int pidfd = pid > 1 ? pidfd_open(pid, 0) : -1;
+	cleanup_free char *dir = wslx_path("/proc/%d/fd", (int)pid);
+	struct stat want;
+	int r = -ESRCH;
+
+	if (pidfd < 0 || !lock || !dir || stat(lock, &want) < 0)
+		return -ESRCH;
+	for (int fd = 0; fd < 64 && r < 0; fd++) {
+		cleanup_free char *path = wslx_path("%s/%d", dir, fd);
+		struct stat st;
+
+		if (path && stat(path, &st) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino)
+			r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+	}
+	return r;
+}
+
+static int terminate(struct wslx_manager *m, const char *name, const char *sock, bool force, struct wslx_err *err)
+{
+	json_t *params = json_pack("{s:b, s:i}", "force", (int)force, "timeout_ms", GRACE_MS);
+	int r = wslx_control_call(sock, "Terminate", params, GRACE_MS, NULL, err);
+
+	if (r < 0)
+		return r;
+	return wait_free(m, name, force ? KILL_WAIT_MS : GRACE_MS + KILL_WAIT_MS);
+}
+
+int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, struct wslx_err *err)
+{
+	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
+	int64_t deadline = wslx_now_ms() + GRACE_MS;
+	int r = -ETIMEDOUT;
+
+	if (!sock)
+		return wslx_err_sys(err, ENOMEM, "cannot stop '%s'", name);
+	/* A supervisor that has its lock but no socket yet will have one soon. */
+	while (machine_lock_held(m, name) > 0) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
+
+		r = terminate(m, name, sock, force, err);
+		if (r == 0 || r == -ETIMEDOUT || wslx_now_ms() >= deadline)
+			break;
+		nanosleep(&ts, NULL);
+	}
+	if (machine_lock_held(m, name) <= 0)
+		return 0;
+	if (kill_holder(m, name, sock) == 0 && wait_free(m, name, KILL_WAIT_MS) == 0)
+		return 0;
+	return wslx_err_set(err, EBUSY, "the machine '%s' does not stop", name);
+}

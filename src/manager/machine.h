@@ -1,0 +1,102 @@
+/*
+ * Machines: starting, finding, stopping.
+ *
+ * Theory of operation.  A machine runs if its lock ($run/NAME/lock) is held:
+ * the supervisor inherits the lock from the command that starts it and holds
+ * it for its life, so there is never a second one, and a killed one leaves
+ * nothing behind.  A command that finds the lock held asks the control socket
+ * and waits until the machine is up or the lock is free again; it then tries
+ * itself.  So of any number of commands that start a distro at once, one
+ * starts it and all are served.
+ *
+ * Lock order: docs/architecture.md.  Threads: none.
+ */
+#ifndef WSLX_MANAGER_MACHINE_H
+#define WSLX_MANAGER_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/macros.h"
+#include "manager/control.h"
+#include "manager/registry.h"
+
+/* How the caller hears of a start, and stops it.  Members may be NULL; the
+ * structure may be NULL. */
+struct wslx_start_hooks {
+	void (*progress)(void *opaque, const char *what);
+	void (*warning)(void *opaque, const char *text);
+	/* A failed start: the last lines of the console, before the error. */
+	void (*console)(void *opaque, const char *line);
+	void *opaque;
+	int cancel_fd; /* readable: give up with -ECANCELED; -1 = never */
+};
+
+/* What a machine consists of. */
+struct wslx_machine_spec {
+	const char *name;   /* of the machine: its folders */
+	const char *distro; /* name inside */
+	const char *id;     /* WSLX_DISTRO_ID_LEN hexadecimal digits: disk serial, MAC */
+	const char *disk;   /* path */
+	const char *base;   /* not NULL: disk is an overlay over this file */
+	const struct wslx_settings *settings;
+};
+
+/* Starts the distro's machine, or finds it running. */
+WSLX_MUST_CHECK int wslx_machine_start(struct wslx_manager *m, const struct wslx_distro *d,
+				       const struct wslx_start_hooks *h, struct wslx_err *err);
+/* Starts one that must not run yet. */
+WSLX_MUST_CHECK int wslx_machine_start_spec(struct wslx_manager *m, const struct wslx_machine_spec *spec,
+					    const struct wslx_start_hooks *h, struct wslx_err *err);
+
+/* STOPPED, or what the supervisor says; STARTING while it says nothing yet. */
+void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
+
+/* Stops it and waits until its lock is free; 0 also if it did not run.  One
+ * that does not answer is killed. */
+WSLX_MUST_CHECK int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, struct wslx_err *err);
+
+/* Freezes it; -errno, or a lock's descriptor to keep until wslx_machine_resume.
+ * If this process dies in between, whoever wants the machine next finds the
+ * lock free and resumes it. */
+WSLX_MUST_CHECK int wslx_machine_pause(struct wslx_manager *m, const char *name, struct wslx_err *err);
+WSLX_MUST_CHECK int wslx_machine_resume(struct wslx_manager *m, const char *name, struct wslx_err *err);
+
+/* Paths for callers; NULL = no memory. */
+char *wslx_machine_socket(struct wslx_manager *m, const char *name, const char *socket);
+char *wslx_machine_state_dir(struct wslx_manager *m, const char *name);
+
+#define WSLX_CONTROL_SOCKET "control.sock"
+#define WSLX_VSOCK_SOCKET "vsock.sock"
+#define WSLX_CONSOLE_LOG "console.log"
+
+/* ---- Throw-away machines (throwaway.c) ---- */
+
+struct wslx_throwaway {
+	char name[32];   /* of the machine */
+	int owner_fd;    /* lock: while it is held, the machine is wanted */
+	int source_lock; /* shared lock on what its disk lies over; -1 = none */
+};
+
+struct wslx_throwaway_source {
+	char distro[WSLX_NAME_MAX + 1]; /* name inside */
+	char *disk;
+	uint64_t disk_size;
+	const char *running; /* the machine that may be writing to disk; NULL = none can */
+	int lock;            /* shared lock on its folder; taken over */
+	int64_t default_uid;
+};
+
+/* Makes folders and a copy-on-write disk, starts the machine. */
+WSLX_MUST_CHECK int wslx_throwaway_start(struct wslx_manager *m, struct wslx_throwaway_source *src,
+					 const struct wslx_settings *settings, const struct wslx_start_hooks *h,
+					 struct wslx_throwaway *ret, struct wslx_err *err);
+/* Stops the machine and removes everything of it. */
+void wslx_throwaway_end(struct wslx_manager *m, struct wslx_throwaway *t);
+/* Ends those whose owner died.  Best effort. */
+void wslx_throwaway_sweep(struct wslx_manager *m);
+/* Is this the name of a throw-away machine? */
+bool wslx_throwaway_is(struct wslx_manager *m, const char *name);
+
+#endif

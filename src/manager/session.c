@@ -1,0 +1,219 @@
+#include "manager/session.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#define HELLO_TIMEOUT_MS 60000
+
+struct session {
+	const struct wslx_session_params *p;
+	struct wslx_agent_exec exec;
+	struct wslx_loop *loop;
+	struct wslx_agentc *conn;
+	struct wslx_agentc_pump *pump;
+	struct wslx_watch *signal_watch;
+	int signal_fd;
+	bool ended;
+	int r, status;
+	struct wslx_err *err;
+};
+
+/* SIGTSTP only matters on a terminal; without one the default stop is right. */
+static void session_signals(sigset_t *set, bool terminal)
+{
+	static const int list[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT };
+
+	sigemptyset(set);
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++)
+		sigaddset(set, list[i]);
+	if (terminal)
+		sigaddset(set, SIGTSTP);
+}
+
+void wslx_session_block_signals(sigset_t *old)
+{
+	sigset_t set;
+
+	session_signals(&set, false);
+	sigprocmask(SIG_BLOCK, &set, old);
+}
+
+static void end(struct session *s, int r, int status)
+{
+	if (s->ended)
+		return;
+	s->ended = true;
+	s->r = r;
+	s->status = status;
+	wslx_loop_stop(s->loop, 0);
+}
+
+static bool read_winsize(const struct session *s, struct wslx_agent_winsize *ret)
+{
+	struct winsize ws;
+
+	if (s->p->winsize_fd < 0 || ioctl(s->p->winsize_fd, TIOCGWINSZ, &ws) < 0)
+		return false;
+	*ret = (struct wslx_agent_winsize) {
+		.rows = ws.ws_row, .cols = ws.ws_col, .xpixel = ws.ws_xpixel, .ypixel = ws.ws_ypixel
+	};
+	return true;
+}
+
+static void send_winsize(struct session *s)
+{
+	struct wslx_agentc_exec *e = s->pump ? wslx_agentc_pump_exec(s->pump) : NULL;
+	struct wslx_agent_winsize ws;
+
+	if (e && (s->exec.flags & WSLX_EXEC_TTY) && read_winsize(s, &ws))
+		wslx_agentc_exec_winsize(e, &ws);
+}
+
+/* ---- Signals ---- */
+
+static void stop_self(struct session *s)
+{
+	if (s->p->cooked)
+		s->p->cooked(s->p->opaque);
+	raise(SIGSTOP);
+	/* SIGCONT follows through the signalfd and makes the terminal raw again. */
+}
+
+static void on_one_signal(struct session *s, int signo)
+{
+	struct wslx_agentc_exec *e = s->pump ? wslx_agentc_pump_exec(s->pump) : NULL;
+
+	switch (signo) {
+	case SIGWINCH:
+		send_winsize(s);
+		return;
+	case SIGCONT:
+		if (s->pump && s->p->raw)
+			s->p->raw(s->p->opaque);
+		send_winsize(s);
+		return;
+	case SIGTSTP:
+		stop_self(s);
+		return;
+	default:
+		break;
+	}
+	if (e)
+		wslx_agentc_exec_signal(e, signo);
+	/* Nobody to forward it to, or the terminal is gone: go. */
+	if (!e || (signo == SIGHUP && (s->exec.flags & WSLX_EXEC_TTY)))
+		end(s, 0, 128 + signo);
+}
+
+static void on_signal(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
+{
+	struct signalfd_siginfo si;
+
+	while (read(fd, &si, sizeof(si)) == (ssize_t)sizeof(si))
+		on_one_signal(opaque, (int)si.ssi_signo);
+}
+
+static int watch_signals(struct session *s)
+{
+	bool terminal = s->exec.flags & WSLX_EXEC_TTY;
+	sigset_t set;
+
+	session_signals(&set, terminal);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (s->signal_fd < 0)
+		return -errno;
+	return wslx_loop_watch(s->loop, s->signal_fd, EPOLLIN, on_signal, s, &s->signal_watch);
+}
+
+/* ---- The process ---- */
+
+static void on_started(void *opaque, const struct wslx_agent_started *st)
+{
+	struct session *s = opaque;
+
+	for (size_t i = 0; s->p->warning && i < st->n_warnings; i++)
+		s->p->warning(s->p->opaque, st->warnings[i]);
+	if (s->p->raw)
+		s->p->raw(s->p->opaque);
+	/* It may have changed between the request and now. */
+	send_winsize(s);
+}
+
+static void on_exit_status(void *opaque, const struct wslx_agentc_exit *x)
+{
+	struct session *s = opaque;
+
+	if (x->end == WSLX_AGENTC_EXITED || x->end == WSLX_AGENTC_SIGNALED) {
+		end(s, 0, x->status);
+		return;
+	}
+	if (x->end == WSLX_AGENTC_LOST)
+		wslx_err_set(s->err, ECONNRESET, "the machine went away while the command ran%s%s",
+			     *x->text ? ": " : "", x->text);
+	else
+		wslx_err_set(s->err, x->code < 0 ? -x->code : EIO, "%s",
+			     *x->text ? x->text : "the command could not be started");
+	end(s, x->code < 0 ? x->code : -EIO, x->status);
+}
+
+static void on_ready(void *opaque, const struct wslx_agent_hello *agent)
+{
+	struct session *s = opaque;
+	int r;
+
+	(void)read_winsize(s, &s->exec.winsize);
+	r = wslx_agentc_exec_fds(s->conn, &s->exec, &s->p->fds, on_started, on_exit_status, s, &s->pump);
+	if (r == -EMSGSIZE || r == -E2BIG) {
+		wslx_err_set(s->err, E2BIG, "the command line and the environment are too large");
+		end(s, -E2BIG, 126);
+	} else if (r < 0) {
+		wslx_err_sys(s->err, -r, "cannot start the command");
+		end(s, r, 255);
+	}
+}
+
+static void on_closed(void *opaque, const struct wslx_err *err)
+{
+	struct session *s = opaque;
+
+	if (s->ended)
+		return;
+	wslx_err_set(s->err, err->code ? err->code : ECONNRESET, "%s",
+		     err->msg[0] ? err->msg : "the agent in the machine closed the connection");
+	end(s, -(err->code ? err->code : ECONNRESET), 255);
+}
+
+int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struct wslx_err *err)
+{
+	static const struct wslx_agentc_events events = { .ready = on_ready, .closed = on_closed };
+	struct session s = { .p = p, .exec = *p->exec, .err = err, .signal_fd = -1, .status = 255 };
+	int r = wslx_loop_new(&s.loop);
+
+	if (r == 0 && p->forward_signals)
+		r = watch_signals(&s);
+	if (r < 0)
+		wslx_err_sys(err, -r, "cannot start a session");
+	if (r == 0)
+		r = wslx_agentc_connect(s.loop, p->vsock_path, HELLO_TIMEOUT_MS, &events, &s, &s.conn, err);
+	if (r == 0) {
+		r = wslx_loop_run(s.loop);
+		if (r < 0)
+			wslx_err_sys(err, -r, "the session broke");
+		else
+			r = s.r;
+	}
+	*ret_status = s.status;
+	wslx_agentc_pump_free(s.pump);
+	wslx_agentc_free(s.conn);
+	wslx_watch_free(s.signal_watch);
+	wslx_close(&s.signal_fd);
+	wslx_loop_free(s.loop);
+	return r;
+}

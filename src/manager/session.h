@@ -1,0 +1,45 @@
+/*
+ * One process in a running machine, on the caller's descriptors.
+ *
+ * Theory of operation.  A session is a connection to the machine's vsock.sock
+ * and an event loop that lives as long as the process.  Signals, if they are to
+ * be forwarded, arrive through a signalfd: they are blocked by
+ * wslx_session_block_signals() early on, so that none gets lost between the
+ * start of the command and that of the loop.  Terminal modes are the caller's,
+ * through the two hooks.
+ *
+ * Threads: all of it on the caller's.
+ */
+#ifndef WSLX_MANAGER_SESSION_H
+#define WSLX_MANAGER_SESSION_H
+
+#include <signal.h>
+#include <stdbool.h>
+
+#include "agentc/agentc.h"
+#include "base/err.h"
+#include "base/macros.h"
+
+struct wslx_session_params {
+	const char *vsock_path;
+	const struct wslx_agent_exec *exec; /* winsize is filled in from winsize_fd */
+	struct wslx_agentc_fds fds;
+	int winsize_fd;       /* terminal whose size counts; -1 = none */
+	bool forward_signals; /* those of wslx_session_block_signals() */
+	/* The terminal's modes, both may be NULL: raw when the process runs, and
+	 * again after a stop; cooked before a stop.  The last restore is the caller's. */
+	void (*raw)(void *opaque);
+	void (*cooked)(void *opaque);
+	/* A line from the agent that is not an error: the folder does not exist ... */
+	void (*warning)(void *opaque, const char *text);
+	void *opaque;
+};
+
+/* Blocks what a session forwards.  old may be NULL. */
+void wslx_session_block_signals(sigset_t *old);
+
+/* 0: it ran, *ret_status is what to exit with.  -errno: it never ran, or was
+ * lost; err says why and *ret_status is 126, 127 or 255. */
+WSLX_MUST_CHECK int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struct wslx_err *err);
+
+#endif
