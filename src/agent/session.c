@@ -29,7 +29,7 @@ static void set_events(struct conn *c)
 static void free_conn(struct conn *c)
 {
 	struct wslx_guest *g = c->g;
-	bool control = c->control && c->hello_seen;
+	bool control = c->control;
 
 	wslx_agent_rx_free(&c->rx);
 	wslx_agent_tx_free(&c->tx);
