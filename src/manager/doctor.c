@@ -20,6 +20,7 @@
 #include "manager/engine.h"
 #include "manager/kernels.h"
 #include "os/linux/fd.h"
+#include "os/linux/spawn.h"
 
 #define SPACE_LOW (2 * WSLX_GIB)
 #define LANDLOCK_VERSION_QUERY 1u

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "hv/hv.h"
 #include "os/linux/fd.h"
+#include "os/linux/spawn.h"
 
 #define KVM_PATH "/dev/kvm"
 #define QEMU "qemu-system-x86_64"

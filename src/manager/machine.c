@@ -22,6 +22,7 @@
 #include "manager/lock.h"
 #include "manager/spawn.h"
 #include "os/linux/fd.h"
+#include "os/linux/spawn.h"
 
 #define POLL_MS 25
 /* A lock that is held by something that never answers. */
@@ -397,10 +398,25 @@ static int kill_holder(struct wslx_manager *m, const char *name, const char *soc
 	return r;
 }
 
-static int terminate(struct wslx_manager *m, const char *name, const char *sock, bool force, struct wslx_err *err)
+static int ask_to_end(const char *sock, bool force, struct wslx_err *err)
 {
 	json_t *params = json_pack("{s:b, s:i}", "force", (int)force, "timeout_ms", GRACE_MS);
-	int r = wslx_control_call(sock, "Terminate", params, GRACE_MS, NULL, err);
+
+	return wslx_control_call(sock, "Terminate", params, GRACE_MS, NULL, err);
+}
+
+void wslx_machine_stop_begin(struct wslx_manager *m, const char *name, bool force)
+{
+	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
+	int r = sock ? ask_to_end(sock, force, NULL) : -ENOMEM;
+
+	if (r < 0)
+		log_debug("%s: %s", name, strerror(-r));
+}
+
+static int terminate(struct wslx_manager *m, const char *name, const char *sock, bool force, struct wslx_err *err)
+{
+	int r = ask_to_end(sock, force, err);
 
 	if (r < 0)
 		return r;

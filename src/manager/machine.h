@@ -57,6 +57,9 @@ void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_ma
  * that does not answer is killed. */
 WSLX_MUST_CHECK int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, struct wslx_err *err);
 
+/* Only asks, and does not wait: for many at once, before each is waited for. */
+void wslx_machine_stop_begin(struct wslx_manager *m, const char *name, bool force);
+
 /* Freezes it; -errno, or a lock's descriptor to keep until wslx_machine_resume.
  * If this process dies in between, whoever wants the machine next finds the
  * lock free and resumes it. */

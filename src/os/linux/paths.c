@@ -231,29 +231,6 @@ static bool is_program(const char *path)
 	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
 }
 
-int wslx_find_program(const char *name, char **ret)
-{
-	const char *path = getenv("PATH");
-
-	if (!path)
-		path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
-	while (*path) {
-		size_t n = strcspn(path, ":");
-		cleanup_free char *full = wslx_path("%.*s/%s", (int)n, path, name);
-
-		if (!full)
-			return -ENOMEM;
-		/* Relative and empty entries would run what happens to lie around. */
-		if (path[0] == '/' && is_program(full)) {
-			*ret = TAKE_PTR(full);
-			return 0;
-		}
-		path += n;
-		path += *path == ':';
-	}
-	return -ENOENT;
-}
-
 #ifndef WSLX_LIBEXECDIR
 #define WSLX_LIBEXECDIR "/usr/libexec/wslx"
 #endif

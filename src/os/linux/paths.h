@@ -1,5 +1,5 @@
 /*
- * Where things live: XDG folders, our own programs, other people's programs.
+ * Where things live: XDG folders, our own programs.
  *
  * Trust boundary: the runtime folder may be under /tmp, where another local
  * user could have been first.  It is used only if it is a real folder of ours
@@ -34,9 +34,6 @@ WSLX_MUST_CHECK int wslx_mkdirs(const char *path, mode_t mode);
 /* Removes a file or a whole tree below dirfd without following symlinks.
  * Nothing there is no error. */
 int wslx_remove_tree(int dirfd, const char *name);
-
-/* An executable in PATH.  -ENOENT. */
-WSLX_MUST_CHECK int wslx_find_program(const char *name, char **ret);
 
 /* One of our own helper programs ("wslx-vmm", "wslx-agent"): $WSLX_LIBEXEC,
  * beside the running executable (also as the build tree lays them out), then

@@ -1,0 +1,98 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "manager/machine.h"
+
+/* Descriptors 0 to 2 are open from here on, so that nothing we open lands
+ * there and is written to by mistake. */
+static void open_standard_fds(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
+/* Which verb, and where its arguments begin. */
+static int pick_verb(int argc, char **argv, const struct cli_verb **ret, int *ret_first, struct wslx_err *err)
+{
+	*ret = argc > 1 ? cli_find_verb(argv[1]) : NULL;
+	*ret_first = *ret ? 2 : 1;
+	if (*ret)
+		return 0;
+	if (argc > 1 && argv[1][0] != '-')
+		return wslx_err_set(
+			err, EINVAL,
+			"unknown verb '%s'; see `wslx --help`, or `wslx -- %s` to run it in the default distribution",
+			argv[1], argv[1]);
+	*ret = &cli_exec_verb;
+	return 0;
+}
+
+/* A negative status of a verb is an error that err describes; else what the
+ * program exits with. */
+static int run_verb(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
+{
+	int r = 0;
+
+	if (!c->verb->no_manager)
+		r = wslx_manager_open(&c->m, err);
+	if (r == 0) {
+		if (c->m)
+			wslx_throwaway_sweep(c->m);
+		r = c->verb->run(c, o, err);
+	}
+	wslx_manager_free(c->m);
+	return r;
+}
+
+/* Output that could not be written is a failure too. */
+static int flush_output(int status, struct wslx_err *err)
+{
+	if ((fflush(stdout) == EOF || ferror(stdout)) && errno != EPIPE && status == 0)
+		return wslx_err_sys(err, errno, "cannot write the output");
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct cli c = { 0 };
+	struct cli_opts o;
+	struct wslx_err err = { 0 };
+	int first, r;
+
+	open_standard_fds();
+	wslx_log_init("wslx", STDERR_FILENO, WSLX_LOG_WARN);
+	signal(SIGPIPE, SIG_IGN);
+	r = pick_verb(argc, argv, &c.verb, &first, &err);
+	if (r == 0) {
+		c.as_wsl = first == 2 && argv[1][0] == '-';
+		r = cli_parse(c.verb, argc - first, (const char *const *)argv + first, &o, &err);
+	}
+	if (r == 0 && o.help) {
+		if (c.verb == &cli_exec_verb)
+			cli_help_all();
+		else
+			cli_help_verb(c.verb);
+	} else if (r == 0) {
+		r = run_verb(&c, &o, &err);
+	}
+	cli_progress_clear();
+	r = flush_output(r, &err);
+	if (r < 0) {
+		if (cli_interrupt.signal)
+			return 128 + cli_interrupt.signal;
+		cli_complain(&err);
+		return CLI_FAILED;
+	}
+	return r;
+}

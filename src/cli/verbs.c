@@ -1,0 +1,243 @@
+/*
+ * What the command line understands.
+ */
+#include <string.h>
+
+#include "cli/cli.h"
+
+#define FLAG(n, l, field, h)                                                                                           \
+	{                                                                                                              \
+		n, l, CLI_FLAG, offsetof(struct cli_opts, field), NULL, h                                              \
+	}
+#define TEXT(n, l, field, a, h)                                                                                        \
+	{                                                                                                              \
+		n, l, CLI_TEXT, offsetof(struct cli_opts, field), a, h                                                 \
+	}
+#define STOP(n, l, field, h)                                                                                           \
+	{                                                                                                              \
+		n, l, CLI_STOP, offsetof(struct cli_opts, field), NULL, h                                              \
+	}
+#define LIST(n, l, field, a, h)                                                                                        \
+	{                                                                                                              \
+		n, l, CLI_LIST, offsetof(struct cli_opts, field), a, h                                                 \
+	}
+#define OPTS(t) .opts = t, .n_opts = ARRAY_SIZE(t)
+
+/* How a machine is made; stored with a distro, or for one `run`. */
+#define MACHINE_OPTS                                                                                                   \
+	TEXT("engine", 0, engine, "auto|kvm|tcg", "what runs the machine (default: the best that works)"),             \
+		TEXT("kernel", 0, kernel, "NAME", "a kernel of `wslx kernel list`"),                                   \
+		TEXT("memory", 0, memory, "SIZE", "such as 512M or 2G (default: half of the host's, at most 4G)"),     \
+		TEXT("cpus", 0, cpus, "N", "processors (default: the host's)"),                                        \
+		TEXT("net", 0, net, "passt|none|tap:IF", "network (default: passt)"),                                  \
+		LIST("publish", 'p', publish, "[ADDR:]HOST:GUEST[/udp]",                                               \
+		     "a port of the guest on the host; repeatable")
+
+#define COMMAND_OPTS                                                                                                   \
+	TEXT("user", 'u', user, "USER", "as this user"),                                                               \
+		TEXT("cd", 0, cd, "DIR", "in this folder of the guest (default: the user's home)"),                    \
+		TEXT("shell-type", 0, shell_type, "standard|login|none", "how CMD is run"),                            \
+		STOP("exec", 'e', exec, "run CMD as it is, without a shell")
+
+static const struct cli_opt exec_opts[] = {
+	TEXT("distribution", 'd', distro, "NAME", "in this distribution (default: see `wslx list`)"),
+	COMMAND_OPTS,
+};
+
+static const struct cli_opt run_opts[] = { MACHINE_OPTS, COMMAND_OPTS };
+
+static const struct cli_opt install_opts[] = {
+	TEXT("name", 0, name, "NAME", "call it NAME (default: debian)"),
+	TEXT("size", 0, size, "SIZE", "virtual size of its disk (default: 1T, sparse)"),
+	TEXT("suite", 0, suite, "SUITE", "Debian release (default: the host's, else bookworm)"),
+	TEXT("mirror", 0, mirror, "URI", "package mirror (default: the host's)"),
+	TEXT("include", 0, include, "PKG,...", "further packages"),
+	TEXT("from-file", 'f', from_file, "FILE", "import this archive or image instead"),
+	MACHINE_OPTS,
+};
+
+static const struct cli_opt import_opts[] = {
+	TEXT("size", 0, size, "SIZE", "virtual size of its disk (default: 1T, sparse)"),
+	MACHINE_OPTS,
+};
+
+static const struct cli_opt list_opts[] = {
+	FLAG("verbose", 'v', verbose, "with state and version"), FLAG("quiet", 'q', quiet, "names only"),
+	FLAG("json", 0, json, "everything, for programs"),       FLAG("running", 0, running, "those that run"),
+	FLAG("all", 0, all, "also those being installed"),
+};
+
+static const struct cli_opt stop_opts[] = {
+	FLAG("force", 'f', force, "at once, as if the power went"),
+};
+
+static const struct cli_opt kernel_opts[] = {
+	TEXT("name", 0, name, "NAME", "add: call it NAME (default: its release)"),
+	TEXT("modules", 0, modules, "DIR", "add: its lib/modules/VERSION"),
+	FLAG("quiet", 'q', quiet, "list: names only"),
+	FLAG("json", 0, json, "list: everything, for programs"),
+};
+
+static const struct cli_opt logs_opts[] = { FLAG("follow", 'f', follow,
+						 "go on as more comes, until the machine ends") };
+static const struct cli_opt json_opts[] = { FLAG("json", 0, json, "for programs") };
+static const struct cli_opt doctor_opts[] = {
+	FLAG("json", 0, json, "for programs"),
+	FLAG("fresh", 0, fresh, "probe again instead of using an earlier result"),
+};
+
+#define COMMAND_DETAILS                                                                                                \
+	"CMD of several words: each word reaches the program as it is. CMD of one word is given to the\n"              \
+	"user's shell, so that wslx -- 'ls | wc -l' works. -e runs the words without any shell.\n"
+
+const struct cli_verb cli_exec_verb = {
+	.name = "",
+	.args = "[-d NAME] [-u USER] [--cd DIR] [-e] [--] [CMD...]",
+	.summary = "run CMD, or a login shell, in a distribution; starts its machine if need be",
+	.tail = true,
+	OPTS(exec_opts),
+	.run = cli_exec,
+};
+
+const struct cli_verb cli_verbs[] = {
+	{ .name = "install",
+	  .wsl = "--install",
+	  .args = "[debian] [--name NAME] [OPTIONS]",
+	  .max_pos = 1,
+	  .summary = "make a Debian distribution, with a kernel to run it",
+	  OPTS(install_opts),
+	  .run = cli_install },
+	{ .name = "import",
+	  .wsl = "--import",
+	  .args = "NAME FILE|- [OPTIONS]",
+	  .min_pos = 2,
+	  .max_pos = 3,
+	  .summary = "make a distribution from a root file system",
+	  .details = "FILE is a tar archive (plain, gz, xz, zst, bz2, .wsl) or a raw ext4 image; - is the standard "
+		     "input.\n",
+	  OPTS(import_opts),
+	  .run = cli_import },
+	{ .name = "run",
+	  .args = "IMAGE [OPTIONS] [--] [CMD...]",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .tail = true,
+	  .summary = "run CMD, or a login shell, in a throw-away machine over a copy of IMAGE's disk",
+	  .details =
+		  "IMAGE is an installed distribution, or a file that `wslx import` would take. The machine and all\n"
+		  "that was changed in it are gone afterwards.\n" COMMAND_DETAILS,
+	  OPTS(run_opts),
+	  .run = cli_run },
+	{ .name = "list",
+	  .wsl = "--list",
+	  .wsl2 = "-l",
+	  .args = "[-v|-q|--json] [--running|--all]",
+	  .summary = "list the distributions",
+	  OPTS(list_opts),
+	  .run = cli_list },
+	{ .name = "terminate",
+	  .wsl = "--terminate",
+	  .wsl2 = "-t",
+	  .args = "NAME [--force]",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .summary = "stop a distribution's machine",
+	  OPTS(stop_opts),
+	  .run = cli_terminate },
+	{ .name = "shutdown",
+	  .wsl = "--shutdown",
+	  .args = "[--force]",
+	  .summary = "stop all machines",
+	  OPTS(stop_opts),
+	  .run = cli_shutdown },
+	{ .name = "unregister",
+	  .wsl = "--unregister",
+	  .args = "NAME",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .summary = "stop a distribution and delete it with its disk",
+	  .run = cli_unregister },
+	{ .name = "set-default",
+	  .wsl = "--set-default",
+	  .wsl2 = "-s",
+	  .args = "NAME",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .summary = "choose the distribution that is used when none is named",
+	  .run = cli_set_default },
+	{ .name = "config",
+	  .args = "NAME [KEY=VALUE...]",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .tail = true,
+	  .summary = "show or change a distribution's settings; they count from its next start",
+	  .details = "Keys: engine, kernel, memory, cpus, user, net, publish. An empty value restores the default;\n"
+		     "each publish=[ADDR:]HOST:GUEST[/udp] adds one, publish= drops them all.\n",
+	  .run = cli_config },
+	{ .name = "kernel",
+	  .args = "list | add FILE [--name NAME] [--modules DIR] | remove NAME",
+	  .min_pos = 1,
+	  .max_pos = 2,
+	  .summary = "manage kernels",
+	  .details = "FILE is a bzImage, an ELF vmlinux, or a Debian kernel package (.deb).\n",
+	  OPTS(kernel_opts),
+	  .run = cli_kernel },
+	{ .name = "logs",
+	  .args = "NAME [-f]",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .summary = "show the console of a machine",
+	  OPTS(logs_opts),
+	  .run = cli_logs },
+	{ .name = "stats",
+	  .args = "NAME [--json]",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .summary = "show counters of a running machine",
+	  OPTS(json_opts),
+	  .run = cli_stats },
+	{ .name = "doctor",
+	  .args = "[--json] [--fresh]",
+	  .summary = "say what works on this host, what does not, and how to mend it",
+	  OPTS(doctor_opts),
+	  .run = cli_doctor },
+	{ .name = "status",
+	  .wsl = "--status",
+	  .args = "",
+	  .summary = "show the default distribution and the engine",
+	  .run = cli_status },
+	{ .name = "version",
+	  .wsl = "--version",
+	  .wsl2 = "-v",
+	  .args = "",
+	  .summary = "show the version",
+	  .run = cli_version,
+	  .no_manager = true },
+	{ .name = "help",
+	  .wsl = "--help",
+	  .wsl2 = "-h",
+	  .args = "[VERB]",
+	  .max_pos = 1,
+	  .summary = "show help",
+	  .run = cli_help,
+	  .no_manager = true },
+	{ .name = "debug",
+	  .args = "confinement NAME",
+	  .min_pos = 2,
+	  .max_pos = 2,
+	  .summary = "look inside a machine started with WSLX_TEST_HOOKS=1",
+	  .run = cli_debug,
+	  .hidden = true },
+};
+const size_t cli_n_verbs = ARRAY_SIZE(cli_verbs);
+
+const struct cli_verb *cli_find_verb(const char *word)
+{
+	for (size_t i = 0; i < cli_n_verbs; i++) {
+		const struct cli_verb *v = &cli_verbs[i];
+
+		if (!strcmp(v->name, word) || (v->wsl && !strcmp(v->wsl, word)) || (v->wsl2 && !strcmp(v->wsl2, word)))
+			return v;
+	}
+	return NULL;
+}
