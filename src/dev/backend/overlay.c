@@ -391,7 +391,7 @@ static void count(struct overlay *ov, const struct wslx_block_req *r)
 		break;
 	case WSLX_BLOCK_WRITE:
 		st->written_bytes += r->len;
-		/* fall through */
+		__attribute__((fallthrough));
 	case WSLX_BLOCK_WRITE_ZEROES:
 		st->writes++;
 		break;

@@ -183,7 +183,7 @@ static void next_step(struct overlay *ov)
 		return;
 	case OV_SYNC_DATA:
 		c->state = OV_WRITE_TABLE;
-		/* fall through */
+		__attribute__((fallthrough));
 	case OV_WRITE_TABLE:
 		if (write_some(ov))
 			return;
@@ -192,11 +192,11 @@ static void next_step(struct overlay *ov)
 			submit(ov, WSLX_AIO_SYNC, 0, 0, NULL);
 			return;
 		}
-		/* fall through */
+		__attribute__((fallthrough));
 	case OV_SYNC_TABLE:
 		c->state = OV_PUNCH;
 		answer_flushes(ov, 0);
-		/* fall through */
+		__attribute__((fallthrough));
 	case OV_PUNCH:
 		if (!punch_some(ov))
 			end(ov);

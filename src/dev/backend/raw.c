@@ -203,7 +203,7 @@ int wslx_raw_open(const struct wslx_raw_params *p, struct wslx_block **ret)
 	unsigned depth = p->depth ? p->depth : WSLX_BLOCK_DEPTH;
 	struct wslx_aio_params ap;
 	struct raw *raw;
-	uint64_t size;
+	uint64_t size = 0;
 	int r;
 
 	if (depth > WSLX_BLOCK_MAX_DEPTH)
