@@ -1,0 +1,105 @@
+/*
+ * libwslx: Linux distributions in micro-VMs, from a program.
+ *
+ * A handle is used by one thread at a time; several handles, also of several
+ * processes, agree through file locks.  Machines outlive the handle and the
+ * process that started them.
+ *
+ * Functions return 0, or a negative errno value; then the error object, if one
+ * was given, holds a line for the user.  Nothing here prints, exits, or touches
+ * signal handlers, except that SIGPIPE must be ignored by a program that calls
+ * libwslx_exec().
+ *
+ * Structures begin with their own size, set by the caller with sizeof: members
+ * that a later release adds are then known to be absent.
+ */
+#ifndef WSLX_WSLX_H
+#define WSLX_WSLX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct libwslx libwslx;
+
+struct libwslx_error {
+	int code; /* positive errno value */
+	char message[1024];
+};
+
+/* "0.1.0" */
+const char *libwslx_version(void);
+
+/* Opens the user's registry: WSLX_HOME, else the XDG folders. */
+int libwslx_open(libwslx **ret, struct libwslx_error *err);
+void libwslx_close(libwslx *w); /* NULL is fine */
+
+enum libwslx_state {
+	LIBWSLX_STOPPED = 0,
+	LIBWSLX_STARTING = 1,
+	LIBWSLX_RUNNING = 2,
+	LIBWSLX_PAUSED = 3,
+	LIBWSLX_STOPPING = 4
+};
+
+struct libwslx_distro {
+	char name[257];
+	enum libwslx_state state;
+	int is_default;
+	int64_t pid;     /* of the machine's supervisor; 0 = none */
+	char engine[8];  /* of the running machine: "kvm", "tcg"; "" = none */
+	uint64_t memory; /* bytes, of the running machine */
+	uint32_t cpus;
+};
+
+/* *ret: an array of *ret_n; free it with libwslx_list_free(). */
+int libwslx_list(libwslx *w, struct libwslx_distro **ret, size_t *ret_n, struct libwslx_error *err);
+void libwslx_list_free(struct libwslx_distro *list);
+
+struct libwslx_import {
+	size_t size;        /* sizeof(struct libwslx_import) */
+	const char *name;   /* the new distribution's */
+	int fd;             /* a root file system archive or a raw ext4 image, read to its end */
+	const char *kernel; /* NULL: the default one */
+	uint64_t disk_size; /* 0: the default */
+};
+
+int libwslx_import_distro(libwslx *w, const struct libwslx_import *p, struct libwslx_error *err);
+
+/* distro in all of these: NULL is the default one. */
+
+/* Starts the machine, or finds it running; returns when commands can be run. */
+int libwslx_start(libwslx *w, const char *distro, struct libwslx_error *err);
+
+#define LIBWSLX_EXEC_SHELL 1u /* argv[0] is a line for the user's shell; no argv: the shell itself */
+#define LIBWSLX_EXEC_LOGIN 2u /* a login shell */
+
+struct libwslx_exec {
+	size_t size; /* sizeof(struct libwslx_exec) */
+	const char *distro;
+	const char *const *argv; /* NULL-terminated */
+	const char *const *env;  /* "NAME=VALUE", over the defaults; NULL: none */
+	const char *cwd;         /* NULL: the user's home */
+	const char *user;        /* NULL: the default user */
+	unsigned flags;          /* LIBWSLX_EXEC_* */
+	int fds[3];              /* standard input, output, error; -1: the null device; borrowed */
+};
+
+/* Runs a program and waits for it; starts the machine if need be.  *ret_status:
+ * its exit status, or 128 plus the number of the signal that ended it. */
+int libwslx_exec(libwslx *w, const struct libwslx_exec *p, int *ret_status, struct libwslx_error *err);
+
+/* Stops the machine; force: at once.  0 also if it did not run. */
+int libwslx_terminate(libwslx *w, const char *distro, int force, struct libwslx_error *err);
+
+/* Stops it and deletes it with its disk.  Here NULL is an error. */
+int libwslx_unregister(libwslx *w, const char *distro, struct libwslx_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
