@@ -63,6 +63,7 @@ static int run(struct wslx_block *b, enum wslx_block_op op, uint64_t off, uint64
 		abort(); /* never from inside submit */
 	wslx_block_commit(b);
 	wslx_block_drain(b, true);
+	wslx_block_resume(b);
 	if (!d.done)
 		abort();
 	return d.result;

@@ -97,7 +97,8 @@ static inline void wslx_block_commit(struct wslx_block *b)
 
 /* Waits until nothing touches the submitters' buffers any more, calling done()
  * meanwhile.  Parked requests: with cancel they end with -ENOSPC; without,
- * they stay parked, untouched until resume. */
+ * they stay parked, untouched until resume.  Until then nothing is done that
+ * was not submitted. */
 static inline void wslx_block_drain(struct wslx_block *b, bool cancel)
 {
 	b->ops->drain(b, cancel);

@@ -568,8 +568,6 @@ static void ov_drain(struct wslx_block *b, bool cancel)
 	while (wslx_aio_busy(ov->aio))
 		wslx_aio_wait(ov->aio);
 	wslx_aio_set_cancel(ov->aio, false);
-	if (cancel)
-		wslx_aio_set_paused(ov->aio, false);
 }
 
 static void ov_resume(struct wslx_block *b)

@@ -150,8 +150,6 @@ static void raw_drain(struct wslx_block *b, bool cancel)
 	while (wslx_aio_busy(raw->aio))
 		wslx_aio_wait(raw->aio);
 	wslx_aio_set_cancel(raw->aio, false);
-	if (cancel)
-		wslx_aio_set_paused(raw->aio, false);
 }
 
 static void raw_resume(struct wslx_block *b)

@@ -8,6 +8,11 @@
  * the queue is marked starved and looked at again later.  Used buffers are
  * announced once per batch of completions.
  *
+ * Pause: whatever is in flight ends first.  A request that waits for room on
+ * the host's disk would not, and guest memory may be mapped anew before the
+ * device goes on; so it is given up, only its head is kept, and it is taken up
+ * from the start afterwards.
+ *
  * Reset: whatever is in flight ends first (a parked request by giving it up),
  * so that afterwards nothing touches guest memory; the driver hears nothing of
  * it any more.
@@ -72,6 +77,12 @@ void wslx_blk_finish(struct blk_slot *s, uint8_t status)
 		wslx_timer_arm(blk->work, 0);
 }
 
+void wslx_blk_hold(struct blk_slot *s)
+{
+	s->next = s->blk->held;
+	s->blk->held = s;
+}
+
 static void announce(struct blk *blk)
 {
 	uint32_t pushed = blk->pushed;
@@ -122,6 +133,28 @@ static bool drain_queue(struct blk *blk, unsigned q, unsigned *budget)
 	}
 }
 
+/* Takes up again what a pause cut short, of the queues that run. */
+static void restart_held(struct blk *blk)
+{
+	struct blk_slot *s = blk->held;
+
+	blk->held = NULL;
+	while (s) {
+		struct blk_slot *next = s->next;
+		struct wslx_vq *vq = &blk->d.vq[s->queue];
+
+		if (!vq->enabled) {
+			wslx_blk_hold(s);
+		} else if (blk->d.broken) {
+			put_slot(s);
+		} else if (wslx_vq_rewalk(vq, s->chain.head, &s->chain) < 0 || !wslx_blk_request(s)) {
+			put_slot(s);
+			wslx_vdev_broken(&blk->d, "request changed during a pause");
+		}
+		s = next;
+	}
+}
+
 static void process(struct blk *blk, unsigned q)
 {
 	struct wslx_vq *vq = &blk->d.vq[q];
@@ -131,13 +164,17 @@ static void process(struct blk *blk, unsigned q)
 		return;
 	blk->processing = true;
 	blk->starved &= ~(1u << q);
-	do {
+	if (blk->held)
+		restart_held(blk);
+	while (!blk->d.broken) {
 		wslx_vq_disable_kick(vq);
 		if (!drain_queue(blk, q, &budget)) {
 			blk->starved |= 1u << q;
 			break;
 		}
-	} while (!blk->d.broken && wslx_vq_enable_kick(vq));
+		if (blk->d.broken || !wslx_vq_enable_kick(vq))
+			break;
+	}
 	blk->processing = false;
 	wslx_block_commit(blk->backend);
 	announce(blk);
@@ -188,6 +225,12 @@ static void blk_reset(struct wslx_vdev *d)
 	d->broken = false;
 	wslx_timer_disarm(blk->work);
 	wslx_block_drain(blk->backend, true);
+	while (blk->held) {
+		struct blk_slot *s = blk->held;
+
+		blk->held = s->next;
+		put_slot(s);
+	}
 	blk->starved = blk->pushed = 0;
 	blk->writeback = true;
 	blk->paused = false;
@@ -200,7 +243,7 @@ static void blk_quiesce(struct wslx_vdev *d)
 
 	blk->paused = true;
 	wslx_timer_disarm(blk->work);
-	wslx_block_drain(blk->backend, false);
+	wslx_block_drain(blk->backend, true);
 	announce(blk);
 }
 

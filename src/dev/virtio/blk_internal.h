@@ -73,6 +73,7 @@ struct blk {
 	struct wslx_timer *work;
 	unsigned depth, n_slots;
 	struct blk_slot *slots, *free_slots;
+	struct blk_slot *held; /* given up for a pause, to be done after it */
 	uint64_t bad_requests;
 };
 
@@ -94,5 +95,7 @@ WSLX_MUST_CHECK bool wslx_blk_request(struct blk_slot *s);
 
 /* blk.c: gives the chain back with a status. */
 void wslx_blk_finish(struct blk_slot *s, uint8_t status);
+/* A request that a pause cut short: it starts anew afterwards. */
+void wslx_blk_hold(struct blk_slot *s);
 
 #endif

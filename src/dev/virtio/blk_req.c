@@ -66,6 +66,11 @@ static void on_done(struct wslx_block_req *b, int result)
 {
 	struct blk_slot *s = CONTAINER_OF(b, struct blk_slot, b);
 
+	/* It was waiting for room on the host's disk. */
+	if (result == -ENOSPC && s->blk->paused && s->blk->d.active) {
+		wslx_blk_hold(s);
+		return;
+	}
 	if (result < 0) {
 		s->data_len = 0;
 		wslx_blk_finish(s, BLK_S_IOERR);

@@ -206,6 +206,16 @@ static int walk(const struct wslx_vq *vq, struct wslx_chain *c)
 	}
 }
 
+int wslx_vq_rewalk(struct wslx_vq *vq, uint16_t head, struct wslx_chain *c)
+{
+	if (!vq->enabled || head >= vq->size)
+		return -EPROTO;
+	c->head = head;
+	c->n_out = c->n_in = 0;
+	c->out_len = c->in_len = 0;
+	return walk(vq, c);
+}
+
 int wslx_vq_pop(struct wslx_vq *vq, struct wslx_chain *c)
 {
 	uint16_t idx, head;
@@ -219,12 +229,7 @@ int wslx_vq_pop(struct wslx_vq *vq, struct wslx_chain *c)
 	if ((uint16_t)(idx - vq->last_avail) > vq->size)
 		return -EPROTO;
 	head = load16(avail_ring(vq, vq->last_avail), __ATOMIC_RELAXED);
-	if (head >= vq->size)
-		return -EPROTO;
-	c->head = head;
-	c->n_out = c->n_in = 0;
-	c->out_len = c->in_len = 0;
-	r = walk(vq, c);
+	r = wslx_vq_rewalk(vq, head, c);
 	if (r < 0)
 		return r;
 	vq->last_avail++;

@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "dev/backend/overlay.h"
+#include "dev/backend/overlay_internal.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/blk_internal.h"
 #include "fake_driver.h"
@@ -439,6 +439,70 @@ static void test_quiesce(void **state)
 		assert_true(fake_driver_wait(&c->f, 0, &head, &len));
 }
 
+static bool disk_full;
+
+static int full_fault(const struct wslx_aio_req *r)
+{
+	return disk_full && r->op == WSLX_AIO_WRITE && r->file == 0 ? -ENOSPC : 0;
+}
+
+/* The host's disk is full: requests wait.  A pause lets go of guest memory
+ * though, and afterwards they are done from the start; a reset drops them. */
+static void test_pause_while_full(void **state)
+{
+	struct wslx_overlay_params op = { .base_fd = -1 };
+	struct wslx_blk_params bp = { 0 };
+	struct ctx c = { 0 };
+	struct wslx_err err = { 0 };
+
+	recorder = (struct recorder) { .fault = full_fault };
+	assert_int_equal(wslx_loop_new(&c.loop), 0);
+	c.fd = temp_file(0);
+	assert_int_equal(wslx_overlay_create(c.fd, (uint64_t)SECTORS * 512), 0);
+	op.loop = bp.loop = c.loop;
+	op.fd = fcntl(c.fd, F_DUPFD_CLOEXEC, 0);
+	assert_int_equal(wslx_ov_open(&op, record_aio_new, &bp.backend, &err), 0);
+	assert_int_equal(wslx_blk_new(&bp, &c.d), 0);
+	fake_driver_init(&c.f, c.d, 16u << 20);
+	for (unsigned reset = 0; reset < 2; reset++) {
+		struct fake_buf bufs[3];
+		uint16_t head;
+		uint32_t len;
+
+		start(&c, ~0ull);
+		bufs[0] = (struct fake_buf) { c.hdr, 16, false };
+		bufs[1] = (struct fake_buf) { c.data, 4096, false };
+		bufs[2] = (struct fake_buf) { c.status, 1, true };
+		disk_full = true;
+		memset(data(&c), 0x61 + (int)reset, 4096);
+		put_header(&c, BLK_T_OUT, 8);
+		assert_true(fake_driver_add(&c.f, 0, bufs, 3, reset) >= 0);
+		fake_driver_kick(&c.f, 0);
+		c.d->ops->quiesce(c.d);
+		assert_int_equal(stat_of(c.d, "parked"), 0);
+		assert_int_equal(*(uint8_t *)fake_driver_ptr(&c.f, c.status, 1), NO_STATUS);
+		/* Still full: the next pause finds it waiting again. */
+		c.d->ops->resume(c.d);
+		c.d->ops->quiesce(c.d);
+		assert_false(fake_driver_used(&c.f, 0, &head, &len));
+		disk_full = false;
+		if (reset) {
+			fake_driver_stop(&c.f);
+			start(&c, ~0ull);
+		} else {
+			c.d->ops->resume(c.d);
+			assert_true(fake_driver_wait(&c.f, 0, &head, &len));
+			assert_int_equal(*(uint8_t *)fake_driver_ptr(&c.f, c.status, 1), BLK_S_OK);
+		}
+		memset(data(&c), 0, 4096);
+		assert_int_equal(request(&c, BLK_T_IN, 8, 4096, true), BLK_S_OK);
+		assert_true(all(data(&c), 4096, 0x61));
+		fake_driver_stop(&c.f);
+	}
+	close_disk(&c);
+	recorder_clear();
+}
+
 /* More requests than slots, on several queues: all are served. */
 static void test_starved(void **state)
 {
@@ -534,6 +598,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_reset_in_flight, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reset_in_flight, setup_threads, teardown),
 		cmocka_unit_test_setup_teardown(test_quiesce, setup, teardown),
+		cmocka_unit_test(test_pause_while_full),
 		cmocka_unit_test(test_starved),
 		cmocka_unit_test(test_overlay_disk),
 		cmocka_unit_test(test_params),

@@ -578,6 +578,7 @@ static void full_disk(uint64_t before)
 	/* Others go on. */
 	assert_int_equal(run_op(&s, WSLX_BLOCK_READ, CL, CL), 0);
 	wslx_block_drain(s.b, true);
+	wslx_block_resume(s.b);
 	assert_int_equal(s.b->stats.parked, 0);
 	assert_int_equal(before ? flush.result : op.result, -ENOSPC);
 	assert_true(before ? flush.done : op.done);
