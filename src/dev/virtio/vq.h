@@ -53,6 +53,8 @@ void wslx_vq_disable(struct wslx_vq *vq);
 /* Takes the next available chain.  1: *chain is filled; 0: empty; -errno:
  * malformed, the device must be marked broken. */
 WSLX_MUST_CHECK int wslx_vq_pop(struct wslx_vq *vq, struct wslx_chain *chain);
+/* Walks again the chain of a head that was popped and not pushed yet.  0 or -errno. */
+WSLX_MUST_CHECK int wslx_vq_rewalk(struct wslx_vq *vq, uint16_t head, struct wslx_chain *chain);
 /* Puts back the chain popped last (nothing pushed since).  Several times in a
  * row: the last ones, newest first. */
 void wslx_vq_unpop(struct wslx_vq *vq);
