@@ -12,14 +12,16 @@
 static void show(const struct wslx_distro *d)
 {
 	const struct wslx_settings *s = &d->settings;
-	char net[WSLX_NET_TEXT], port[WSLX_PUBLISH_TEXT], size[16];
+	char net[WSLX_NET_TEXT], port[WSLX_PUBLISH_TEXT];
 
 	wslx_net_format(&s->net, net);
 	printf("engine=%s\n", wslx_engine_name(s->engine));
 	printf("kernel=%s\n", s->kernel);
+	/* Always a multiple of 2 MiB. */
 	if (s->memory)
-		cli_format_size(s->memory, size);
-	printf("memory=%s\n", s->memory ? size : "");
+		printf("memory=%" PRIu64 "M\n", s->memory / WSLX_MIB);
+	else
+		printf("memory=\n");
 	if (s->cpus)
 		printf("cpus=%u\n", s->cpus);
 	else

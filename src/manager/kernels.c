@@ -60,7 +60,7 @@ static int load_at(struct wslx_manager *m, int fd, const char *name, struct wslx
 		return wslx_err_sys(err, -r, "cannot read %s/kernels/%s/%s", m->paths.data, name, WSLX_KERNEL_JSON);
 	r = wslx_kernel_decode(text, len, ret, err);
 	if (r < 0)
-		wslx_err_prefix(err, "%s/kernels/%s/%s", m->paths.data, name, WSLX_KERNEL_JSON);
+		wslx_err_prefix(err, "the kernel '%s' in %s/kernels", name, m->paths.data);
 	return r;
 }
 

@@ -108,7 +108,7 @@ int wslx_publish_parse(const char *s, struct wslx_publish *ret, struct wslx_err 
 		goto bad;
 	host = memrchr(s, ':', (size_t)(guest - s));
 	/* The colons of a bracketed address are not ours. */
-	if (host && host > s && parse_host(s, (size_t)(host - s), p.host_addr) < 0)
+	if (host && parse_host(s, (size_t)(host - s), p.host_addr) < 0)
 		goto bad;
 	host = host ? host + 1 : s;
 	if (parse_port(guest + 1, (size_t)(end - guest - 1), &p.guest_port) < 0 ||

@@ -31,11 +31,10 @@ int wslx_id_new(char id[WSLX_DISTRO_ID_LEN + 1])
 
 /* ---- Strict reading ---- */
 
-static int parse_object(const char *text, size_t len, json_t **ret, struct wslx_err *err)
+static int parse_any(const char *text, size_t len, json_t **ret, struct wslx_err *err)
 {
 	cleanup_json json_t *root = NULL;
 	json_error_t je;
-	const json_t *v;
 
 	if (len > WSLX_STATE_FILE_MAX)
 		return wslx_err_set(err, EINVAL, "too large");
@@ -44,6 +43,18 @@ static int parse_object(const char *text, size_t len, json_t **ret, struct wslx_
 		return wslx_err_set(err, EINVAL, "no valid JSON: line %d: %s", je.line, je.text);
 	if (!json_is_object(root))
 		return wslx_err_set(err, EINVAL, "no JSON object");
+	*ret = TAKE_PTR(root);
+	return 0;
+}
+
+static int parse_object(const char *text, size_t len, json_t **ret, struct wslx_err *err)
+{
+	cleanup_json json_t *root = NULL;
+	const json_t *v;
+	int r = parse_any(text, len, &root, err);
+
+	if (r < 0)
+		return r;
 	v = json_object_get(root, "version");
 	if (!json_is_integer(v) || json_integer_value(v) < 1)
 		return wslx_err_set(err, EINVAL, "'version' is missing or no number");
@@ -214,17 +225,19 @@ static int put_settings(json_t *o, const struct wslx_settings *s)
 }
 
 /* Consumes o. */
-static char *finish(json_t *o, int failed)
+static char *dump(json_t *o, int failed)
 {
-	cleanup_free char *text = NULL;
+	cleanup_free char *text = failed ? NULL : json_dumps(o, JSON_INDENT(2) | JSON_SORT_KEYS);
 	char *line = NULL;
 
-	failed |= json_object_set_new(o, "version", json_integer(STATE_VERSION));
-	text = failed ? NULL : json_dumps(o, JSON_INDENT(2) | JSON_SORT_KEYS);
 	json_decref(o);
-	if (!text || asprintf(&line, "%s\n", text) < 0)
-		return NULL;
-	return line;
+	return text && asprintf(&line, "%s\n", text) >= 0 ? line : NULL;
+}
+
+static char *finish(json_t *o, int failed)
+{
+	failed |= json_object_set_new(o, "version", json_integer(STATE_VERSION));
+	return dump(o, failed);
 }
 
 /* ---- distro.json ---- */
@@ -344,12 +357,12 @@ char *wslx_image_encode(const struct wslx_image *i)
 	return finish(o, r);
 }
 
-/* ---- kernel.json: its members belong to src/image ---- */
+/* ---- kernel.json: its members, and their format, belong to src/image ---- */
 
 int wslx_kernel_decode(const char *json, size_t len, struct wslx_kernel_info *ret, struct wslx_err *err)
 {
 	cleanup_json json_t *o = NULL;
-	int r = parse_object(json, len, &o, err);
+	int r = parse_any(json, len, &o, err);
 
 	return r < 0 ? r : wslx_kernel_info_from_json(o, ret, err);
 }
@@ -358,5 +371,5 @@ char *wslx_kernel_encode(const struct wslx_kernel_info *k)
 {
 	json_t *o = wslx_kernel_info_to_json(k);
 
-	return o ? finish(o, 0) : NULL;
+	return o ? dump(o, 0) : NULL;
 }
