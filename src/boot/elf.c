@@ -169,46 +169,22 @@ int wslx_elf_parse(int fd, struct wslx_elf *ret, struct wslx_err *err)
 	return 0;
 }
 
-/* Large reads straight into guest memory.  Holes of the file stay untouched:
- * fresh memory is zero, and what is not touched costs neither copy nor page. */
-static int read_data(int fd, uint8_t *p, uint64_t off, uint64_t len)
-{
-	uint64_t end = off + len, at = off;
-
-	while (at < end) {
-		off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
-		int r;
-
-		if (data < 0)
-			return errno == ENXIO ? 0 : wslx_pread_full(fd, p + (at - off), end - at, (off_t)at);
-		if ((uint64_t)data >= end)
-			return 0;
-		hole = lseek(fd, data, SEEK_HOLE);
-		if (hole <= data || (uint64_t)hole > end)
-			hole = (off_t)end;
-		r = wslx_pread_full(fd, p + ((uint64_t)data - off), (size_t)(hole - data), data);
-		if (r < 0)
-			return r;
-		at = (uint64_t)hole;
-	}
-	return 0;
-}
-
 int wslx_elf_load(const struct wslx_elf *elf, struct wslx_gm *gm, uint64_t delta, struct wslx_err *err)
 {
+	struct wslx_boot_piece list[WSLX_ELF_MAX_SEGMENTS];
+	int r;
+
 	for (size_t i = 0; i < elf->n_seg; i++) {
 		const struct wslx_elf_segment *s = &elf->seg[i];
 		uint64_t at;
 		void *p;
-		int r;
 
 		/* The whole of it in RAM; what the file does not fill is zero
 		 * already, because the memory is fresh. */
 		if (!wslx_add_u64(s->paddr, delta, &at) || wslx_gm_slice(gm, wslx_gpa(at), s->memsz, &p) < 0)
 			return bad(err, "a segment lies outside of memory");
-		r = read_data(elf->fd, p, s->off, s->filesz);
-		if (r < 0)
-			return wslx_err_sys(err, -r, "reading the kernel");
+		list[i] = (struct wslx_boot_piece) { .host = p, .gpa = at, .off = s->off, .len = s->filesz };
 	}
-	return 0;
+	r = wslx_boot_fill(elf->fd, list, elf->n_seg);
+	return r < 0 ? wslx_err_sys(err, -r, "reading the kernel") : 0;
 }

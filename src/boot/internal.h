@@ -70,6 +70,16 @@ WSLX_MUST_CHECK int wslx_elf_parse(int fd, struct wslx_elf *ret, struct wslx_err
 /* Copies the segments to their place + delta. */
 WSLX_MUST_CHECK int wslx_elf_load(const struct wslx_elf *elf, struct wslx_gm *gm, uint64_t delta, struct wslx_err *err);
 
+/* --- fill.c --- */
+
+/* [off, off + len) of a file goes to host, which is guest memory at gpa. */
+struct wslx_boot_piece {
+	uint8_t *host;
+	uint64_t gpa, off, len;
+};
+/* The ranges do not overlap.  0 or -errno. */
+WSLX_MUST_CHECK int wslx_boot_fill(int fd, const struct wslx_boot_piece *list, size_t n);
+
 /* --- relocs.c --- */
 
 struct wslx_relocs {

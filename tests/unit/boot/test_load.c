@@ -130,6 +130,34 @@ static void test_pvh(void **state)
 	close(fd);
 }
 
+/* Large enough to be shared between threads; neither place nor length is round,
+ * and the file has a hole. */
+static void test_large(void **state)
+{
+	size_t len = 11 * WSLX_MIB + 12345, hole = 3 * WSLX_MIB;
+	cleanup_free uint8_t *data = calloc(1, len);
+	struct kernel_elf k;
+	struct loaded l;
+	int fd;
+
+	assert_non_null(data);
+	for (size_t i = 0; i < len; i++)
+		data[i] = i / hole == 1 ? 0 : (uint8_t)(i * 31 + (i >> 12));
+	kernel_make(&k, 1);
+	*kernel_phdr(&k, 1) =
+		(Elf64_Phdr) { PT_LOAD,    6,   WSLX_MIB + 777, KERNEL_VIRT + 0x203000, KERNEL_BASE + 0x203000, len,
+			       len + 4096, 4096 };
+	fd = kernel_file(&k, sizeof(k));
+	assert_int_equal(pwrite(fd, data, hole, WSLX_MIB + 777), hole);
+	assert_int_equal(pwrite(fd, data + 2 * hole, len - 2 * hole, (off_t)(WSLX_MIB + 777 + 2 * hole)),
+			 len - 2 * hole);
+	load(&l, MEM, fd, -1, "");
+	assert_int_equal(l.r, 0);
+	check_bytes(&l, KERNEL_BASE, k.b + TEXT_OFF, TEXT_LEN);
+	check_bytes(&l, KERNEL_BASE + 0x203000, data, len);
+	unload(&l);
+}
+
 static void test_memory_above_the_hole(void **state)
 {
 	struct kernel_elf k;
@@ -512,6 +540,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pvh),
+		cmocka_unit_test(test_large),
 		cmocka_unit_test(test_memory_above_the_hole),
 		cmocka_unit_test(test_zero_page),
 		cmocka_unit_test(test_bzimage),
