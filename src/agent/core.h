@@ -132,6 +132,7 @@ void wslx_proc_hangup(struct proc *p);
 void wslx_inlet_init(struct inlet *in, struct proc *p, unsigned stream);
 void wslx_outlet_init(struct outlet *out, struct proc *p, unsigned stream);
 int wslx_inlet_open(struct inlet *in, int fd);
+void wslx_inlet_start(struct inlet *in);
 int wslx_outlet_open(struct outlet *out, int fd, uint32_t credit);
 void wslx_inlet_close(struct inlet *in);
 void wslx_outlet_close(struct outlet *out);

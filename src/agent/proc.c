@@ -154,10 +154,13 @@ static void reply_started(struct proc *p)
 	if (wslx_agent_started_encode(&b, &p->info) == 0)
 		wslx_conn_send(p->c, WSLX_AGENT_STARTED, p->channel, p->call.id, b.data, b.len);
 	wslx_buf_free(&b);
-	for (unsigned i = 0; i < ARRAY_SIZE(p->out) && !p->c->dead; i++)
+	if (p->c->dead)
+		return;
+	for (unsigned i = 0; i < ARRAY_SIZE(p->in); i++)
+		wslx_inlet_start(&p->in[i]);
+	for (unsigned i = 0; i < ARRAY_SIZE(p->out); i++)
 		wslx_outlet_update(&p->out[i]);
-	if (!p->c->dead)
-		drain(p);
+	drain(p);
 }
 
 static void reply_failed(struct conn *c, const struct wslx_guest_call *call, int code, int exit_status,

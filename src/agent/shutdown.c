@@ -12,6 +12,8 @@
 
 /* After SIGKILL: until the kernel has let go of everything. */
 #define LAST_MS 10000u
+/* For the last replies and events to leave the vsock's queue. */
+#define LINGER_MS 30u
 
 void shutdown_now(enum wslx_agent_shutdown how)
 {
@@ -29,7 +31,8 @@ static void on_time(struct wslx_timer *t, void *opaque)
 {
 	struct machine *m = opaque;
 
-	log_warn("a distro does not end; going down without it");
+	if (m->distros)
+		log_warn("a distro does not end; going down without it");
 	shutdown_now(m->how);
 }
 
@@ -56,6 +59,10 @@ void shutdown_begin(struct machine *m, enum wslx_agent_shutdown how, uint32_t ti
 
 void shutdown_check(struct machine *m)
 {
-	if (m->ending && !m->distros)
+	if (!m->ending || m->distros)
+		return;
+	if (!m->end_timer)
 		shutdown_now(m->how);
+	sync();
+	wslx_timer_arm(m->end_timer, LINGER_MS);
 }

@@ -25,6 +25,7 @@
 /* ---- inlets ---- */
 
 static void on_inlet(struct wslx_watch *w, int fd, uint32_t events, void *opaque);
+static void inlet_broken(struct inlet *in);
 
 void wslx_inlet_init(struct inlet *in, struct proc *p, unsigned stream)
 {
@@ -37,9 +38,16 @@ int wslx_inlet_open(struct inlet *in, int fd)
 	in->fd = fd;
 	in->open = true;
 	in->granted = STDIN_WINDOW;
-	if (in->stream == WSLX_STREAM_TTY)
-		return 0;
-	return wslx_loop_watch(in->p->c->g->loop, fd, 0, on_inlet, in, &in->watch);
+	return 0;
+}
+
+/* Not earlier than STARTED: STOP may not precede it, and a child that never
+ * got to run is told of by ERROR alone. */
+void wslx_inlet_start(struct inlet *in)
+{
+	if (in->open && !in->watch && in->stream != WSLX_STREAM_TTY &&
+	    wslx_loop_watch(in->p->c->g->loop, in->fd, 0, on_inlet, in, &in->watch) < 0)
+		inlet_broken(in);
 }
 
 void wslx_inlet_close(struct inlet *in)

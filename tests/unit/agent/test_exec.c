@@ -62,13 +62,20 @@ static void cannot_run(void **state)
 {
 	struct run r = { 0 };
 
+	/* With a stdin pipe whose reader is gone before ERROR is sent, often enough. */
+	for (int i = 0; i < 50; i++) {
+		run_start(&r, &agent, ARGV("/no/such/command"), 0, "ppp");
+		run_wait(&r);
+		assert_int_equal(r.x.end, WSLX_AGENTC_FAILED);
+		run_free(&r);
+	}
 	run_start(&r, &agent, ARGV("/no/such/command"), 0, "npp");
 	run_wait(&r);
 	assert_int_equal(r.x.end, WSLX_AGENTC_FAILED);
 	assert_int_equal(r.x.status, 127);
 	assert_non_null(strstr(r.x.text, "no/such/command"));
 	run_free(&r);
-	run_start(&r, &agent, ARGV("no-such-command"), 0, "npp");
+	run_start(&r, &agent, ARGV("no-such-command"), 0, "ppp");
 	run_wait(&r);
 	assert_int_equal(r.x.status, 127);
 	assert_non_null(strstr(r.x.text, "not found"));
