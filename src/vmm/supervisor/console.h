@@ -1,0 +1,41 @@
+/*
+ * The machine's console: a stream of bytes from the child's or QEMU's serial
+ * port into a size-capped log, with the last lines at hand for messages.
+ *
+ * Trust boundary: every byte is the guest's.  The log holds them as they came;
+ * whoever prints it to a terminal escapes it (`wslx logs` does).  The lines
+ * handed out here are plain ASCII without control characters.  What a guest
+ * prints without end costs at most two files of WSLX_CONSOLE_LOG_MAX.
+ */
+#ifndef WSLX_VMM_SUPERVISOR_CONSOLE_H
+#define WSLX_VMM_SUPERVISOR_CONSOLE_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+
+#define WSLX_CONSOLE_LOG_MAX (1u << 20)
+#define WSLX_CONSOLE_LINES 40
+#define WSLX_CONSOLE_LINE_MAX 256
+
+struct wslx_console;
+
+/* Writes DIR/console.log; an older one becomes console.log.1.  on_panic: a line that says
+ * the kernel panicked was seen; may come again. */
+WSLX_MUST_CHECK int wslx_console_new(struct wslx_loop *loop, const char *dir,
+				     void (*on_panic)(void *opaque, const char *line), void *opaque,
+				     struct wslx_console **ret, struct wslx_err *err);
+void wslx_console_free(struct wslx_console *c); /* NULL is fine */
+
+/* Reads fd (taken in any case) from now on; replaces an earlier one. */
+WSLX_MUST_CHECK int wslx_console_attach(struct wslx_console *c, int fd);
+/* Takes what has been written by now: call when the writer has ended. */
+void wslx_console_drain(struct wslx_console *c);
+/* For tests and the fuzzer: bytes as if they had come from the descriptor. */
+void wslx_console_feed(struct wslx_console *c, const char *p, size_t n);
+
+/* The last complete lines, oldest first, and the incomplete last one. */
+size_t wslx_console_lines(const struct wslx_console *c, const char *ret[WSLX_CONSOLE_LINES + 1]);
+
+#endif

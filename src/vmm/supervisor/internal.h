@@ -1,0 +1,95 @@
+/* Shared by supervisor.c (states) and methods.c (the control interface). */
+#ifndef WSLX_VMM_SUPERVISOR_INTERNAL_H
+#define WSLX_VMM_SUPERVISOR_INTERNAL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "proto/vmconfig.h"
+#include "vmm/supervisor/agent.h"
+#include "vmm/supervisor/console.h"
+#include "vmm/supervisor/control.h"
+#include "vmm/supervisor/open.h"
+#include "vmm/supervisor/passt.h"
+#include "vmm/supervisor/report.h"
+#include "vmm/supervisor/run.h"
+#include "vmm/supervisor/supervisor.h"
+
+/*
+ *   STARTING ──▶ RUNNING ◀──▶ PAUSED        a reboot goes back to STARTING
+ *      │            │           │
+ *      └────────────┴─────┬─────┘
+ *                         ▼
+ *                      STOPPING ──▶ end
+ */
+enum sup_state { SUP_STARTING, SUP_RUNNING, SUP_PAUSED, SUP_STOPPING };
+
+#define MAX_WAITERS WSLX_CONTROL_MAX_CLIENTS
+
+struct timing {
+	const char *name;
+	uint64_t ns;
+};
+#define MAX_TIMINGS 12
+
+struct wslx_sup {
+	struct wslx_supervisor_args args;
+	struct wslx_loop *loop;
+	struct wslx_vm_config *config;
+	struct wslx_files files;
+	struct wslx_report report;
+	struct wslx_control *control;
+	struct wslx_console *console;
+	struct wslx_passt *passt;
+	struct wslx_run *run;
+	struct wslx_agent_setup *agent;
+	int signal_fd;
+	struct wslx_watch *signal_watch;
+
+	enum sup_state state;
+	bool was_ready; /* of this start: the first boot reached RUNNING */
+	uint64_t start_ns, boot_ns;
+	unsigned boots;
+	int64_t reboot_times[8]; /* ring, for loop protection */
+
+	int net_fd; /* the machine's end of passt's socket, until the child has it */
+
+	/* STOPPING */
+	bool want_reboot;  /* the guest said so, or nobody said otherwise */
+	bool stop_wanted;  /* the end that comes was asked for */
+	bool passt_failed; /* before ready: its complaint is the failure */
+	struct wslx_timer *stop_timer;
+	struct wslx_err end_err; /* why it ended; code 0: in order */
+
+	/* A panic seen on the console. */
+	char panic[WSLX_CONSOLE_LINE_MAX];
+	struct wslx_timer *panic_timer;
+
+	/* The agent's connection ended: the machine's end should follow. */
+	struct wslx_timer *lost_timer;
+
+	struct timing timings[MAX_TIMINGS];
+	size_t n_timings;
+	json_t *warnings;
+	char kernel_release[128], agent_version[64];
+
+	struct wslx_call *waiters[MAX_WAITERS]; /* of WaitReady */
+	size_t n_waiters;
+
+	/* Pause or resume under way. */
+	struct wslx_call *pause_call;
+};
+
+const char *wslx_sup_state_name(const struct wslx_sup *s);
+json_t *wslx_sup_timings(const struct wslx_sup *s);
+/* Asks the guest to power off, by force after timeout_ms; force: at once. */
+void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms);
+
+/* methods.c */
+WSLX_MUST_CHECK int wslx_sup_control_new(struct wslx_sup *s, const char *path, struct wslx_err *err);
+void wslx_sup_answer_waiters(struct wslx_sup *s);
+
+#endif

@@ -1,0 +1,326 @@
+#include "vmm/supervisor/open.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "os/linux/fd.h"
+
+/* A killed machine's last child may outlive it by a moment, and holds the lock
+ * for as long: that is worth waiting for. */
+#define LOCK_WAIT_MS 3000
+#define LOCK_TICK_MS 100
+
+void wslx_files_init(struct wslx_files *f)
+{
+	f->kvm_fd = f->kernel_fd = f->initramfs_fd = f->vsock_fd = f->net_listen_fd = f->tap_fd = -1;
+	f->runtime_dirfd = -1;
+	for (size_t i = 0; i < WSLX_MAX_DISKS; i++)
+		f->disks[i].fd = f->disks[i].base_fd = -1;
+}
+
+char *wslx_runtime_path(const struct wslx_vm_config *c, const char *name)
+{
+	char *s;
+
+	return asprintf(&s, "%s/%s", c->runtime_dir, name) < 0 ? NULL : s;
+}
+
+void wslx_machine_mac(const struct wslx_vm_config *c, unsigned char ret[6])
+{
+	uint32_t h = 2166136261u; /* FNV-1a */
+
+	if (sscanf(c->net.mac, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &ret[0], &ret[1], &ret[2], &ret[3], &ret[4],
+		   &ret[5]) == 6)
+		return;
+	for (const char *s = c->name; *s; s++)
+		h = (h ^ (unsigned char)*s) * 16777619u;
+	/* Locally administered, unicast. */
+	ret[0] = 0x52;
+	ret[1] = 0x54;
+	ret[2] = 0;
+	ret[3] = (unsigned char)(h >> 16);
+	ret[4] = (unsigned char)(h >> 8);
+	ret[5] = (unsigned char)h;
+}
+
+unsigned wslx_disk_queues(const struct wslx_vm_config *c, size_t i)
+{
+	unsigned n = c->disks[i].queues ? c->disks[i].queues : c->cpus;
+
+	return WSLX_MIN(n, 4u);
+}
+
+/* ---- configuration ---------------------------------------------------- */
+
+int wslx_config_read(int fd_, struct wslx_vm_config **ret, struct wslx_err *err)
+{
+	cleanup_close int fd = fd_;
+	cleanup_free char *buf = malloc(WSLX_CONFIG_MAX);
+	size_t n = 0;
+
+	if (!buf)
+		return wslx_err_sys(err, ENOMEM, "machine configuration");
+	for (;;) {
+		ssize_t r = read(fd, buf + n, WSLX_CONFIG_MAX - n);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0)
+			return wslx_err_sys(err, errno, "cannot read the machine configuration");
+		if (r == 0)
+			break;
+		n += (size_t)r;
+		if (n == WSLX_CONFIG_MAX)
+			return wslx_err_set(err, EFBIG, "the machine configuration is larger than %u bytes",
+					    WSLX_CONFIG_MAX);
+	}
+	return wslx_vm_config_decode(buf, n, ret, err);
+}
+
+/* ---- disks -------------------------------------------------------------- */
+
+static void on_tick(int sig)
+{
+}
+
+/* F_OFD_SETLKW, interrupted by a timer until the wait has been long enough. */
+static int lock_wait(int fd, short type)
+{
+	const struct itimerval tick = { .it_interval.tv_usec = LOCK_TICK_MS * 1000,
+					.it_value.tv_usec = LOCK_TICK_MS * 1000 };
+	const struct itimerval off = { 0 };
+	const struct sigaction act = { .sa_handler = on_tick };
+	struct flock fl = { .l_type = type, .l_whence = SEEK_SET };
+	int64_t end = wslx_now_ms() + LOCK_WAIT_MS;
+	struct sigaction old;
+	int r;
+
+	if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return -errno;
+	sigaction(SIGALRM, &act, &old);
+	setitimer(ITIMER_REAL, &tick, NULL);
+	do
+		r = fcntl(fd, F_OFD_SETLKW, &fl) < 0 ? -errno : 0;
+	while (r == -EINTR && wslx_now_ms() < end);
+	setitimer(ITIMER_REAL, &off, NULL);
+	sigaction(SIGALRM, &old, NULL);
+	return r == -EINTR ? -EAGAIN : r;
+}
+
+static bool process_has_file(const char *pid, const struct stat *want)
+{
+	char path[300];
+	struct dirent *e;
+	bool found = false;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%s/fd", pid);
+	d = opendir(path);
+	if (!d)
+		return false;
+	while (!found && (e = readdir(d))) {
+		struct stat st;
+
+		found = e->d_name[0] != '.' && fstatat(dirfd(d), e->d_name, &st, 0) == 0 && st.st_dev == want->st_dev &&
+			st.st_ino == want->st_ino;
+	}
+	closedir(d);
+	return found;
+}
+
+/* Open-file-description locks have no owner to ask for: look who has the file
+ * open.  buf is "" if nobody that may be looked at does. */
+static void find_holder(int fd, char *buf, size_t size)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *e;
+	struct stat st;
+
+	buf[0] = '\0';
+	if (!proc || fstat(fd, &st) < 0)
+		goto out;
+	while ((e = readdir(proc))) {
+		cleanup_free char *comm = NULL;
+		char path[300];
+
+		if (!isdigit((unsigned char)e->d_name[0]) || atoi(e->d_name) == getpid() ||
+		    !process_has_file(e->d_name, &st))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
+		comm = malloc(64);
+		if (comm) {
+			cleanup_close int cfd = open(path, O_RDONLY | O_CLOEXEC);
+			ssize_t n = cfd < 0 ? -1 : read(cfd, comm, 63);
+
+			comm[n > 0 ? n : 0] = '\0';
+			comm[strcspn(comm, "\n")] = '\0';
+		}
+		snprintf(buf, size, ", it is held by process %.20s (%.40s)", e->d_name, comm ? comm : "?");
+		break;
+	}
+out:
+	if (proc)
+		closedir(proc);
+}
+
+static int lock_image(int fd, const char *path, bool write, struct wslx_err *err)
+{
+	char holder[128];
+	int r = lock_wait(fd, write ? F_WRLCK : F_RDLCK);
+
+	if (r == 0)
+		return 0;
+	if (r != -EAGAIN)
+		return wslx_err_sys(err, -r, "cannot lock disk %s", path);
+	find_holder(fd, holder, sizeof(holder));
+	return wslx_err_set(err, EBUSY, "disk %s is in use by another machine or program%s", path, holder);
+}
+
+static int open_image(const char *path, bool write, int *ret, struct wslx_err *err)
+{
+	cleanup_close int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat st;
+	int r;
+
+	if (fd < 0)
+		return wslx_err_sys(err, errno, "cannot open disk %s", path);
+	if (fstat(fd, &st) < 0)
+		return wslx_err_sys(err, errno, "cannot open disk %s", path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return wslx_err_set(err, EINVAL, "disk %s is neither a file nor a block device", path);
+	wslx_fd_nonblock(fd, 0);
+	r = lock_image(fd, path, write, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_FD(fd);
+	return 0;
+}
+
+static int open_disks(struct wslx_files *f, const struct wslx_vm_config *c, struct wslx_err *err)
+{
+	for (size_t i = 0; i < c->n_disks; i++) {
+		const struct wslx_disk_config *d = &c->disks[i];
+		int r = open_image(d->path, !d->readonly, &f->disks[i].fd, err);
+
+		if (r == 0 && d->format == WSLX_DISK_OVERLAY)
+			r = open_image(d->base, false, &f->disks[i].base_fd, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- the rest ------------------------------------------------------------ */
+
+static int open_file(const char *what, const char *path, int *ret, struct wslx_err *err)
+{
+	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return wslx_err_sys(err, errno, "cannot open the %s %s", what, path);
+	if (!S_ISREG(st.st_mode))
+		return wslx_err_set(err, EINVAL, "the %s %s is not a file", what, path);
+	*ret = TAKE_FD(fd);
+	return 0;
+}
+
+static int open_kvm(const char *path, int *ret, struct wslx_err *err)
+{
+	*ret = open(path, O_RDWR | O_CLOEXEC);
+	if (*ret >= 0)
+		return 0;
+	if (errno == EACCES || errno == EPERM)
+		return wslx_err_set(err, errno,
+				    "no permission for %s: add yourself to its group (kvm), or use the tcg engine",
+				    path);
+	return wslx_err_sys(err, errno, "cannot open %s", path);
+}
+
+static int open_tap(const char *name, int *ret, struct wslx_err *err)
+{
+	cleanup_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	size_t n = strlen(name);
+
+	if (fd < 0)
+		return wslx_err_sys(err, errno, "cannot open /dev/net/tun");
+	if (n >= sizeof(ifr.ifr_name))
+		return wslx_err_set(err, EINVAL, "interface name %s is too long", name);
+	memcpy(ifr.ifr_name, name, n + 1);
+	if (ioctl(fd, TUNSETIFF, &ifr) < 0)
+		return wslx_err_sys(err, errno, "cannot attach to the TAP interface %s", name);
+	*ret = TAKE_FD(fd);
+	return 0;
+}
+
+static int listen_at(const struct wslx_vm_config *c, const char *name, int *ret, struct wslx_err *err)
+{
+	cleanup_free char *path = wslx_runtime_path(c, name);
+
+	if (!path)
+		return wslx_err_sys(err, ENOMEM, "sockets");
+	*ret = wslx_unix_listen(path, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 128);
+	return *ret < 0 ? wslx_err_sys(err, -*ret, "cannot listen at %s", path) : 0;
+}
+
+int wslx_files_open(struct wslx_files *f, const struct wslx_vm_config *c, const char *kvm_path, struct wslx_err *err)
+{
+	int r = 0;
+
+	f->runtime_dirfd = open(c->runtime_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (f->runtime_dirfd < 0)
+		return wslx_err_sys(err, errno, "cannot open the runtime folder %s", c->runtime_dir);
+	if (c->engine == WSLX_ENGINE_KVM)
+		r = open_kvm(kvm_path ? kvm_path : "/dev/kvm", &f->kvm_fd, err);
+	if (r == 0)
+		r = open_file("kernel", c->kernel, &f->kernel_fd, err);
+	if (r == 0 && c->initramfs && c->initramfs[0])
+		r = open_file("initramfs", c->initramfs, &f->initramfs_fd, err);
+	if (r == 0)
+		r = open_disks(f, c, err);
+	if (r == 0 && c->net.mode == WSLX_NET_TAP)
+		r = open_tap(c->net.tap, &f->tap_fd, err);
+	if (r == 0)
+		r = listen_at(c, "vsock.sock", &f->vsock_fd, err);
+	if (r == 0 && c->net.mode == WSLX_NET_PASST && c->engine == WSLX_ENGINE_TCG)
+		r = listen_at(c, "net.sock", &f->net_listen_fd, err);
+	return r;
+}
+
+void wslx_files_close(struct wslx_files *f)
+{
+	if (f->vsock_fd >= 0)
+		unlinkat(f->runtime_dirfd, "vsock.sock", 0);
+	if (f->net_listen_fd >= 0)
+		unlinkat(f->runtime_dirfd, "net.sock", 0);
+	for (size_t i = 0; i < WSLX_MAX_DISKS; i++) {
+		wslx_close(&f->disks[i].fd);
+		wslx_close(&f->disks[i].base_fd);
+	}
+	wslx_close(&f->kvm_fd);
+	wslx_close(&f->kernel_fd);
+	wslx_close(&f->initramfs_fd);
+	wslx_close(&f->vsock_fd);
+	wslx_close(&f->net_listen_fd);
+	wslx_close(&f->tap_fd);
+	wslx_close(&f->runtime_dirfd);
+}

@@ -1,0 +1,51 @@
+/*
+ * The user-mode network: a passt process, replaced when it dies.
+ *
+ * Theory of operation.  passt gets a connected stream socket and nothing else,
+ * and puts itself in a sandbox; as root it becomes nobody.  It ends by itself
+ * when the other end of its socket closes, so it cannot outlive the machine.
+ * When it ends although the machine runs, a new one is started after a pause
+ * that grows with each failure, and `connect` provides a new socket: the guest
+ * keeps its address and sees lost packets.
+ */
+#ifndef WSLX_VMM_SUPERVISOR_PASST_H
+#define WSLX_VMM_SUPERVISOR_PASST_H
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "proto/vmconfig.h"
+
+/* What the guest is told to use. */
+#define WSLX_PASST_ADDRESS "10.0.2.15"
+#define WSLX_PASST_PREFIX 24
+#define WSLX_PASST_GATEWAY "10.0.2.2"
+#define WSLX_PASST_DNS "10.0.2.3"
+#define WSLX_PASST_MTU 65520
+
+struct wslx_passt;
+
+struct wslx_passt_params {
+	struct wslx_loop *loop;
+	const struct wslx_net_config *net;
+	/* A socket for passt whose other end is the machine's network device:
+	 * the descriptor (passed on and closed), or -errno. */
+	int (*connect)(void *opaque);
+	/* passt ended after `alive_ms`; it will be tried again unless this frees
+	 * the object.  text: one line. */
+	void (*ended)(void *opaque, int64_t alive_ms, const char *text);
+	void *opaque;
+};
+
+/* Finds the program; nothing is started yet. */
+WSLX_MUST_CHECK int wslx_passt_new(const struct wslx_passt_params *p, struct wslx_passt **ret, struct wslx_err *err);
+/* Also after the machine was restarted. */
+WSLX_MUST_CHECK int wslx_passt_start(struct wslx_passt *p, struct wslx_err *err);
+void wslx_passt_stop(struct wslx_passt *p);
+int wslx_passt_pid(const struct wslx_passt *p); /* 0 = none runs */
+void wslx_passt_free(struct wslx_passt *p);     /* NULL is fine */
+
+/* The command line, for tests; frees with wslx_passt_args_free. */
+WSLX_MUST_CHECK int wslx_passt_args(const char *path, const struct wslx_net_config *net, int fd, char ***ret);
+void wslx_passt_args_free(char **argv);
+
+#endif

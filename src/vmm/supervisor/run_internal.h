@@ -1,0 +1,51 @@
+/* Shared by run.c (life of the processes) and run_link.c (the link's messages). */
+#ifndef WSLX_VMM_SUPERVISOR_RUN_INTERNAL_H
+#define WSLX_VMM_SUPERVISOR_RUN_INTERNAL_H
+
+#include "vmm/link.h"
+#include "vmm/supervisor/proc.h"
+#include "vmm/supervisor/qemu.h"
+#include "vmm/supervisor/run.h"
+
+#define MAX_REQUESTS 32
+
+struct request {
+	uint32_t id; /* 0 = free */
+	uint32_t reply_type;
+	wslx_run_reply_fn fn;
+	void *opaque;
+};
+
+struct wslx_run {
+	struct wslx_run_params p;
+	struct wslx_proc *child; /* vmm or devices */
+	bool child_gone;
+	struct wslx_qemu *qemu; /* tcg */
+	bool qemu_gone;
+	int link_fd;
+	struct wslx_watch *link_watch;
+	struct wslx_timer *kill_timer;
+	struct request requests[MAX_REQUESTS];
+	uint32_t next_id;
+	uint64_t spawn_ns;
+	bool stopping;
+	bool have_end;
+	enum wslx_run_end end;
+	char text[WSLX_LINK_TEXT_MAX + 1];
+	/* A tcg pause or resume has two steps. */
+	struct {
+		bool active, on;
+		wslx_run_reply_fn fn;
+		void *opaque;
+	} step;
+};
+
+/* The first reason counts. */
+void wslx_run_note_end(struct wslx_run *r, enum wslx_run_end end, const char *text);
+int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque);
+int wslx_run_link_watch(struct wslx_run *r);
+void wslx_run_link_drain(struct wslx_run *r);
+void wslx_run_link_close(struct wslx_run *r);
+void wslx_run_fail_requests(struct wslx_run *r);
+
+#endif

@@ -1,0 +1,165 @@
+#include <errno.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "os/linux/fd.h"
+#include "vmm/supervisor/run_internal.h"
+
+static int send_msg(struct wslx_run *r, uint32_t type, uint32_t id, int fd)
+{
+	const struct wslx_link_msg m = { .type = type, .id = id, .fd = fd };
+
+	return r->link_fd < 0 ? -ECONNRESET : wslx_link_send(r->link_fd, &m);
+}
+
+void wslx_run_connected(struct wslx_run *r, uint32_t id, int fd)
+{
+	int e = send_msg(r, fd >= 0 ? WSLX_LINK_CONNECT_OK : WSLX_LINK_CONNECT_REFUSED, id, fd);
+
+	if (e < 0)
+		log_warn("cannot answer a guest's connection: %s", strerror(-e));
+}
+
+int wslx_run_set_net(struct wslx_run *r, int fd)
+{
+	return send_msg(r, WSLX_LINK_NET_FD, 0, fd);
+}
+
+int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque)
+{
+	size_t i = 0;
+	int e;
+
+	while (i < MAX_REQUESTS && r->requests[i].id)
+		i++;
+	if (i == MAX_REQUESTS)
+		return -EBUSY;
+	if (++r->next_id == 0)
+		r->next_id = 1;
+	e = send_msg(r, type, r->next_id, -1);
+	if (e == 0)
+		r->requests[i] =
+			(struct request) { .id = r->next_id, .reply_type = reply_type, .fn = fn, .opaque = opaque };
+	return e;
+}
+
+void wslx_run_fail_requests(struct wslx_run *r)
+{
+	for (size_t i = 0; i < MAX_REQUESTS; i++) {
+		struct request q = r->requests[i];
+
+		r->requests[i] = (struct request) { 0 };
+		if (q.id)
+			q.fn(q.opaque, -ECONNRESET, 0, "");
+	}
+}
+
+static int on_reply(struct wslx_run *r, const struct wslx_link_msg *m)
+{
+	for (size_t i = 0; i < MAX_REQUESTS; i++) {
+		struct request q = r->requests[i];
+
+		if (!q.id || q.id != m->id || q.reply_type != m->type)
+			continue;
+		r->requests[i] = (struct request) { 0 };
+		/* PAUSED: b is an errno value. */
+		if (m->type == WSLX_LINK_PAUSED && m->b)
+			q.fn(q.opaque, m->b < 4096 ? -(int)m->b : -EIO, m->a, m->text);
+		else
+			q.fn(q.opaque, 0, m->a, m->text);
+		return 0;
+	}
+	return -EPROTO;
+}
+
+static int on_message(struct wslx_run *r, const struct wslx_link_msg *m)
+{
+	switch (m->type) {
+	case WSLX_LINK_READY:
+		return 0;
+	case WSLX_LINK_FIRST_ENTRY:
+		r->p.events->first_entry(r->p.opaque, m->a);
+		return 0;
+	case WSLX_LINK_POWEROFF:
+		wslx_run_note_end(r, WSLX_RUN_POWEROFF, "");
+		return 0;
+	case WSLX_LINK_RESET:
+		wslx_run_note_end(r, m->a == WSLX_RESET_TRIPLE_FAULT ? WSLX_RUN_TRIPLE_FAULT : WSLX_RUN_RESET, "");
+		return 0;
+	case WSLX_LINK_FAILED:
+		wslx_run_note_end(r, WSLX_RUN_FAILED, m->text);
+		return 0;
+	case WSLX_LINK_CONNECT:
+		r->p.events->connect(r->p.opaque, m->id, m->a);
+		return 0;
+	case WSLX_LINK_NET_DOWN:
+		return 0; /* passt's own end says the same, and why */
+	case WSLX_LINK_STATS_REPLY:
+	case WSLX_LINK_PAUSED:
+		return on_reply(r, m);
+	default:
+		return -EPROTO;
+	}
+}
+
+/* 1: one message handled, 0: none there, -errno: closed. */
+static int receive(struct wslx_run *r)
+{
+	struct wslx_link_msg m;
+	int e = wslx_link_recv(r->link_fd, &m);
+
+	if (e == -EAGAIN || e == -EINTR)
+		return 0;
+	if (e == 0)
+		return -ECONNRESET;
+	if (e < 0)
+		return e;
+	wslx_close(&m.fd); /* nothing sent this way carries one */
+	for (char *c = m.text; *c; c++)
+		if (((unsigned char)*c < 0x20 && *c != '\n') || *c == 0x7f)
+			*c = '?';
+	e = on_message(r, &m);
+	return e < 0 ? e : 1;
+}
+
+static void broken(struct wslx_run *r, int e)
+{
+	wslx_run_link_close(r);
+	if (e == -ECONNRESET)
+		return; /* its exit follows and says more */
+	log_error("link to the child: %s", strerror(-e));
+	wslx_run_note_end(r, WSLX_RUN_FAILED, "the confined process sent nonsense over the link and was ended");
+	wslx_run_kill(r);
+}
+
+static void on_link(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
+{
+	struct wslx_run *r = opaque;
+	int e = receive(r);
+
+	if (e < 0)
+		broken(r, e);
+}
+
+void wslx_run_link_drain(struct wslx_run *r)
+{
+	int e = 1;
+
+	while (r->link_fd >= 0 && e > 0)
+		e = receive(r);
+}
+
+int wslx_run_link_watch(struct wslx_run *r)
+{
+	int e = wslx_fd_nonblock(r->link_fd, 1);
+
+	return e < 0 ? e : wslx_loop_watch(r->p.loop, r->link_fd, EPOLLIN, on_link, r, &r->link_watch);
+}
+
+void wslx_run_link_close(struct wslx_run *r)
+{
+	wslx_watch_free(r->link_watch);
+	r->link_watch = NULL;
+	wslx_close(&r->link_fd);
+}
