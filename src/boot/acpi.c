@@ -40,6 +40,13 @@ struct area {
 	size_t at;
 };
 
+/* Fixed-width text without a NUL. */
+static void put_text(uint8_t *p, const char *text)
+{
+	while (*text)
+		*p++ = (uint8_t)*text++;
+}
+
 static uint8_t checksum(const uint8_t *p, size_t n)
 {
 	uint8_t sum = 0;
@@ -57,13 +64,13 @@ static uint8_t *table(struct area *a, const char *signature, uint8_t revision, s
 
 	if (len > WSLX_BOOT_ACPI_LEN || at > WSLX_BOOT_ACPI_LEN - len)
 		return NULL;
-	memcpy(t, signature, 4);
+	put_text(t, signature);
 	wslx_put_le32(t + 4, (uint32_t)len);
 	t[8] = revision;
-	memcpy(t + 10, "WSLX  ", 6);
-	memcpy(t + 16, "WSLXVMM ", 8);
+	put_text(t + 10, "WSLX  ");
+	put_text(t + 16, "WSLXVMM ");
 	wslx_put_le32(t + 24, 1);
-	memcpy(t + 28, "WSLX", 4);
+	put_text(t + 28, "WSLX");
 	wslx_put_le32(t + 32, 1);
 	a->at = at + len;
 	*ret_gpa = WSLX_BOOT_ACPI + at;
@@ -102,7 +109,7 @@ static int add_fadt(struct area *a, uint64_t dsdt, uint64_t *ret)
 	wslx_put_le64(t + 140, dsdt);
 	put_port(t + 244, WSLX_ACPI_SLEEP_CONTROL_PORT);
 	put_port(t + 256, WSLX_ACPI_SLEEP_STATUS_PORT);
-	memcpy(t + 268, "WSLXKVM ", 8); /* hypervisor vendor identity */
+	put_text(t + 268, "WSLXKVM "); /* hypervisor vendor identity */
 	seal(t);
 	return 0;
 }
@@ -306,8 +313,8 @@ static int add_xsdt(struct area *a, const uint64_t tables[XSDT_TABLES], uint64_t
 
 static void fill_rsdp(uint8_t *p, uint64_t xsdt)
 {
-	memcpy(p, "RSD PTR ", 8);
-	memcpy(p + 9, "WSLX  ", 6);
+	put_text(p, "RSD PTR ");
+	put_text(p + 9, "WSLX  ");
 	p[15] = 2;
 	wslx_put_le32(p + 20, RSDP_LEN);
 	wslx_put_le64(p + 24, xsdt);

@@ -86,7 +86,7 @@ int wslx_bzimage_parse(int fd, struct wslx_bzimage *ret, struct wslx_err *err)
 	r = wslx_pread_full(fd, bz.header, WSLX_MIN(bz.file_size, (uint64_t)sizeof(bz.header)), 0);
 	if (r < 0)
 		return wslx_err_sys(err, -r, "reading the kernel");
-	if (wslx_get_le16(bz.header + OFF_BOOT_FLAG) != 0xaa55 || memcmp(bz.header + OFF_MAGIC, "HdrS", 4))
+	if (wslx_get_le16(bz.header + OFF_BOOT_FLAG) != 0xaa55 || memcmp(bz.header + OFF_MAGIC, "HdrS", 4) != 0)
 		return wslx_err_set(err, ENOEXEC, "not a Linux kernel (neither bzImage nor ELF)");
 	if (bz.file_size > MAX_FILE)
 		return wslx_err_set(err, EFBIG, "the bzImage is larger than 1 GiB");

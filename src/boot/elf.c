@@ -109,7 +109,7 @@ static uint64_t entry_address(const struct wslx_elf *e, uint64_t entry)
 
 static int check_ident(const Elf64_Ehdr *eh, struct wslx_err *err)
 {
-	if (memcmp(eh->e_ident, ELFMAG, SELFMAG))
+	if (memcmp(eh->e_ident, ELFMAG, SELFMAG) != 0)
 		return wslx_err_set(err, ENOEXEC, "not a Linux kernel (neither bzImage nor ELF)");
 	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_ident[EI_DATA] != ELFDATA2LSB || eh->e_machine != EM_X86_64)
 		return wslx_err_set(err, ENOEXEC, "an ELF file, but not for x86-64");

@@ -108,7 +108,7 @@ int wslx_boot_start_info(struct wslx_gm *gm, const struct wslx_boot_info *info)
 static void make_up_header(uint8_t *zp)
 {
 	wslx_put_le16(zp + ZP_BOOT_FLAG, 0xaa55);
-	memcpy(zp + ZP_MAGIC, "HdrS", 4);
+	wslx_put_le32(zp + ZP_MAGIC, 0x53726448); /* "HdrS" */
 	wslx_put_le16(zp + ZP_VERSION, 0x20f);
 	wslx_put_le32(zp + ZP_ALIGNMENT, (uint32_t)(2 * WSLX_MIB));
 }

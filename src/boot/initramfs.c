@@ -82,7 +82,7 @@ static int add_agent(struct builder *b)
 	r = wslx_read_file(AT_FDCWD, b->p->agent_path, AGENT_MAX, &agent, &len);
 	if (r < 0)
 		return wslx_err_sys(b->err, -r, "the guest agent %s", b->p->agent_path);
-	if (len < 4 || memcmp(agent, "\177ELF", 4))
+	if (len < 4 || memcmp(agent, "\177ELF", 4) != 0)
 		return wslx_err_set(b->err, ENOEXEC, "the guest agent %s is not an executable", b->p->agent_path);
 	return write_failed(b, wslx_cpio_add(&b->cpio, "init", S_IFREG | 0755, agent, len));
 }
@@ -185,7 +185,7 @@ static int open_modules(struct builder *b)
 	if (r < 0)
 		return r;
 	version = wslx_modules_version(b->modules);
-	if (b->p->kernel_version && strcmp(b->p->kernel_version, version))
+	if (b->p->kernel_version && strcmp(b->p->kernel_version, version) != 0)
 		return wslx_err_set(b->err, EINVAL, "the kernel is %s, but the modules in %s are for %s",
 				    b->p->kernel_version, b->p->modules_dir, version);
 	return 0;

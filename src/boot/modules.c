@@ -292,13 +292,13 @@ static int want_soft(struct wslx_modules *m, const struct module *mod, unsigned 
 		cleanup_free char *copy = NULL;
 		char *save = NULL, *word, name[MAX_NAME];
 
-		if (strncmp(line, "softdep ", 8))
+		if (strncmp(line, "softdep ", 8) != 0)
 			continue;
 		copy = strndup(line + 8, strcspn(line + 8, "\n"));
 		if (!copy)
 			return -ENOMEM;
 		word = strtok_r(copy, " \t", &save);
-		if (!word || !name_of(word, name) || strcmp(name, mod->name))
+		if (!word || !name_of(word, name) || strcmp(name, mod->name) != 0)
 			continue;
 		while (r == 0 && (word = strtok_r(NULL, " \t", &save))) {
 			struct module *soft = strchr(word, ':') ? NULL : find(m, word);

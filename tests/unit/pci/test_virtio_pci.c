@@ -291,7 +291,6 @@ static void test_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		WITH(setup_fn, test_fn),
 		WITH(setup, test_work),
 		WITH(setup_bare, test_work_without_irqfd),
 		WITH(setup, test_isr_without_msix),
