@@ -16,7 +16,7 @@
 #define LOG_NAME "console.log"
 #define OLD_NAME "console.log.1"
 
-struct wslx_console {
+struct wslx_conlog {
 	struct wslx_loop *loop;
 	int dirfd, log_fd, fd;
 	struct wslx_watch *watch;
@@ -30,7 +30,7 @@ struct wslx_console {
 };
 
 /* A log that cannot be made is a pity, not a reason to end the machine. */
-static int open_log(struct wslx_console *c)
+static int open_log(struct wslx_conlog *c)
 {
 	wslx_close(&c->log_fd);
 	if (renameat(c->dirfd, LOG_NAME, c->dirfd, OLD_NAME) < 0 && errno != ENOENT)
@@ -40,7 +40,7 @@ static int open_log(struct wslx_console *c)
 	return c->log_fd < 0 ? -errno : 0;
 }
 
-static void write_log(struct wslx_console *c, const char *p, size_t n)
+static void write_log(struct wslx_conlog *c, const char *p, size_t n)
 {
 	if (c->log_size + n > WSLX_CONSOLE_LOG_MAX)
 		(void)!open_log(c);
@@ -50,7 +50,7 @@ static void write_log(struct wslx_console *c, const char *p, size_t n)
 		c->log_size += n;
 }
 
-static void end_line(struct wslx_console *c)
+static void end_line(struct wslx_conlog *c)
 {
 	if (!c->line_len)
 		return;
@@ -61,7 +61,7 @@ static void end_line(struct wslx_console *c)
 		c->on_panic(c->opaque, c->line);
 }
 
-static void add_char(struct wslx_console *c, char ch)
+static void add_char(struct wslx_conlog *c, char ch)
 {
 	if (ch == '\n') {
 		end_line(c);
@@ -77,14 +77,14 @@ static void add_char(struct wslx_console *c, char ch)
 	c->line[c->line_len] = '\0';
 }
 
-void wslx_console_feed(struct wslx_console *c, const char *p, size_t n)
+void wslx_conlog_feed(struct wslx_conlog *c, const char *p, size_t n)
 {
 	write_log(c, p, n);
 	for (size_t i = 0; i < n; i++)
 		add_char(c, p[i]);
 }
 
-static void detach(struct wslx_console *c)
+static void detach(struct wslx_conlog *c)
 {
 	wslx_watch_free(c->watch);
 	c->watch = NULL;
@@ -92,7 +92,7 @@ static void detach(struct wslx_console *c)
 }
 
 /* 1: there may be more, 0: nothing now, -1: the end. */
-static int read_some(struct wslx_console *c)
+static int read_some(struct wslx_conlog *c)
 {
 	char buf[CHUNK];
 	ssize_t n = read(c->fd, buf, sizeof(buf));
@@ -101,19 +101,19 @@ static int read_some(struct wslx_console *c)
 		return errno == EAGAIN || errno == EINTR ? 0 : -1;
 	if (n == 0)
 		return -1;
-	wslx_console_feed(c, buf, (size_t)n);
+	wslx_conlog_feed(c, buf, (size_t)n);
 	return 1;
 }
 
 static void on_readable(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 {
-	struct wslx_console *c = opaque;
+	struct wslx_conlog *c = opaque;
 
 	if (read_some(c) < 0)
 		detach(c);
 }
 
-int wslx_console_attach(struct wslx_console *c, int fd)
+int wslx_conlog_attach(struct wslx_conlog *c, int fd)
 {
 	int r;
 
@@ -130,7 +130,7 @@ int wslx_console_attach(struct wslx_console *c, int fd)
 /* A pipe and a socket buffer hold less than this many reads. */
 #define DRAIN_READS 256
 
-void wslx_console_drain(struct wslx_console *c)
+void wslx_conlog_drain(struct wslx_conlog *c)
 {
 	for (int i = 0; c->fd >= 0 && i < DRAIN_READS; i++) {
 		int r = read_some(c);
@@ -143,7 +143,7 @@ void wslx_console_drain(struct wslx_console *c)
 	end_line(c);
 }
 
-size_t wslx_console_lines(const struct wslx_console *c, const char *ret[WSLX_CONSOLE_LINES + 1])
+size_t wslx_conlog_lines(const struct wslx_conlog *c, const char *ret[WSLX_CONSOLE_LINES + 1])
 {
 	size_t n = WSLX_MIN(c->n_lines, (size_t)WSLX_CONSOLE_LINES);
 
@@ -154,10 +154,10 @@ size_t wslx_console_lines(const struct wslx_console *c, const char *ret[WSLX_CON
 	return n;
 }
 
-int wslx_console_new(struct wslx_loop *loop, const char *dir, void (*on_panic)(void *opaque, const char *line),
-		     void *opaque, struct wslx_console **ret, struct wslx_err *err)
+int wslx_conlog_new(struct wslx_loop *loop, const char *dir, void (*on_panic)(void *opaque, const char *line),
+		    void *opaque, struct wslx_conlog **ret, struct wslx_err *err)
 {
-	struct wslx_console *c = calloc(1, sizeof(*c));
+	struct wslx_conlog *c = calloc(1, sizeof(*c));
 	int r;
 
 	if (!c)
@@ -175,14 +175,14 @@ int wslx_console_new(struct wslx_loop *loop, const char *dir, void (*on_panic)(v
 			wslx_err_sys(err, -r, "cannot make %s/%s", dir, LOG_NAME);
 	}
 	if (r < 0) {
-		wslx_console_free(c);
+		wslx_conlog_free(c);
 		return r;
 	}
 	*ret = c;
 	return 0;
 }
 
-void wslx_console_free(struct wslx_console *c)
+void wslx_conlog_free(struct wslx_conlog *c)
 {
 	if (!c)
 		return;

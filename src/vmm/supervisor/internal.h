@@ -42,7 +42,7 @@ struct wslx_sup {
 	struct wslx_files files;
 	struct wslx_report report;
 	struct wslx_control *control;
-	struct wslx_console *console;
+	struct wslx_conlog *console;
 	struct wslx_passt *passt;
 	struct wslx_run *run;
 	struct wslx_agent_setup *agent;

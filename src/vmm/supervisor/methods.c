@@ -66,7 +66,7 @@ static void failed_errno(struct wslx_call *call, const char *what, int e)
 static json_t *console_lines(const struct wslx_sup *s)
 {
 	const char *lines[WSLX_CONSOLE_LINES + 1];
-	size_t n = s->console ? wslx_console_lines(s->console, lines) : 0;
+	size_t n = s->console ? wslx_conlog_lines(s->console, lines) : 0;
 	json_t *j = json_array();
 
 	for (size_t i = 0; i < n; i++)

@@ -37,7 +37,7 @@ static void finish_if_gone(struct wslx_run *r)
 	wslx_timer_disarm(r->kill_timer);
 	wslx_run_link_close(r);
 	wslx_run_fail_requests(r);
-	wslx_console_drain(r->p.console);
+	wslx_conlog_drain(r->p.console);
 	r->p.events->ended(r->p.opaque, r->end, r->text);
 }
 
@@ -405,7 +405,7 @@ static int start(struct wslx_run *r, struct wslx_err *err)
 	if (x == 0)
 		x = wslx_run_link_watch(r);
 	if (x == 0)
-		x = wslx_console_attach(r->p.console, TAKE_FD(console));
+		x = wslx_conlog_attach(r->p.console, TAKE_FD(console));
 	if (x < 0)
 		return wslx_err_sys(err, -x, "cannot watch the machine");
 	r->spawn_ns = wslx_now_ns();

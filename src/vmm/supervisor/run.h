@@ -44,7 +44,7 @@ struct wslx_run_params {
 	struct wslx_loop *loop;
 	const struct wslx_vm_config *config;
 	const struct wslx_files *files;
-	struct wslx_console *console;
+	struct wslx_conlog *console;
 	int net_fd;            /* kvm engine: stream socket to passt, or -1; borrowed */
 	const char *self_path; /* the program with --child=; NULL = /proc/self/exe */
 	bool test_hooks, no_io_uring;

@@ -98,7 +98,7 @@ static void set_end(struct wslx_sup *s, int code, const char *text)
 static void finish(struct wslx_sup *s)
 {
 	const char *lines[WSLX_CONSOLE_LINES + 1];
-	size_t n = s->console ? wslx_console_lines(s->console, lines) : 0;
+	size_t n = s->console ? wslx_conlog_lines(s->console, lines) : 0;
 
 	s->state = SUP_STOPPING;
 	if (s->end_err.code)
@@ -268,7 +268,7 @@ static void on_agent_failed(void *opaque, const char *text)
 	 * and while stopping it is what was asked for. */
 	if (s->state == SUP_STOPPING || s->panic[0])
 		return;
-	wslx_console_drain(s->console);
+	wslx_conlog_drain(s->console);
 	if (s->panic[0])
 		return;
 	fail_machine(s, ETIMEDOUT, text);
@@ -626,7 +626,7 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 	if (r == 0)
 		r = wslx_sup_control_new(s, path, err);
 	if (r == 0)
-		r = wslx_console_new(s->loop, s->config->state_dir, on_panic, s, &s->console, err);
+		r = wslx_conlog_new(s->loop, s->config->state_dir, on_panic, s, &s->console, err);
 	if (r == 0)
 		r = wslx_files_open(&s->files, s->config, s->args.kvm_path, err);
 	if (r == 0)
@@ -647,7 +647,7 @@ static void free_all(struct wslx_sup *s)
 		drop_run(s);
 	wslx_passt_free(s->passt);
 	wslx_control_free(s->control);
-	wslx_console_free(s->console);
+	wslx_conlog_free(s->console);
 	wslx_files_close(&s->files);
 	wslx_watch_free(s->signal_watch);
 	wslx_close(&s->signal_fd);
