@@ -1,0 +1,352 @@
+/*
+ * Starting, finding and stopping, against a supervisor that only pretends: one
+ * machine whoever starts it, failures that say why, nothing left locked.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/cleanup.h"
+#include "home.h"
+#include "manager/distros.h"
+#include "manager/kernels.h"
+#include "manager/lock.h"
+#include "manager/machine.h"
+#include "os/linux/fd.h"
+
+struct heard {
+	char text[512];
+};
+
+static void hear(void *opaque, const char *what)
+{
+	struct heard *h = opaque;
+
+	snprintf(h->text + strlen(h->text), sizeof(h->text) - strlen(h->text), "%s;", what);
+}
+
+/* A kernel that is whole as far as the manager looks. */
+static void add_kernel(struct home *h)
+{
+	struct wslx_kernel_info info = { .version = "6.1", .source = "none", .has_vmlinux = true };
+	cleanup_free char *text = NULL, *agent = wslx_path("%s/libexec/wslx-agent", h->dir);
+	struct wslx_builder b;
+	struct stat st;
+
+	assert_int_equal(stat(agent, &st), 0);
+	info.agent_size = (uint64_t)st.st_size;
+	info.agent_mtime_ns = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+	strcpy(info.agent_hash, "00");
+	text = wslx_kernel_encode(&info);
+	assert_int_equal(wslx_builder_begin(h->m, WSLX_STORE_KERNELS, "k", &b, NULL), 0);
+	close(openat(b.dir_fd, WSLX_KERNEL_VMLINUX, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	close(openat(b.dir_fd, WSLX_KERNEL_INITRAMFS, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	assert_int_equal(wslx_builder_commit(&b, WSLX_KERNEL_JSON, text, NULL), 0);
+	wslx_builder_end(&b);
+}
+
+static int setup(void **state)
+{
+	cleanup_free char *libexec = NULL, *vmm = NULL, *agent = NULL, *qemu = NULL, *count = NULL;
+	struct home *h;
+
+	if (home_setup(state) < 0)
+		return -1;
+	h = *state;
+	libexec = wslx_path("%s/libexec", h->dir);
+	vmm = wslx_path("%s/wslx-vmm", libexec);
+	agent = wslx_path("%s/wslx-agent", libexec);
+	qemu = wslx_path("%s/qemu-system-x86_64", libexec);
+	count = wslx_path("%s/count", h->dir);
+	if (mkdir(libexec, 0700) < 0 || symlink(getenv("FAKE_VMM_PATH"), vmm) < 0)
+		return -1;
+	/* Any executable will do for these two: they are only looked at. */
+	close(open(agent, O_CREAT | O_WRONLY | O_CLOEXEC, 0700));
+	close(open(qemu, O_CREAT | O_WRONLY | O_CLOEXEC, 0700));
+	setenv("WSLX_LIBEXEC", libexec, 1);
+	setenv("PATH", libexec, 1);
+	setenv("FAKE_VMM_COUNT", count, 1);
+	unsetenv("FAKE_VMM");
+	add_kernel(h);
+	home_add_distro(h, "one");
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct home *h = *state;
+	int r = wslx_machine_stop(h->m, "one", true, NULL);
+
+	(void)r;
+	return home_teardown(state);
+}
+
+static size_t starts(struct home *h)
+{
+	cleanup_free char *path = wslx_path("%s/count", h->dir);
+	struct stat st;
+
+	return stat(path, &st) == 0 ? (size_t)st.st_size : 0;
+}
+
+static int start(struct home *h, const struct wslx_start_hooks *hooks, struct wslx_err *err)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	int r = wslx_distro_find(h->m, "one", d, err);
+
+	if (r == 0)
+		r = wslx_machine_start(h->m, d, hooks, err);
+	free(d);
+	return r;
+}
+
+static void test_start_find_stop(void **state)
+{
+	struct home *h = *state;
+	struct heard heard = { 0 };
+	const struct wslx_start_hooks hooks = { .progress = hear, .warning = hear, .opaque = &heard, .cancel_fd = -1 };
+	struct wslx_machine_info info;
+
+	wslx_machine_query(h->m, "one", &info);
+	assert_int_equal(info.state, WSLX_MACHINE_STOPPED);
+	assert_int_equal(start(h, &hooks, NULL), 0);
+	assert_string_equal(heard.text, "pretending;be warned;");
+	wslx_machine_query(h->m, "one", &info);
+	assert_int_equal(info.state, WSLX_MACHINE_RUNNING);
+	assert_int_equal(info.engine, WSLX_ENGINE_TCG);
+	assert_int_equal(info.cpus, 1);
+	assert_true(info.memory == 64 * WSLX_MIB);
+	assert_true(info.pid > 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(starts(h), 1);
+	assert_int_equal(wslx_machine_stop(h->m, "one", false, NULL), 0);
+	wslx_machine_query(h->m, "one", &info);
+	assert_int_equal(info.state, WSLX_MACHINE_STOPPED);
+	assert_int_equal(wslx_machine_stop(h->m, "one", false, NULL), 0);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(starts(h), 2);
+}
+
+static void test_failure_says_why(void **state)
+{
+	struct home *h = *state;
+	struct heard console = { 0 };
+	const struct wslx_start_hooks hooks = { .console = hear, .opaque = &console, .cancel_fd = -1 };
+	struct wslx_err err = { 0 };
+
+	setenv("FAKE_VMM", "fail", 1);
+	assert_true(start(h, &hooks, &err) < 0);
+	assert_string_equal(err.msg, "it did not work");
+	assert_string_equal(console.text, "line one;line two;");
+	setenv("FAKE_VMM", "die", 1);
+	assert_int_equal(start(h, NULL, &err), -EPIPE);
+	/* Nothing is locked afterwards. */
+	unsetenv("FAKE_VMM");
+	assert_int_equal(start(h, NULL, NULL), 0);
+}
+
+/* Several commands at once: one machine, all served. */
+static void test_many_starts_make_one_machine(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *gate = wslx_path("%s/gate", h->dir);
+	pid_t pids[5];
+	int fd, status;
+
+	assert_int_equal(mkfifo(gate, 0600), 0);
+	setenv("FAKE_VMM", "gate", 1);
+	setenv("FAKE_VMM_GATE", gate, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(pids); i++) {
+		pids[i] = fork();
+		if (pids[i] == 0) {
+			home_reopen(h);
+			_exit(start(h, NULL, NULL) == 0 ? 0 : 1);
+		}
+	}
+	fd = open(gate, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(write(fd, "g", 1), 1);
+	for (size_t i = 0; i < ARRAY_SIZE(pids); i++) {
+		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+		assert_int_equal(status, 0);
+	}
+	close(fd);
+	assert_int_equal(starts(h), 1);
+}
+
+static void test_killed_supervisor(void **state)
+{
+	struct home *h = *state;
+	struct wslx_machine_info info;
+
+	assert_int_equal(start(h, NULL, NULL), 0);
+	wslx_machine_query(h->m, "one", &info);
+	assert_int_equal(kill(info.pid, SIGKILL), 0);
+	/* Found dead, or not yet: either way there is a machine in the end. */
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(starts(h), 2);
+}
+
+static void test_interrupted_start(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *gate = wslx_path("%s/gate", h->dir);
+	struct wslx_start_hooks hooks = { 0 };
+	struct wslx_err err = { 0 };
+	int p[2], fd;
+
+	assert_int_equal(mkfifo(gate, 0600), 0);
+	setenv("FAKE_VMM", "gate", 1);
+	setenv("FAKE_VMM_GATE", gate, 1);
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(write(p[1], "!", 1), 1);
+	hooks.cancel_fd = p[0];
+	assert_int_equal(start(h, &hooks, &err), -ECANCELED);
+	/* The machine goes on starting, and serves the next command. */
+	fd = open(gate, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(write(fd, "g", 1), 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(starts(h), 1);
+	close(fd);
+	close(p[0]);
+	close(p[1]);
+}
+
+static void test_unregister_stops(void **state)
+{
+	struct home *h = *state;
+	struct wslx_machine_info info;
+	char name[WSLX_NAME_MAX + 1];
+
+	assert_int_equal(start(h, NULL, NULL), 0);
+	wslx_machine_query(h->m, "one", &info);
+	assert_int_equal(wslx_distro_unregister(h->m, "ONE", NULL), 0);
+	assert_int_equal(wslx_store_lookup(h->m, WSLX_STORE_DISTROS, "one", name), -ENOENT);
+	assert_int_equal(faccessat(h->m->run_fd, "one", F_OK, 0), -1);
+	assert_int_equal(faccessat(h->m->machines_fd, "one", F_OK, 0), -1);
+}
+
+static int run_one(struct home *h, struct wslx_throwaway *t, struct wslx_err *err)
+{
+	struct wslx_throwaway_source src = { .lock = -1 };
+	struct wslx_settings s;
+	int r = wslx_run_source(h->m, "one", NULL, &src, &s, err);
+
+	if (r == 0)
+		r = wslx_throwaway_start(h->m, &src, &s, NULL, t, err);
+	wslx_run_source_free(&src);
+	return r;
+}
+
+static bool exists(int dirfd, const char *name)
+{
+	return faccessat(dirfd, name, F_OK, 0) == 0;
+}
+
+static void test_throwaway(void **state)
+{
+	struct home *h = *state;
+	struct wslx_throwaway t;
+	char name[32];
+
+	assert_int_equal(run_one(h, &t, NULL), 0);
+	strcpy(name, t.name);
+	assert_true(exists(h->m->run_fd, name) && exists(h->m->machines_fd, name));
+	assert_true(wslx_throwaway_is(h->m, name));
+	/* Its owner lives: nobody takes it. */
+	wslx_throwaway_sweep(h->m);
+	assert_true(exists(h->m->run_fd, name));
+	wslx_throwaway_end(h->m, &t);
+	assert_false(exists(h->m->run_fd, name) || exists(h->m->machines_fd, name));
+}
+
+static void test_throwaway_of_a_killed_owner(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *note = wslx_path("%s/note", h->dir);
+	cleanup_free char *name = NULL;
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		struct wslx_throwaway t;
+		cleanup_close int fd = open(note, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+
+		home_reopen(h);
+		if (run_one(h, &t, NULL) < 0 || wslx_write_full(fd, t.name, strlen(t.name)) < 0)
+			_exit(1);
+		kill(getpid(), SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(wslx_read_file(AT_FDCWD, note, 100, &name, NULL), 0);
+	assert_true(exists(h->m->run_fd, name));
+	wslx_throwaway_sweep(h->m);
+	assert_false(exists(h->m->run_fd, name) || exists(h->m->machines_fd, name));
+}
+
+static void test_failed_throwaway_leaves_nothing(void **state)
+{
+	struct home *h = *state;
+	struct wslx_throwaway t;
+	struct wslx_err err = { 0 };
+
+	setenv("FAKE_VMM", "fail", 1);
+	assert_true(run_one(h, &t, &err) < 0);
+	assert_string_equal(err.msg, "it did not work");
+	home_reopen(h);
+	assert_int_equal(starts(h), 1);
+	assert_false(exists(h->m->machines_fd, "one"));
+	unsetenv("FAKE_VMM");
+	/* The source is not locked any more. */
+	assert_int_equal(wslx_distro_unregister(h->m, "one", NULL), 0);
+}
+
+static void test_missing_programs_are_named(void **state)
+{
+	struct home *h = *state;
+	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_err err = { 0 };
+
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	d->settings.net.mode = WSLX_NET_PASST;
+	assert_int_equal(wslx_machine_start(h->m, d, NULL, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "passt"));
+	d->settings.net.mode = WSLX_NET_NONE;
+	setenv("PATH", "/nonexistent", 1);
+	assert_int_equal(wslx_machine_start(h->m, d, NULL, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "qemu"));
+	free(d);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_start_find_stop),
+		T(test_failure_says_why),
+		T(test_many_starts_make_one_machine),
+		T(test_killed_supervisor),
+		T(test_interrupted_start),
+		T(test_unregister_stops),
+		T(test_throwaway),
+		T(test_throwaway_of_a_killed_owner),
+		T(test_failed_throwaway_leaves_nothing),
+		T(test_missing_programs_are_named),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
