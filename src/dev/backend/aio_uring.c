@@ -103,6 +103,8 @@ static int uring_commit(struct wslx_aio *a)
 		r = io_uring_submit(&u->ring);
 		if (r < 0 && r != -EINTR)
 			return r;
+		if (r == 0)
+			return -EAGAIN;
 		refill(u);
 	}
 }

@@ -702,7 +702,7 @@ int wslx_ov_open(const struct wslx_overlay_params *p, ov_aio_new_fn aio_new, str
 		 struct wslx_err *err)
 {
 	struct overlay *ov;
-	uint64_t base_size;
+	uint64_t base_size = 0;
 	int r;
 
 	if (p->depth > WSLX_BLOCK_MAX_DEPTH)

@@ -20,6 +20,8 @@
 
 #define CHUNK ((uint64_t)64 * 1024)
 
+static const uint8_t magic[OV_MAGIC_LEN] = { 'W', 'S', 'L', 'X', 'O', 'V', 'L', 'Y' };
+
 uint64_t wslx_ov_bit_find(const uint64_t *map, uint64_t from, uint64_t n, bool value)
 {
 	while (from < n) {
@@ -86,7 +88,7 @@ int wslx_overlay_create(int fd, uint64_t virtual_size)
 		return -EINVAL;
 	if (st.st_size)
 		return -EEXIST;
-	memcpy(h, OV_MAGIC, 8);
+	memcpy(h, magic, sizeof(magic));
 	wslx_put_le32(h + 8, OV_VERSION);
 	wslx_put_le32(h + 12, OV_HEADER_LEN);
 	wslx_put_le64(h + 16, virtual_size);
@@ -119,7 +121,7 @@ static int load_header(int fd, struct ov_map *m, struct wslx_err *err)
 		return bad(err, "the overlay is not a regular file");
 	m->file_size = (uint64_t)st.st_size;
 	r = wslx_pread_full(fd, h, sizeof(h), 0);
-	if (r == -ENODATA || (r == 0 && memcmp(h, OV_MAGIC, 8) != 0))
+	if (r == -ENODATA || (r == 0 && memcmp(h, magic, sizeof(magic)) != 0))
 		return bad(err, "not an overlay file");
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot read the overlay");

@@ -11,7 +11,7 @@
 #include "dev/backend/overlay.h"
 
 /* File layout; docs/overlay-format.md. */
-#define OV_MAGIC "WSLXOVLY"
+#define OV_MAGIC_LEN 8u /* "WSLXOVLY" */
 #define OV_VERSION 1u
 #define OV_HEADER_LEN 4096u
 #define OV_CLUSTER_BITS 16u
