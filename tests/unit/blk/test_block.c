@@ -52,6 +52,9 @@ static void reopen(struct ctx *c)
 
 		assert_int_equal(wslx_raw_open(&p, &c->b), 0);
 	}
+	assert_non_null(c->b);
+	if (!c->b)
+		return;
 	assert_int_equal(c->b->size, SIZE);
 	if (c->no_io_uring)
 		assert_string_equal(c->b->engine, "threads");

@@ -63,9 +63,8 @@ static void test_enable_checks(void **state)
 	struct ctx *c = *state;
 	struct fake_queue *q = &c->f.q[0];
 	static const struct {
-		uint16_t size;
-		uint64_t desc, avail, used;
-		int expect;
+		uint64_t size, desc, avail, used;
+		int64_t expect;
 	} cases[] = {
 		{ 8, 0x1000, 0x2000, 0x3000, 0 },         { 0, 0x1000, 0x2000, 0x3000, -EINVAL },
 		{ 3, 0x1000, 0x2000, 0x3000, -EINVAL },   { 2048, 0x1000, 0x20000, 0x30000, -EINVAL },
@@ -80,7 +79,7 @@ static void test_enable_checks(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct wslx_vq vq = { 0 };
 
-		assert_int_equal(wslx_vq_enable(&vq, c->f.gm, cases[i].size, wslx_gpa(cases[i].desc),
+		assert_int_equal(wslx_vq_enable(&vq, c->f.gm, (uint16_t)cases[i].size, wslx_gpa(cases[i].desc),
 						wslx_gpa(cases[i].avail), wslx_gpa(cases[i].used), false),
 				 cases[i].expect);
 		assert_int_equal(vq.enabled, cases[i].expect == 0);
