@@ -74,6 +74,7 @@ static void version(void)
 		abort();
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
 	if (kernel_fd < 0)

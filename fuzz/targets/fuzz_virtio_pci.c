@@ -179,6 +179,7 @@ static void step(struct input *in, struct wslx_vdev *d)
 	}
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
 	struct input in = { data, n };
