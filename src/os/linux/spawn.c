@@ -319,8 +319,10 @@ int wslx_find_program(const char *name, char **ret)
 			if (asprintf(&full, "%.*s/%s", (int)n, path, name) < 0)
 				return -ENOMEM;
 			if (access(full, X_OK) == 0) {
-				*ret = TAKE_PTR(full);
-				return 0;
+				/* The program itself: one that gave up its rights may not
+				 * get through the folder of a link to it. */
+				*ret = realpath(full, NULL);
+				return *ret ? 0 : -errno;
 			}
 			if (errno == EACCES)
 				r = -EACCES;
