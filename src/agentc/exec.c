@@ -41,6 +41,17 @@ static void unlink_exec(struct wslx_agentc_exec *e)
 	pp = slot(e->c, e->channel);
 	*pp = e->next;
 	e->c = NULL;
+	e->next = NULL;
+}
+
+static void unlink_ended(struct wslx_agentc_exec *e)
+{
+	struct wslx_agentc_exec **pp = &e->owner->ended;
+
+	while (*pp && *pp != e)
+		pp = &(*pp)->next;
+	if (*pp)
+		*pp = e->next;
 }
 
 static void leave(struct wslx_agentc_exec *e)
@@ -100,7 +111,7 @@ int wslx_agentc_exec_start(struct wslx_agentc *c, const struct wslx_agent_exec *
 		free(e);
 		return r;
 	}
-	e->c = c;
+	e->c = e->owner = c;
 	e->next = c->execs[e->channel % EXEC_BUCKETS];
 	c->execs[e->channel % EXEC_BUCKETS] = e;
 	wslx_agentc_flush(c);
@@ -113,9 +124,9 @@ int wslx_agentc_exec_start(struct wslx_agentc *c, const struct wslx_agent_exec *
 static void end_exec(struct wslx_agentc_exec *e, const struct wslx_agentc_exit *x)
 {
 	unlink_exec(e);
-	if (e->ended)
-		return;
 	e->ended = true;
+	e->next = e->owner->ended;
+	e->owner->ended = e;
 	e->busy++;
 	CALL(e, exited, x);
 	leave(e);
@@ -135,6 +146,8 @@ void wslx_agentc_exec_free_all(struct wslx_agentc *c)
 	for (unsigned i = 0; i < EXEC_BUCKETS; i++)
 		while (c->execs[i])
 			wslx_agentc_exec_free(c->execs[i]);
+	while (c->ended)
+		wslx_agentc_exec_free(c->ended);
 }
 
 void wslx_agentc_exec_free(struct wslx_agentc_exec *e)
@@ -152,6 +165,8 @@ void wslx_agentc_exec_free(struct wslx_agentc_exec *e)
 			(void)!wslx_agentc_queue(c, WSLX_AGENT_HANGUP, channel, 0, NULL, 0);
 			wslx_agentc_flush(c);
 		}
+	} else {
+		unlink_ended(e);
 	}
 	e->freed = true;
 	if (e->busy == 0)

@@ -46,12 +46,14 @@ struct wslx_agentc {
 	struct request *requests;
 	uint32_t next_id, next_channel;
 	struct wslx_agentc_exec *execs[EXEC_BUCKETS];
+	struct wslx_agentc_exec *ended; /* not freed by their owners yet */
 	bool room_wanted; /* some exec was told "no room" because tx was full */
 };
 
 struct wslx_agentc_exec {
-	struct wslx_agentc_exec *next; /* same bucket */
-	struct wslx_agentc *c;         /* NULL once unlinked */
+	struct wslx_agentc_exec *next; /* same bucket, or next ended one */
+	struct wslx_agentc *c;         /* NULL once ended */
+	struct wslx_agentc *owner;     /* frees it, if nobody did before */
 	struct wslx_agentc_exec_ops ops;
 	void *opaque;
 	uint32_t channel;
