@@ -170,9 +170,9 @@ static int next_run(struct wslx_ext4 *e)
 		    ext2fs_find_first_zero_block_bitmap2(e->fs->block_map, e->run_at, last, &first) == 0)
 			break;
 		/* What replaced files gave back lies behind. */
-		if (e->wrapped || !e->freed)
+		if (!e->freed)
 			return -ENOSPC;
-		e->wrapped = true;
+		e->freed = false;
 		e->run_at = e->run_done = e->fs->super->s_first_data_block;
 	}
 	if (ext2fs_find_first_set_block_bitmap2(e->fs->block_map, first, last, &end))

@@ -121,7 +121,7 @@ struct wslx_ext4 {
 
 	/* blocks: [run_done, run_at) taken but not yet in the bitmap, [run_at, run_end) free */
 	uint64_t run_done, run_at, run_end;
-	bool wrapped, freed;
+	bool freed; /* since the walk over the free blocks began */
 	struct ext4w_writer out;
 
 	/* file being written */

@@ -24,9 +24,12 @@
 
 bool wslx_import_is_ext4(const uint8_t *p, size_t n)
 {
-	const uint8_t *sb = p + SB_AT;
+	const uint8_t *sb;
 
-	if (n < SB_AT + 1024 || wslx_get_le16(sb + 56) != 0xef53)
+	if (n < SB_AT + 1024)
+		return false;
+	sb = p + SB_AT;
+	if (wslx_get_le16(sb + 56) != 0xef53)
 		return false;
 	/* ext2 and ext3 too: the kernel mounts them as ext4. */
 	return wslx_get_le32(sb + 24) <= 6 && wslx_get_le32(sb) != 0;

@@ -5,6 +5,7 @@
 #include <archive.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -360,6 +361,7 @@ int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src,
 		.task = &p->task,
 	};
 	struct statvfs vfs;
+	locale_t plain, before;
 	int r;
 
 	if (fstatvfs(p->out_fd, &vfs) < 0)
@@ -373,11 +375,19 @@ int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src,
 		.task = &p->task,
 		.now = { .what = "importing", .total = wslx_source_total_bytes(src) },
 	};
+	/* Names are bytes.  In a UTF-8 locale libarchive would normalize them, and
+	 * two that differ for the kernel could become one. */
+	plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+	if (!plain)
+		return wslx_err_sys(err, ENOMEM, "cannot read the archive");
+	before = uselocale(plain);
 	r = wslx_ext4_new(&fs, &t.fs, err);
 	if (r == 0)
 		r = run(&t, ret);
 	ret->entries = t.meter.now.entries;
 	archive_read_free(t.a);
+	uselocale(before);
+	freelocale(plain);
 	wslx_import_acl_free(t.acls, t.fs);
 	wslx_ext4_free(t.fs);
 	return r;

@@ -1,0 +1,529 @@
+/* Archives that are broken, too much, or out to do harm. */
+#include "support.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+
+/* One entry each, behind a good `etc`. */
+static const struct {
+	const char *name;
+	char type;
+	uint64_t size;
+	const char *link;
+	int code;
+	const char *text;
+} hostile[] = {
+	{ "../evil", '0', 0, NULL, EPERM, "hostile entry '../evil'" },
+	{ "etc/../../evil", '0', 0, NULL, EPERM, "leads out of the root" },
+	{ "etc/..", '5', 0, NULL, EPERM, "leads out of the root" },
+	{ "/..", '5', 0, NULL, EPERM, "leads out of the root" },
+	{ "hard", '1', 0, "../../etc/shadow", EPERM, "leads out of the root" },
+	{ "hard", '1', 0, "etc/none", ENOENT, "hard link to a file that is not there" },
+	{ "hard", '1', 0, "etc", ENOENT, "hard link to a file that is not there" },
+	{ "hard", '1', 0, "/", ENOENT, "hard link" },
+	{ ".", '0', 0, NULL, EPERM, "the root must be a folder" },
+	{ "/", '2', 0, "etc", EPERM, "the root must be a folder" },
+	{ "sym", '2', 0, "", EBADMSG, "empty or overlong target" },
+	{ "huge", '0', (uint64_t)1 << 62, NULL, E2BIG, "entry 'huge' claims 4611686018427387904 bytes" },
+	{ "huge", '0', INT64_MAX, NULL, EBADMSG, "" },
+	{ "huge", '0', (uint64_t)1 << 40, NULL, E2BIG, "more than the disk's" },
+	{ "short", '0', 100000, NULL, EBADMSG, "corrupt or truncated archive at entry 'short'" },
+	{ "file/in", '0', 0, NULL, ENOTDIR, "a part of its path is not a folder" },
+	{ "loop/in", '0', 0, NULL, ELOOP, "too many symbolic links" },
+};
+
+static void test_hostile(void **state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(hostile); i++) {
+		struct raw r = { 0 };
+		struct image im;
+
+		raw_header(&r, "etc", '5', 0, NULL);
+		raw_header(&r, "file", '0', 0, NULL);
+		raw_header(&r, "loop", '2', 0, "loop2");
+		raw_header(&r, "loop2", '2', 0, "/loop");
+		raw_header(&r, hostile[i].name, hostile[i].type, hostile[i].size, hostile[i].link);
+		raw_end(&r);
+		image_import(&im, raw_fd(&r));
+		if (!hostile[i].text[0])
+			assert_true(im.r < 0 && im.err.msg[0]);
+		else
+			image_assert_fails(&im, hostile[i].code, hostile[i].text);
+		assert_memory_equal(im.err.msg, "test.tar: ", 10);
+		image_free(&im);
+	}
+}
+
+/* Links and then names through them: all of it stays inside. */
+static void test_traps(void **state)
+{
+	struct raw r = { 0 };
+	struct image im;
+
+	raw_header(&r, "etc", '5', 0, NULL);
+	raw_header(&r, "a", '2', 0, "/");
+	raw_header(&r, "b", '2', 0, "../../../../../..");
+	raw_header(&r, "c", '2', 0, "/proc/self/cwd");
+	raw_header(&r, "a/x", '0', 1, NULL);
+	raw_bytes(&r, "1", 1);
+	raw_header(&r, "b/tmp/y", '0', 1, NULL);
+	raw_bytes(&r, "2", 1);
+	raw_header(&r, "c/z", '0', 1, NULL);
+	raw_bytes(&r, "3", 1);
+	raw_header(&r, "a/b/c/a/z2", '0', 1, NULL);
+	raw_bytes(&r, "4", 1);
+	raw_end(&r);
+	image_import(&im, raw_fd(&r));
+	/* /proc/self/cwd was made as a folder; `a` below it too. */
+	image_check(&im);
+	image_assert_text(&im, "/x", "1");
+	image_assert_text(&im, "/tmp/y", "2");
+	image_assert_text(&im, "/proc/self/cwd/z", "3");
+	image_assert_text(&im, "/proc/self/cwd/a/z2", "4");
+	image_free(&im);
+}
+
+static void test_long_paths(void **state)
+{
+	char path[5000] = "etc";
+	struct image im;
+	struct raw r = { 0 };
+
+	while (strlen(path) < 4090)
+		strcat(path, "/dddddddd");
+	raw_header(&r, "etc", '5', 0, NULL);
+	for (int i = 0; i < 2; i++) {
+		char record[5100];
+
+		snprintf(record, sizeof(record), "path=%s", path);
+		raw_pax(&r, record);
+		raw_header(&r, "short", '5', 0, NULL);
+		strcat(path, "/toolong");
+	}
+	raw_end(&r);
+	image_import(&im, raw_fd(&r));
+	image_assert_fails(&im, ENAMETOOLONG, "a path longer than 4095 bytes");
+	image_free(&im);
+
+	char record[400];
+
+	memset(record, 'n', sizeof(record));
+	memcpy(record, "path=etc/", 9);
+	record[9 + 256] = 0;
+	raw_header(&r, "etc", '5', 0, NULL);
+	raw_pax(&r, record);
+	raw_header(&r, "short", '5', 0, NULL);
+	raw_end(&r);
+	image_import(&im, raw_fd(&r));
+	image_assert_fails(&im, ENAMETOOLONG, "a name longer than 255");
+	image_free(&im);
+}
+
+/* Far deeper than any path: each part goes through a link to the depth so far. */
+static void test_deep(void **state)
+{
+	char path[1024], target[256];
+	struct image im;
+	struct tar t;
+
+	tar_begin(&t, "pax", "none");
+	tar_root(&t);
+	memset(path, 0, sizeof(path));
+	strcpy(target, "/");
+	for (int i = 0; i < 60; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "l%d", i);
+		/* l_i is a link below l_(i-1)'s folder chain, by way of the root. */
+		if (i == 0)
+			strcpy(path, "x");
+		else
+			snprintf(path, sizeof(path), "l%d", i - 1);
+		for (int k = 0; k < 100; k++)
+			strcat(path, "/d");
+		tar_dir(&t, path, 0755);
+		tar_symlink(&t, name, path);
+		if (i == 38)
+			break;
+	}
+	image_import(&im, tar_end(&t));
+	image_check(&im);
+	image_free(&im);
+}
+
+static int truncated_copy(int fd, size_t len)
+{
+	int to = memfd_create("cut", MFD_CLOEXEC);
+	uint8_t *p = malloc(len + 1);
+
+	assert_int_equal(pread(fd, p, len, 0), len);
+	assert_int_equal(write(to, p, len), len);
+	free(p);
+	lseek(to, 0, SEEK_SET);
+	return to;
+}
+
+static int good_tar(const char *filter)
+{
+	uint8_t *p = malloc(100000);
+	struct tar t;
+
+	/* Does not compress to nothing. */
+	for (size_t i = 0, x = 1; i < 100000; i++) {
+		x = x * 6364136223846793005u + 1442695040888963407u;
+		p[i] = (uint8_t)(x >> 33);
+	}
+	tar_begin(&t, "pax", filter);
+	tar_root(&t);
+	tar_entry(&t, "etc/data", S_IFREG | 0644);
+	tar_put(&t, p, 100000);
+	tar_file(&t, "etc/last", 0644, "last");
+	free(p);
+	return tar_end(&t);
+}
+
+static const char *const filters[] = { "none", "gzip", "xz", "zstd", "bzip2" };
+
+static void test_truncated(void **state)
+{
+	for (size_t f = 0; f < ARRAY_SIZE(filters); f++) {
+		int fd = good_tar(filters[f]);
+		size_t size = (size_t)lseek(fd, 0, SEEK_END);
+		/* The end mark of a plain tar is two blocks of zeros: one will do. */
+		const size_t cuts[] = { 1, 100, 511, 600, 1024, 2048, size / 2, size - 2000, size - 1024, size - 9 };
+
+		for (size_t c = 0; c < ARRAY_SIZE(cuts); c++) {
+			struct image im;
+
+			if (f == 0 && cuts[c] > size - 1024)
+				continue;
+			image_import(&im, truncated_copy(fd, cuts[c]));
+			if (im.r >= 0 || !im.err.msg[0])
+				fail_msg("%s cut to %zu of %zu was taken", filters[f], cuts[c], size);
+			if (im.r != -EBADMSG && im.r != -EINVAL)
+				fail_msg("%s cut to %zu: %d %s", filters[f], cuts[c], im.r, im.err.msg);
+			image_free(&im);
+		}
+		close(fd);
+	}
+}
+
+static void test_corrupt(void **state)
+{
+	/* Not zstd: libarchive writes it without a checksum. */
+	static const char *const checked[] = { "gzip", "xz", "bzip2" };
+
+	for (size_t f = 0; f < ARRAY_SIZE(checked); f++) {
+		int fd = good_tar(checked[f]);
+		off_t size = lseek(fd, 0, SEEK_END);
+		struct image im;
+		uint8_t b;
+
+		/* Inside the stored data: only the checksum can tell. */
+		assert_int_equal(pread(fd, &b, 1, size / 2), 1);
+		b ^= 0x10;
+		assert_int_equal(pwrite(fd, &b, 1, size / 2), 1);
+		lseek(fd, 0, SEEK_SET);
+		image_import(&im, fd);
+		assert_int_equal(im.r, -EBADMSG);
+		image_free(&im);
+	}
+}
+
+static void test_filters(void **state)
+{
+	for (size_t f = 0; f < ARRAY_SIZE(filters); f++) {
+		int fds[2], fd = good_tar(filters[f]);
+		off_t size = lseek(fd, 0, SEEK_END);
+		struct image im;
+		char buf[200000];
+
+		lseek(fd, 0, SEEK_SET);
+		image_import(&im, dup(fd));
+		image_check(&im);
+		image_assert_text(&im, "/etc/last", "last");
+		image_free(&im);
+
+		/* The same from a pipe. */
+		assert_int_equal(pipe(fds), 0);
+		fcntl(fds[1], F_SETPIPE_SZ, 1 << 18);
+		assert_int_equal(pread(fd, buf, sizeof(buf), 0), size);
+		assert_int_equal(write(fds[1], buf, (size_t)size), size);
+		close(fds[1]);
+		image_import(&im, fds[0]);
+		image_check(&im);
+		image_assert_text(&im, "/etc/last", "last");
+		image_free(&im);
+
+		/* And as two streams one after the other, padded behind. */
+		if (f > 0) {
+			int cat = memfd_create("cat", MFD_CLOEXEC);
+			struct tar t;
+
+			/* A plain tar, split in the middle, each half compressed. */
+			int plain = good_tar("none");
+			off_t n = lseek(plain, 0, SEEK_END);
+			char *all = malloc((size_t)n);
+
+			assert_int_equal(pread(plain, all, (size_t)n, 0), n);
+			for (int half = 0; half < 2; half++) {
+				size_t from = half ? 30000 : 0, len = half ? (size_t)n - 30000 : 30000;
+
+				t.a = archive_write_new();
+				archive_write_set_format_raw(t.a);
+				archive_write_add_filter_by_name(t.a, filters[f]);
+				archive_write_set_bytes_in_last_block(t.a, 1);
+				archive_write_open_fd(t.a, cat);
+				t.e = archive_entry_new();
+				archive_entry_set_filetype(t.e, AE_IFREG);
+				archive_write_header(t.a, t.e);
+				assert_int_equal(archive_write_data(t.a, all + from, len), len);
+				archive_write_close(t.a);
+				archive_write_free(t.a);
+				archive_entry_free(t.e);
+			}
+			free(all);
+			close(plain);
+			lseek(cat, 0, SEEK_SET);
+			image_import(&im, cat);
+			image_check(&im);
+			image_assert_text(&im, "/etc/last", "last");
+			image_free(&im);
+		}
+		close(fd);
+	}
+}
+
+static void test_not_an_archive(void **state)
+{
+	static const struct {
+		const char *bytes;
+		size_t len;
+		const char *text;
+	} files[] = {
+		{ "", 0, "the file is empty" },
+		{ "hello\n", 6, "not a tar archive, ext4 image or .wsl package" },
+		{ "vhdxfile", 8, "it is a VHDX disk" },
+		{ "PK\3\4....", 8, "it is a zip archive" },
+		{ "QFI\xfb", 4, "it is a qcow2 disk" },
+		{ "\177ELF", 4, "it is a program or a kernel" },
+	};
+	uint8_t junk[20000];
+	struct image im;
+	struct tar t;
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		struct raw r = { .p = malloc(files[i].len + 1), .len = files[i].len };
+
+		memcpy(r.p, files[i].bytes, files[i].len);
+		image_import(&im, raw_fd(&r));
+		image_assert_fails(&im, EINVAL, files[i].text);
+		image_free(&im);
+	}
+	for (size_t i = 0; i < sizeof(junk); i++)
+		junk[i] = (uint8_t)(i * 37 + 11);
+	struct raw r = { 0 };
+
+	raw_bytes(&r, junk, sizeof(junk));
+	image_import(&im, raw_fd(&r));
+	image_assert_fails(&im, EINVAL, "test.tar: not a tar archive, ext4 image or .wsl package");
+	image_free(&im);
+
+	raw_end(&r);
+	image_import(&im, raw_fd(&r));
+	image_assert_fails(&im, EINVAL, "the archive is empty");
+	image_free(&im);
+
+	tar_begin(&t, "pax", "gzip");
+	image_import(&im, tar_end(&t));
+	image_assert_fails(&im, EINVAL, "the archive is empty");
+	image_free(&im);
+
+	tar_begin(&t, "pax", "none");
+	tar_file(&t, "manifest.json", 0644, "{}");
+	image_import(&im, tar_end(&t));
+	image_assert_fails(&im, EINVAL, "neither /etc nor /bin/sh");
+	image_free(&im);
+
+	int fd = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	image_import(&im, fd);
+	image_assert_fails(&im, EISDIR, "a folder");
+	image_free(&im);
+}
+
+static void test_limits(void **state)
+{
+	struct wslx_import_params p = { .size = 64 * WSLX_MIB, .max_entries = 50 };
+	uint8_t *big = malloc(4 << 20);
+	char name[32];
+	struct image im;
+	struct tar t;
+
+	memset(big, 7, 4 << 20);
+	for (int kind = 0; kind < 4; kind++) {
+		tar_begin(&t, "ustar", "none");
+		tar_root(&t);
+		for (int i = 0; i < 100; i++) {
+			snprintf(name, sizeof(name), kind < 2 ? "etc/%d" : "etc/same", i);
+			if (kind == 2)
+				tar_entry(&t, name, S_IFREG | 0644);
+			tar_file(&t, name, 0644, "");
+			if (kind >= 2) {
+				tar_entry(&t, name, S_IFREG | 0644);
+				tar_put(&t, big, 4 << 20);
+			}
+		}
+		p = (struct wslx_import_params) { .size = 64 * WSLX_MIB };
+		if (kind == 0)
+			p.max_entries = 50;
+		else if (kind == 1)
+			p.max_memory = 48 * 1024;
+		else if (kind == 2)
+			p.max_bytes = 20 << 20;
+		image_import_with(&im, tar_end(&t), &p);
+		if (kind < 2)
+			image_assert_fails(&im, E2BIG, "too many entries");
+		else if (kind == 2)
+			image_assert_fails(&im, ENOSPC, "does not fit: more than 20 MiB");
+		else
+			/* One file written 100 times over: its blocks are used again. */
+			image_check(&im);
+		image_free(&im);
+	}
+
+	/* More than the disk. */
+	tar_begin(&t, "ustar", "none");
+	tar_root(&t);
+	for (int i = 0; i < 20; i++) {
+		snprintf(name, sizeof(name), "etc/%d", i);
+		tar_entry(&t, name, S_IFREG | 0644);
+		tar_put(&t, big, 4 << 20);
+	}
+	p = (struct wslx_import_params) { .size = 64 * WSLX_MIB };
+	image_import_with(&im, tar_end(&t), &p);
+	image_assert_fails(&im, ENOSPC, "does not fit a disk of 64 MiB");
+	image_free(&im);
+	free(big);
+
+	p = (struct wslx_import_params) { .size = WSLX_MIB };
+	tar_begin(&t, "ustar", "none");
+	image_import_with(&im, tar_end(&t), &p);
+	image_assert_fails(&im, EINVAL, "between 64 MiB and 16 TiB");
+	image_free(&im);
+}
+
+struct feeder {
+	int fd;
+	volatile sig_atomic_t *cancel;
+};
+
+static void *feed_and_cancel(void *arg)
+{
+	struct feeder *f = arg;
+	struct raw r = { 0 };
+
+	raw_header(&r, "etc", '5', 0, NULL);
+	assert_int_equal(write(f->fd, r.p, r.len), r.len);
+	free(r.p);
+	*f->cancel = 1;
+	return NULL;
+}
+
+/* A pipe that says nothing more: cancelling must not wait for it. */
+static void test_cancel(void **state)
+{
+	volatile sig_atomic_t cancel = 0;
+	struct wslx_import_params p = { .size = 64 * WSLX_MIB, .task.cancel = &cancel };
+	struct feeder f = { .cancel = &cancel };
+	pthread_t thread;
+	struct image im;
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	f.fd = fds[1];
+	assert_int_equal(pthread_create(&thread, NULL, feed_and_cancel, &f), 0);
+	image_import_with(&im, fds[0], &p);
+	pthread_join(thread, NULL);
+	assert_int_equal(im.r, -ECANCELED);
+	assert_string_equal(im.err.msg, "interrupted");
+	image_free(&im);
+	close(fds[1]);
+}
+
+static void count_reports(const struct wslx_progress *now, void *opaque)
+{
+	struct wslx_progress *last = opaque;
+
+	assert_true(now->done >= last->done && now->entries >= last->entries);
+	*last = *now;
+}
+
+static void test_progress_and_conf(void **state)
+{
+	struct wslx_progress last = { 0 };
+	struct wslx_import_params p = {
+		.size = 64 * WSLX_MIB,
+		.in_name = "x.wsl",
+		.task = { .progress = count_reports, .opaque = &last },
+	};
+	struct image im;
+	struct tar t;
+
+	tar_begin(&t, "pax", "xz");
+	tar_root(&t);
+	tar_file(&t, "etc/wsl-distribution.conf", 0644,
+		 "# comment\n[oobe]\ncommand = /etc/oobe.sh\n defaultUid= 1000 \r\ndefaultName = \"my distro\"\n"
+		 "[shortcut]\ndefaultName=no\n");
+	int fd = tar_end(&t);
+	off_t size = lseek(fd, 0, SEEK_END);
+
+	lseek(fd, 0, SEEK_SET);
+	image_import_with(&im, fd, &p);
+	image_check(&im);
+	assert_string_equal(im.res.default_name, "my distro");
+	assert_int_equal(im.res.default_uid, 1000);
+	assert_int_equal(last.done, size);
+	assert_int_equal(last.total, size);
+	assert_int_equal(last.entries, 2);
+	image_free(&im);
+
+	tar_begin(&t, "pax", "none");
+	tar_file(&t, "etc/wsl-distribution.conf", 0644,
+		 "[oobe]\ndefaultUid=99999999999999999999\ndefaultName=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+		 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n");
+	image_import(&im, tar_end(&t));
+	image_check(&im);
+	assert_int_equal(im.res.default_uid, -1);
+	assert_string_equal(im.res.default_name, "");
+	image_free(&im);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_hostile),
+		cmocka_unit_test(test_traps),
+		cmocka_unit_test(test_long_paths),
+		cmocka_unit_test(test_deep),
+		cmocka_unit_test(test_truncated),
+		cmocka_unit_test(test_corrupt),
+		cmocka_unit_test(test_filters),
+		cmocka_unit_test(test_not_an_archive),
+		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_progress_and_conf),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
