@@ -111,6 +111,7 @@ struct distro_setup {
 void machine_run(void) WSLX_NORETURN;
 /* modules.c */
 void modules_load_boot(void);
+void modules_make_nodes(const char *release);
 int modprobe_main(int argc, char **argv);
 /* device.c */
 int device_init(struct machine *m);

@@ -11,7 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -53,6 +55,40 @@ void modules_load_boot(void)
 		/* Some drive nothing on this machine (crc32c_intel without SSE 4.2). */
 		if (r < 0 && r != -ENODEV)
 			log_warn("module %s: %s", path, strerror(-r));
+	}
+}
+
+/* Device nodes whose opening loads their module, as modules.devname lists them:
+ * "fuse fuse c10:229".  devtmpfs knows a device only once its driver is there. */
+void modules_make_nodes(const char *release)
+{
+	cleanup_free char *list = NULL;
+	char path[192], *save = NULL;
+	size_t len;
+
+	snprintf(path, sizeof(path), "/lib/modules/%s/modules.devname", release);
+	if (wslx_read_regular(path, INDEX_MAX, &list, &len) < 0)
+		return;
+	for (char *line = strtok_r(list, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char module[64], node[64], type;
+		unsigned major, minor;
+		bool open_to_all;
+
+		if (*line == '#' || sscanf(line, "%63s %63s %c%u:%u", module, node, &type, &major, &minor) != 5 ||
+		    (type != 'c' && type != 'b') || strstr(node, ".."))
+			continue;
+		snprintf(path, sizeof(path), "/dev/%s", node);
+		if (strchr(node, '/')) {
+			char *slash = strrchr(path, '/');
+
+			*slash = 0;
+			(void)mkdir_parents(path, 0755);
+			*slash = '/';
+		}
+		/* The two that udev's rules open to everybody. */
+		open_to_all = !strcmp(node, "fuse") || !strcmp(node, "net/tun");
+		if (mknod(path, type == 'c' ? S_IFCHR : S_IFBLK, makedev(major, minor)) == 0)
+			(void)chmod(path, open_to_all ? 0666 : 0600);
 	}
 }
 

@@ -138,6 +138,7 @@ static void on_modules_disk(struct disk_wait *dw, const char *device)
 		config_failed(w, r < 0 ? -r : errno, text);
 	} else {
 		m->modules_mounted = true;
+		modules_make_nodes(m->release);
 	}
 	config_end(w);
 }

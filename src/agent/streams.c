@@ -18,6 +18,9 @@
 #include "base/cleanup.h"
 
 #define READS_PER_ROUND 4
+/* With its header one vsock packet, which Linux cuts at 64 KiB, and whole pages
+ * of the pipe. */
+#define READ_MAX (60u << 10)
 /* What a terminal may deliver after its session leader's end: more than the
  * kernel buffers, yet no endless writer. */
 #define TTY_DRAIN_MAX (1u << 20)
@@ -219,7 +222,7 @@ static void outlet_eof(struct outlet *out)
 static int outlet_read(struct outlet *out)
 {
 	struct conn *c = out->p->c;
-	size_t want = WSLX_MIN((size_t)out->credit, (size_t)WSLX_AGENT_PAYLOAD_MAX);
+	size_t want = WSLX_MIN((size_t)out->credit, (size_t)READ_MAX);
 	uint8_t *p;
 	ssize_t n;
 
