@@ -172,7 +172,7 @@ static int put_inode(struct wslx_ext4 *e, struct wslx_ext4_node *n, uint8_t p[EX
 			links = 1; /* dir_nlink: "many" */
 		if (n->blocks > 1 && n->dir->count)
 			flags |= FL_INDEX;
-		/* fall through */
+		__attribute__((fallthrough));
 	case S_IFREG:
 		flags |= FL_EXTENTS;
 		r = put_extent_tree(e, n, p + 40, &tree);

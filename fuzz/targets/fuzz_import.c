@@ -1,0 +1,196 @@
+/*
+ * Archive import: any bytes, through decompression, libarchive and the ext4
+ * writer, into a small disk.  What was taken is read back whole: each folder,
+ * each inode, each attribute, by libext2fs, which checks every checksum; and
+ * no block may be claimed twice.
+ *
+ * Stands in for proc.c: mke2fs runs once, its result is copied after that.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <ext2fs/ext2fs.h>
+
+#include "image/import.h"
+#include "image/proc.h"
+
+#define DISK (64 * WSLX_MIB)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
+
+/* Headers get their checksum right again: else nothing behind it is reached. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+	size = LLVMFuzzerMutate(data, size, max);
+	for (size_t at = 0; seed % 8 && at + 512 <= size; at += 512) {
+		uint8_t *h = data + at;
+		unsigned sum = 0;
+		char text[8];
+
+		if (memcmp(h + 257, "ustar", 5) != 0)
+			continue;
+		memset(h + 148, ' ', 8);
+		for (int i = 0; i < 512; i++)
+			sum += h[i];
+		snprintf(text, sizeof(text), "%06o", sum);
+		memcpy(h + 148, text, 7);
+	}
+	return size;
+}
+
+/* The parts of a new file system that are not zero. */
+static struct piece {
+	uint64_t off;
+	uint8_t data[4096];
+} * pieces;
+static size_t n_pieces;
+
+static void run_mke2fs(const char *const *argv, int fd)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		fcntl(fd, F_SETFD, 0);
+		setenv("PATH", "/usr/sbin:/sbin:/usr/bin:/bin", 1);
+		setenv("MKE2FS_CONFIG", "/dev/null", 1);
+		dup2(open("/dev/null", O_RDWR), 2);
+		execvp(argv[0], (char *const *)(uintptr_t)argv);
+		_exit(127);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0)
+		abort();
+}
+
+static void remember(int fd)
+{
+	static const uint8_t zero[4096];
+	uint8_t block[4096];
+
+	for (uint64_t off = 0; off < DISK; off += 4096) {
+		if (pread(fd, block, 4096, (off_t)off) != 4096)
+			abort();
+		if (memcmp(block, zero, 4096) == 0)
+			continue;
+		pieces = realloc(pieces, (n_pieces + 1) * sizeof(*pieces));
+		if (!pieces)
+			abort();
+		pieces[n_pieces].off = off;
+		memcpy(pieces[n_pieces++].data, block, 4096);
+	}
+}
+
+int wslx_proc_run(const struct wslx_proc_params *p, const struct wslx_task *task, char **ret_out, struct wslx_err *err)
+{
+	/* A raw image that asks to grow. */
+	if (strcmp(p->argv[0], "mke2fs") != 0)
+		return wslx_err_set(err, ENOENT, "not here");
+	if (!pieces) {
+		run_mke2fs(p->argv, p->keep_fd);
+		remember(p->keep_fd);
+		return 0;
+	}
+	for (size_t i = 0; i < n_pieces; i++)
+		if (pwrite(p->keep_fd, pieces[i].data, 4096, (off_t)pieces[i].off) != 4096)
+			abort();
+	return 0;
+}
+
+struct check {
+	ext2_filsys fs;
+	ext2fs_block_bitmap seen;
+};
+
+static int see_block(ext2_filsys fs, blk64_t *blk, e2_blkcnt_t count, blk64_t ref, int ref_off, void *opaque)
+{
+	struct check *c = opaque;
+
+	if (ext2fs_test_block_bitmap2(c->seen, *blk) || !ext2fs_test_block_bitmap2(fs->block_map, *blk))
+		abort();
+	ext2fs_mark_block_bitmap2(c->seen, *blk);
+	return 0;
+}
+
+static int see_entry(ext2_ino_t dir, int entry, struct ext2_dir_entry *de, int offset, int blocksize, char *buf,
+		     void *opaque)
+{
+	struct check *c = opaque;
+
+	if (de->inode && !ext2fs_test_inode_bitmap2(c->fs->inode_map, de->inode))
+		abort();
+	return 0;
+}
+
+static void check(int fd)
+{
+	struct check c = { 0 };
+	struct ext2_inode_large inode;
+	ext2_inode_scan scan;
+	ext2_ino_t ino;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (ext2fs_open(path, EXT2_FLAG_64BITS, 0, 0, unix_io_manager, &c.fs) || ext2fs_read_bitmaps(c.fs) ||
+	    ext2fs_allocate_block_bitmap(c.fs, "seen", &c.seen) || ext2fs_open_inode_scan(c.fs, 0, &scan))
+		abort();
+	for (;;) {
+		struct ext2_xattr_handle *h;
+
+		if (ext2fs_get_next_inode_full(scan, &ino, (struct ext2_inode *)&inode, sizeof(inode)))
+			abort();
+		if (!ino)
+			break;
+		if (!inode.i_links_count || ino == EXT2_JOURNAL_INO || ino == EXT2_RESIZE_INO)
+			continue;
+		if (ext2fs_inode_has_valid_blocks2(c.fs, (struct ext2_inode *)&inode) &&
+		    ext2fs_block_iterate3(c.fs, ino, BLOCK_FLAG_READ_ONLY, NULL, see_block, &c))
+			abort();
+		if (LINUX_S_ISDIR(inode.i_mode) && ext2fs_dir_iterate2(c.fs, ino, 0, NULL, see_entry, &c))
+			abort();
+		if (ext2fs_xattrs_open(c.fs, ino, &h) || ext2fs_xattrs_read(h) || ext2fs_xattrs_close(&h))
+			abort();
+	}
+	ext2fs_close_inode_scan(scan);
+	ext2fs_free_block_bitmap(c.seen);
+	ext2fs_free(c.fs);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct wslx_import_result res = { 0 };
+	struct wslx_err err = { 0 };
+	int in = memfd_create("in", MFD_CLOEXEC), out = memfd_create("out", MFD_CLOEXEC);
+	struct wslx_import_params p = {
+		.in_fd = in,
+		.in_name = "fuzz",
+		.out_fd = out,
+		.size = DISK,
+		.max_entries = 2000,
+		.max_memory = 16 * WSLX_MIB,
+		.max_bytes = 8 * WSLX_MIB,
+		.no_sync = true,
+	};
+
+	if (in < 0 || out < 0 || write(in, data, size) != (ssize_t)size)
+		abort();
+	lseek(in, 0, SEEK_SET);
+	int r = wslx_import(&p, &res, &err);
+
+	if (r == 0 && res.kind == WSLX_IMPORT_TAR)
+		check(out);
+	else if (r < 0 && !err.msg[0])
+		abort();
+	close(in);
+	close(out);
+	return 0;
+}
