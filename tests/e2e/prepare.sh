@@ -20,7 +20,7 @@ if [ ! -e "$dir/debian.tar" ]; then
         printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$(basename "$deb")" "$(stat -c %s "$deb")" \
             "$(sha256sum "$deb" | cut -d' ' -f1)"
     done >"$dir/repo/Packages"
-    mmdebstrap --quiet --variant=apt --include=gcc,libc6-dev,make,iproute2,procps,bash,sudo,python3-minimal \
+    mmdebstrap --quiet --variant=apt --include=gcc,libc6-dev,make,iproute2,procps,bash,sudo,python3-minimal,mount,kmod \
         --customize-hook="copy-in $dir/repo /srv" \
         --customize-hook='chroot "$1" useradd -m -s /bin/bash -G sudo tester' \
         bookworm "$dir/debian.tar.tmp.tar"
