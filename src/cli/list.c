@@ -145,8 +145,32 @@ static int print_rows(struct cli *c, const struct cli_opts *o, const struct row 
 	return 0;
 }
 
-/* Those still being made have no name in the store yet; what holds their
- * folder's lock does. */
+/* Those that have no name in the store yet, or not any more. */
+static int add_busy(struct cli *c, struct row **rows, size_t *n, struct wslx_err *err)
+{
+	struct wslx_busy *list = NULL;
+	struct row *more;
+	size_t k = 0;
+	int r = wslx_store_busy(c->m, WSLX_STORE_DISTROS, WSLX_DISTRO_JSON, &list, &k, err);
+
+	if (r < 0)
+		return r;
+	more = reallocarray(*rows, *n + k + 1, sizeof(**rows));
+	if (!more) {
+		free(list);
+		return wslx_err_sys(err, ENOMEM, "cannot list");
+	}
+	*rows = more;
+	for (size_t i = 0; i < k; i++) {
+		struct row *row = &more[(*n)++];
+
+		*row = (struct row) { .state = list[i].removing ? "Uninstalling" : "Installing" };
+		strcpy(row->name, list[i].name);
+	}
+	free(list);
+	return 0;
+}
+
 static size_t keep_running(struct row *rows, size_t n)
 {
 	size_t kept = 0;
@@ -160,11 +184,11 @@ static size_t keep_running(struct row *rows, size_t n)
 	return kept;
 }
 
-int cli_list(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
+static int collect(struct cli *c, const struct cli_opts *o, struct row **ret, size_t *ret_n, struct wslx_err *err)
 {
 	char **names = NULL, def[WSLX_NAME_MAX + 1] = "";
 	struct row *rows = NULL;
-	size_t n = 0;
+	size_t n = 0, done = 0;
 	int r = wslx_store_names(c->m, WSLX_STORE_DISTROS, &names, &n, err);
 
 	if (r < 0)
@@ -173,23 +197,41 @@ int cli_list(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		cli_warn("%s", err->msg);
 	rows = calloc(n + 1, sizeof(*rows));
 	r = rows ? 0 : -ENOMEM;
-	for (size_t i = 0; r == 0 && i < n; i++)
-		r = fill_row(c, names[i], def, &rows[i]);
-	if (r < 0) {
+	while (r == 0 && done < n) {
+		r = fill_row(c, names[done], def, &rows[done]);
+		done += r == 0;
+	}
+	if (r < 0)
 		wslx_err_sys(err, -r, "cannot list");
-	} else {
+	wslx_names_free(names, n);
+	if (r == 0 && o->running)
+		done = keep_running(rows, done);
+	else if (r == 0 && o->all)
+		r = add_busy(c, &rows, &done, err);
+	*ret = rows;
+	*ret_n = done;
+	return r;
+}
+
+int cli_list(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
+{
+	struct row *rows = NULL;
+	size_t n = 0;
+	int r;
+
+	if (o->running && o->all)
+		return wslx_err_set(err, EINVAL, "--running and --all do not go together");
+	if (o->verbose + o->quiet + o->json > 1)
+		return wslx_err_set(err, EINVAL, "-v, -q and --json do not go together");
+	r = collect(c, o, &rows, &n, err);
+	if (r == 0) {
 		if (n)
 			qsort(rows, n, sizeof(*rows), compare_rows);
-		wslx_names_free(names, n);
-		names = NULL;
-		if (o->running)
-			n = keep_running(rows, n);
 		r = print_rows(c, o, rows, n, err);
 	}
-	for (size_t i = 0; rows && i < n; i++)
+	for (size_t i = 0; i < n; i++)
 		free(rows[i].d);
 	free(rows);
-	wslx_names_free(names, n);
 	return r;
 }
 

@@ -235,6 +235,49 @@ int wslx_store_open(struct wslx_manager *m, enum wslx_store store, const char *n
 	return open_dir(m->store_fd[store], name, false);
 }
 
+/* One temporary folder that somebody works in: 1 and its name. */
+static int busy_folder(int store_fd, const char *temp, const char *file, struct wslx_busy *ret)
+{
+	cleanup_close int fd = open_dir(store_fd, temp, false);
+	cleanup_free char *name = NULL;
+
+	if (fd < 0 || wslx_lock_held(fd, WSLX_LOCK_FILE) <= 0)
+		return 0;
+	if (wslx_read_file(fd, WSLX_LOCK_FILE, WSLX_NAME_MAX, &name, NULL) < 0 || !wslx_name_ok(name))
+		return 0;
+	strcpy(ret->name, name);
+	/* What is being made gets its description last. */
+	ret->removing = faccessat(fd, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	return 1;
+}
+
+int wslx_store_busy(struct wslx_manager *m, enum wslx_store store, const char *file, struct wslx_busy **ret,
+		    size_t *ret_n, struct wslx_err *err)
+{
+	DIR *dir = read_dir(m->store_fd[store]);
+	struct wslx_busy *list = NULL;
+	const struct dirent *d;
+	size_t n = 0;
+
+	if (!dir)
+		return wslx_err_sys(err, errno, "cannot read %s/%s", m->paths.data, store_dirs[store]);
+	while ((d = readdir(dir))) {
+		struct wslx_busy *more;
+
+		if (!is_temp(d->d_name))
+			continue;
+		more = reallocarray(list, n + 1, sizeof(*list));
+		if (!more)
+			break;
+		list = more;
+		n += (size_t)busy_folder(m->store_fd[store], d->d_name, file, &list[n]);
+	}
+	closedir(dir);
+	*ret = list;
+	*ret_n = n;
+	return 0;
+}
+
 /* ---- Distros ---- */
 
 int wslx_distro_find(struct wslx_manager *m, const char *name, struct wslx_distro *ret, struct wslx_err *err)
@@ -370,6 +413,9 @@ int wslx_builder_begin(struct wslx_manager *m, enum wslx_store store, const char
 		r = b.dir_fd = open_dir(m->store_fd[store], b.temp, true);
 	if (r >= 0)
 		r = b.lock_fd = wslx_lock_take(b.dir_fd, WSLX_LOCK_FILE, WSLX_LOCK_EXCLUSIVE, false);
+	/* Whose folder this will be, for `list --all`. */
+	if (r >= 0)
+		r = wslx_pwrite_full(b.lock_fd, name, strlen(name), 0);
 	*ret = b;
 	if (r < 0) {
 		wslx_builder_end(ret);

@@ -56,6 +56,15 @@ WSLX_MUST_CHECK int wslx_store_lookup(struct wslx_manager *m, enum wslx_store st
 /* The folder's descriptor (O_RDONLY). */
 WSLX_MUST_CHECK int wslx_store_open(struct wslx_manager *m, enum wslx_store store, const char *name);
 
+/* What is being made or taken apart right now.  file: the description's name.
+ * The caller frees *ret. */
+struct wslx_busy {
+	char name[WSLX_NAME_MAX + 1];
+	bool removing;
+};
+WSLX_MUST_CHECK int wslx_store_busy(struct wslx_manager *m, enum wslx_store store, const char *file,
+				    struct wslx_busy **ret, size_t *ret_n, struct wslx_err *err);
+
 /* ---- Distros ---- */
 
 /* -ENOENT with a line for the user when there is no such distro; other errors
