@@ -23,9 +23,17 @@ PREPARED = os.path.join(BUILD, "e2e")
 TIMEOUT = 300
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure(config):
+    config.addinivalue_line("markers", "engine(name): about this engine alone; not part of the other's suite")
+
+
+def pytest_collection_modifyitems(config, items):
     for item in items:
         item.add_marker(pytest.mark.timeout(600))
+    other = [i for i in items if (m := i.get_closest_marker("engine")) and m.args[0] != ENGINE]
+    if other:
+        config.hook.pytest_deselected(items=other)
+        items[:] = [i for i in items if i not in other]
 
 
 class Wslx:

@@ -7,8 +7,6 @@ import tempfile
 
 import pytest
 
-from conftest import ENGINE, WSLX
-
 
 def test_unknown_things(wslx):
     wslx.fails("-d", "nosuch", "-e", "true", needle="nosuch")
@@ -101,7 +99,7 @@ def test_passt_missing(wslx, mini, tmp_path):
     assert wslx("run", mini, "--net", "none", "--", "true", env=env).returncode == 0
 
 
-@pytest.mark.skipif(ENGINE != "tcg", reason="QEMU is used by the tcg engine only")
+@pytest.mark.engine("tcg")
 def test_qemu_missing(wslx, mini, tmp_path):
     wslx.fails("-d", mini, "-e", "true", needle="qemu", env=only_path(tmp_path, "passt", "mke2fs"))
 
