@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -208,6 +209,7 @@ static int make_stderr(struct wslx_passt *p, int *ret_w)
 int wslx_passt_start(struct wslx_passt *p, struct wslx_err *err)
 {
 	cleanup_close int fd = -1, err_w = -1;
+	const int sndbuf = 16 << 20;
 	char **argv = NULL;
 	int r;
 
@@ -215,6 +217,9 @@ int wslx_passt_start(struct wslx_passt *p, struct wslx_err *err)
 	fd = p->p.connect(p->p.opaque);
 	if (fd < 0)
 		return wslx_err_sys(err, -fd, "cannot connect passt to the machine");
+	/* What its socket does not take at once passt drops, and sends again
+	 * seconds later.  The kernel clamps this to twice wmem_max. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
 	p->complaint[0] = '\0';
 	p->line_len = 0;
 	r = make_stderr(p, &err_w);
