@@ -181,7 +181,8 @@ static int set_vring_enable(struct wslx_vhost_user *s, const struct vhu_msg *m)
 
 	if (r < 0)
 		return r;
-	if (on > 1 || !(s->features & VHU_F_PROTOCOL_FEATURES))
+	/* QEMU's network front end sends it before it acknowledges any features. */
+	if (on > 1)
 		return -EPROTO;
 	v->enabled = on;
 	return wslx_vhu_vring_update(v);

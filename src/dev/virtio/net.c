@@ -6,9 +6,8 @@
  * set flags and arm `work`, which runs at the end of the loop round, moves
  * frames both ways within a budget and raises at most one interrupt per queue.
  * Received frames pass through a stage: one system call fetches many of them.
- * A frame that finds no receive buffers stays there and reading stops until the
- * driver adds some, so the peer sees back-pressure and an idle device polls
- * nothing.
+ * A frame that finds no receive buffers stays there until the driver adds some;
+ * what the peer sends meanwhile fills the stage, then its socket.
  *
  * Threads: the device's loop thread; set_backend gets there by itself.
  *
@@ -21,6 +20,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -55,7 +55,7 @@ static void update_watch(struct wslx_net *n)
 	if (!n->watch)
 		return;
 	if (may_work(n)) {
-		if (!n->rx_blocked && !n->readable)
+		if (!n->readable)
 			events |= EPOLLIN;
 		if (n->want_out)
 			events |= EPOLLOUT;
@@ -171,6 +171,33 @@ static int receive_staged(struct wslx_net *n)
 	return 1;
 }
 
+/* Reads until the peer has no more or the stage is full.  limit: reads, at most. */
+static void fill_stage(struct wslx_net *n, unsigned limit)
+{
+	while (n->readable && limit--) {
+		ssize_t r = n->be->fill(n);
+
+		if (r > 0) {
+			n->stage_high = WSLX_MAX(n->stage_high, n->stage_off + n->stage_len);
+			continue;
+		}
+		if (r == 0)
+			n->readable = false;
+		else if (r != -ENOBUFS)
+			backend_down(n, (int)r);
+		return;
+	}
+}
+
+/* Gives memory back after a burst. */
+static void trim_stage(struct wslx_net *n)
+{
+	if (n->stage_len || n->stage_high <= NET_STAGE_KEEP)
+		return;
+	madvise(n->stage + NET_STAGE_KEEP, n->stage_high - NET_STAGE_KEEP, MADV_DONTNEED);
+	n->stage_off = n->stage_high = 0;
+}
+
 /* True: budget used up. */
 static bool receive(struct wslx_net *n)
 {
@@ -182,23 +209,28 @@ static bool receive(struct wslx_net *n)
 	wslx_vq_disable_kick(vq);
 	n->rx_blocked = false;
 	while (n->fd >= 0 && budget) {
-		ssize_t r = receive_staged(n);
+		int r = receive_staged(n);
 
+		if (n->d.broken)
+			return false;
 		if (r > 0) {
 			budget--;
 			continue;
 		}
-		if (r == 0 && (n->rx_blocked || !n->readable))
-			return false; /* deliver() asked for a kick, or the watch is on */
-		if (r == 0) {
-			r = n->be->fill(n);
-			if (r == 0)
-				n->readable = false;
-		}
-		if (n->d.broken)
+		if (r < 0) {
+			backend_down(n, r);
 			return false;
-		if (r < 0)
-			backend_down(n, (int)r);
+		}
+		if (n->rx_blocked) {
+			/* deliver() asked for a kick. */
+			fill_stage(n, NET_STAGE_LEN / NET_READ_MAX);
+			return false;
+		}
+		if (!n->readable) {
+			trim_stage(n);
+			return false;
+		}
+		fill_stage(n, 1);
 	}
 	return budget == 0;
 }
@@ -369,7 +401,8 @@ static void net_free(struct wslx_vdev *d)
 	wslx_watch_free(n->watch);
 	wslx_timer_free(n->work);
 	wslx_close(&n->fd);
-	free(n->stage);
+	if (n->stage != MAP_FAILED)
+		munmap(n->stage, NET_STAGE_LEN);
 	free(n->pending);
 	free(n);
 }
@@ -478,8 +511,8 @@ int wslx_net_new(const struct wslx_net_params *p, struct wslx_vdev **ret)
 	n->mtu = p->mtu;
 	n->net_down = p->net_down;
 	n->opaque = p->opaque;
-	n->stage = malloc(NET_STAGE_LEN);
-	r = n->stage ? wslx_loop_timer(p->loop, on_work, n, &n->work) : -ENOMEM;
+	n->stage = mmap(NULL, NET_STAGE_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	r = n->stage != MAP_FAILED ? wslx_loop_timer(p->loop, on_work, n, &n->work) : -ENOMEM;
 	if (r == 0 && p->fd >= 0)
 		r = attach(n, p->fd);
 	if (r < 0) {

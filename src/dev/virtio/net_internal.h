@@ -36,7 +36,12 @@ enum { NET_Q_RX, NET_Q_TX, NET_N_QUEUES };
 #define NET_FRAME_MIN 14
 #define NET_FRAME_MAX 65535 /* what passt takes; larger than any frame without its virtio header */
 #define NET_GSO_MAX (65536 + 64)
-#define NET_STAGE_LEN (128 * 1024) /* at least one frame of any kind */
+/* What may wait for receive buffers.  The peer throws away what its socket
+ * does not take and sends it again much later, so a window's worth of TCP must
+ * fit; pages are touched, and kept, only as far as they are used. */
+#define NET_STAGE_LEN (4u * 1024 * 1024)
+#define NET_STAGE_KEEP (256u * 1024)
+#define NET_READ_MAX (256u * 1024)
 #define NET_BATCH_FRAMES 64
 #define NET_BATCH_BYTES (256 * 1024)
 #define NET_BATCH_IOV 512
@@ -62,7 +67,8 @@ struct net_be_ops {
 	int (*start)(struct wslx_net *n);
 	/* The next frame in the stage: 1 yes, 0 none yet, -EPROTO. */
 	int (*parse)(struct wslx_net *n, struct net_frame *ret);
-	/* One read into the stage: bytes, 0 = nothing now, -errno = the peer is gone. */
+	/* One read into the stage: bytes, 0 = nothing now, -ENOBUFS = no room,
+	 * other -errno = the peer is gone. */
 	ssize_t (*fill)(struct wslx_net *n);
 	/* Sends frames from the transmit queue.  1: budget used up; 0: queue
 	 * empty or the peer takes no more (want_out set); -EINVAL: device broken;
@@ -84,7 +90,7 @@ struct wslx_net {
 	bool paused;
 	bool tell_down;  /* net_down() not called yet */
 	bool readable;   /* a read may yield something */
-	bool rx_blocked; /* a frame waits for receive buffers */
+	bool rx_blocked; /* a frame waits for receive buffers; meanwhile only the stage fills */
 	bool want_out;   /* transmission waits for the peer */
 	bool rx_pushed, tx_pushed;
 
@@ -94,6 +100,7 @@ struct wslx_net {
 	/* Bytes read from the back end: stage[stage_off, stage_off + stage_len). */
 	uint8_t *stage;
 	uint32_t stage_off, stage_len;
+	uint32_t stage_high; /* touched so far */
 
 	/* STREAM: the part of the last batch that the peer did not take.  While
 	 * there is one nothing is taken from the transmit queue. */
@@ -112,7 +119,7 @@ struct wslx_net {
 extern const struct net_be_ops wslx_net_stream_ops;
 extern const struct net_be_ops wslx_net_tap_ops;
 
-/* Appends frame bytes [NET_HDR_LEN, out_len) of n->chain to n->iov[*n_iov..]. False: no room. */
+/* Without the header; 0: not even that is there. */
 static inline uint32_t net_frame_len(const struct wslx_chain *ch)
 {
 	return ch->out_len >= NET_HDR_LEN && ch->out_len - NET_HDR_LEN <= UINT32_MAX

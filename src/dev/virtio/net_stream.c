@@ -64,14 +64,22 @@ static int stream_parse(struct wslx_net *n, struct net_frame *ret)
 
 static ssize_t stream_fill(struct wslx_net *n)
 {
+	uint32_t room;
 	ssize_t r;
 
-	if (n->stage_off) {
-		memmove(n->stage, n->stage + n->stage_off, n->stage_len);
+	if (n->stage_len == 0)
 		n->stage_off = 0;
+	room = NET_STAGE_LEN - n->stage_off - n->stage_len;
+	if (room < NET_FRAME_MAX && n->stage_off > n->stage_len) {
+		/* At most as much to move as was consumed before. */
+		memcpy(n->stage, n->stage + n->stage_off, n->stage_len);
+		n->stage_off = 0;
+		room = NET_STAGE_LEN - n->stage_len;
 	}
+	if (room == 0)
+		return -ENOBUFS;
 	do {
-		r = recv(n->fd, n->stage + n->stage_len, NET_STAGE_LEN - n->stage_len, MSG_DONTWAIT);
+		r = recv(n->fd, n->stage + n->stage_off + n->stage_len, WSLX_MIN(room, NET_READ_MAX), MSG_DONTWAIT);
 	} while (r < 0 && errno == EINTR);
 	if (r < 0)
 		return errno == EAGAIN ? 0 : -errno;

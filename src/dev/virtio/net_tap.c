@@ -101,9 +101,11 @@ static ssize_t tap_fill(struct wslx_net *n)
 {
 	ssize_t r;
 
+	if (n->stage_len)
+		return -ENOBUFS; /* one frame at a time; the kernel queues the others */
 	n->stage_off = 0;
 	do {
-		r = read(n->fd, n->stage, NET_STAGE_LEN);
+		r = read(n->fd, n->stage, NET_READ_MAX);
 	} while (r < 0 && errno == EINTR);
 	if (r < 0)
 		return errno == EAGAIN ? 0 : -errno;
