@@ -11,8 +11,8 @@
  * adds behind them wins.
  *
  *   console=ttyS0          the only console that works from the first line to a panic
- *   quiet                  each character costs exits: a chatty boot takes longer to print than to run;
- *                          warnings and panics are still shown
+ *   loglevel=6             each character costs exits: a chatty boot takes longer to print than to run.
+ *                          Notices are shown (the kernel's version, its command line), all the rest is not
  *   panic=-1               reset at once: the machine reports the panic with its last console lines
  *   reboot=a               by ACPI's reset register; with reduced hardware Linux would try EFI and the BIOS first
  *   8250.nr_uarts=1        there is one: do not probe three more
@@ -25,7 +25,7 @@
  *
  * No `i8042.` options: the FADT says that there is none, so it is not probed.
  */
-static const char defaults[] = "console=ttyS0 quiet panic=-1 reboot=a 8250.nr_uarts=1 pci=noearly tsc=reliable "
+static const char defaults[] = "console=ttyS0 loglevel=6 panic=-1 reboot=a 8250.nr_uarts=1 pci=noearly tsc=reliable "
 			       "swiotlb=noforce rcupdate.rcu_expedited=1 cryptomgr.notests net.ifnames=0";
 
 int wslx_cmdline_build(const char *extra, char **ret, struct wslx_err *err)
