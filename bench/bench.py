@@ -1,19 +1,18 @@
 #!/usr/bin/python3
 """Benchmarks: each line is a ratio against a peer or a physical limit taken in the same run.
 
-usage: bench/bench.py [--build DIR] [--runs N] [import|exec|lab ...]
-Natively: import, round trip of exec.  In the lab (one boot of it): start of the VMM, boot to HELLO against
+usage: bench/bench.py [--build DIR] [--runs N] [import|exec|tcg|lab ...]
+Natively: import, round trip of exec, `wslx run` on the tcg engine.  In the lab (one boot of it): start of the VMM, boot to HELLO against
 QEMU microvm, the VMM's own memory, disk and network throughput against QEMU's devices.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PARTS = ["import", "exec", "lab"]
+PARTS = ["import", "exec", "tcg", "lab"]
 
 
 def main():
@@ -34,10 +33,13 @@ def main():
     subprocess.run([os.path.join(TOP, "tests/e2e/prepare.sh"), args.build], check=True)
     bad = 0
     if "import" in parts:
-        bad |= subprocess.run(["/usr/bin/python3", "bench/import.py"], cwd=TOP, env=env).returncode
+        bad |= subprocess.run(["/usr/bin/python3", "bench/import.py", "--build", args.build, "--runs", str(args.runs),
+                               os.path.join(args.build, "e2e/debian.tar")], cwd=TOP, env=env).returncode
     if "exec" in parts:
         bad |= subprocess.run(["/usr/bin/python3", "bench/exec.py"], cwd=TOP,
                               env=dict(env, WSLX_E2E_ENGINE="tcg")).returncode
+    if "tcg" in parts:
+        bad |= subprocess.run(["/usr/bin/python3", "bench/tcg_run.py"], cwd=TOP, env=env).returncode
     if "lab" in parts:
         bad |= subprocess.run(["lab/lab.py", "--timeout", "3000", "/usr/bin/python3 bench/inlab.py"], cwd=TOP,
                               env=dict(env, WSLX_E2E_ENGINE="kvm")).returncode

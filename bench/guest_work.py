@@ -52,13 +52,15 @@ def cpio_entry(name, mode, data, ino):
     return out + data + b"\0" * (-len(data) % 4)
 
 
-def initramfs(base, out):
+def initramfs(base, out, init=INIT):
+    """base with busybox and another /init behind it."""
     busybox = next(p for p in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(p))
-    data = open(base, "rb").read()
+    with open(base, "rb") as f:
+        data = f.read()
     data += b"\0" * (-len(data) % 512)
     data += cpio_entry("bin", 0o40755, b"", 900001)
     data += cpio_entry("bin/busybox", 0o100755, open(busybox, "rb").read(), 900002)
-    data += cpio_entry("init", 0o100755, INIT.encode(), 900003)
+    data += cpio_entry("init", 0o100755, init.encode(), 900003)
     data += cpio_entry("TRAILER!!!", 0, b"", 0)
     with open(out, "wb") as f:
         f.write(data)
