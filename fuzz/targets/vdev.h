@@ -3,6 +3,11 @@
  * write guest memory, build chains good and bad, kick, reset, pause.
  *
  * Queue q has its rings at 0x1000 * (q + 1), 16 entries.  Memory is 1 MiB.
+ *
+ * Besides memory errors it finds answers that the device does not owe: each
+ * used element must be the head of a chain that was published and not answered
+ * yet.  (Not after the input wrote rings or tables itself, or had the device
+ * write there: buffers of sound chains lie between 0x40000 and 0x80000.)
  */
 #ifndef WSLX_FUZZ_VDEV_H
 #define WSLX_FUZZ_VDEV_H
@@ -24,6 +29,12 @@
 static struct wslx_gm *fz_gm;
 static struct wslx_loop *fz_loop;
 static uint8_t *fz_mem;
+static bool fz_rings_spoilt;
+static struct {
+	uint16_t last_used;
+	unsigned owed[FZ_SIZE]; /* by head */
+	unsigned outstanding;
+} fz_queue[WSLX_VDEV_MAX_QUEUES];
 
 static inline void fz_interrupt(void *transport, unsigned q)
 {
@@ -65,6 +76,8 @@ static inline void fz_stop(struct wslx_vdev *d)
 static inline void fz_start(struct wslx_vdev *d, uint64_t wanted, uint8_t queues)
 {
 	fz_stop(d);
+	memset(fz_queue, 0, sizeof(fz_queue));
+	fz_rings_spoilt = false;
 	d->acked = (d->ops->features(d) & wanted) | WSLX_VIRTIO_F_VERSION_1;
 	for (unsigned q = 0; q < d->n_queues; q++) {
 		memset(fz_mem + FZ_AVAIL(q), 0, 0x800);
@@ -85,6 +98,27 @@ static inline void fz_publish(unsigned q, uint16_t head)
 
 	wslx_put_le16(avail + 4 + 2 * (idx % FZ_SIZE), head);
 	wslx_put_le16(avail + 2, (uint16_t)(idx + 1));
+	if (head < FZ_SIZE)
+		fz_queue[q].owed[head]++;
+	/* More than a ring holds: used elements overwrite each other unseen. */
+	if (++fz_queue[q].outstanding > FZ_SIZE)
+		fz_rings_spoilt = true;
+}
+
+static inline void fz_check_used(const struct wslx_vdev *d)
+{
+	for (unsigned q = 0; q < d->n_queues && !fz_rings_spoilt; q++) {
+		const uint8_t *used = fz_mem + FZ_USED(q);
+		uint16_t idx = wslx_get_le16(used + 2);
+
+		for (; fz_queue[q].last_used != idx; fz_queue[q].last_used++) {
+			uint32_t head = wslx_get_le32(used + 4 + 8 * (fz_queue[q].last_used % FZ_SIZE));
+
+			if (head >= FZ_SIZE || !fz_queue[q].owed[head]--)
+				abort();
+			fz_queue[q].outstanding--;
+		}
+	}
 }
 
 static inline void fz_put_desc(uint64_t at, uint64_t addr, uint32_t len, uint16_t flags, uint16_t next)
@@ -93,6 +127,12 @@ static inline void fz_put_desc(uint64_t at, uint64_t addr, uint32_t len, uint16_
 	wslx_put_le32(fz_mem + at + 8, len);
 	wslx_put_le16(fz_mem + at + 12, flags);
 	wslx_put_le16(fz_mem + at + 14, next);
+}
+
+static inline void fz_touched(uint64_t at, uint64_t len)
+{
+	if (at < 0x40000 || at + len > 0x80000)
+		fz_rings_spoilt = true;
 }
 
 /* A chain of up to 8 buffers, well linked, in the ring or in a table. */
@@ -111,6 +151,7 @@ static inline void fz_chain(struct input *in, unsigned q)
 
 		if (flags & 0x40)
 			len <<= 8;
+		fz_touched(addr, len);
 		fz_put_desc(table + 16 * i, addr, len, (uint16_t)((flags & 2) | (i + 1 < n)),
 			    (uint16_t)((indirect ? 0 : first) + i + 1));
 	}
@@ -147,6 +188,7 @@ static inline void fz_run(struct wslx_vdev *d, struct input *in,
 			uint8_t len = in_u8(in);
 
 			in_bytes(in, fz_mem + at, len);
+			fz_touched(at, len);
 			break;
 		}
 		case 1:
@@ -197,9 +239,12 @@ static inline void fz_run(struct wslx_vdev *d, struct input *in,
 				special(d, in, q);
 			break;
 		}
+		fz_check_used(d);
 	}
 	fz_pump();
+	fz_check_used(d);
 	fz_stop(d);
+	fz_check_used(d);
 }
 
 #endif
