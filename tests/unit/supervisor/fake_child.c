@@ -1,0 +1,244 @@
+/*
+ * Plays the confined VMM and the guest's agent: says on the link and on the
+ * agent's connection what they would say.  What it plays is named on the
+ * kernel command line, "fake=NAME".
+ */
+#include "fake_child.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/loop.h"
+#include "os/linux/fd.h"
+#include "proto/agent.h"
+#include "vmm/child.h"
+#include "vmm/link.h"
+
+static struct wslx_child_params *params;
+static struct wslx_agent_rx rx;
+static int agent_fd = -1;
+
+static bool plays(const char *name)
+{
+	char want[64];
+
+	snprintf(want, sizeof(want), "fake=%s", name);
+	return strstr(params->cmdline, want) != NULL;
+}
+
+static void link_say(uint32_t type, uint32_t id, uint64_t a, const char *text)
+{
+	struct wslx_link_msg m = { .type = type, .id = id, .a = a, .fd = -1, .text_len = strlen(text) };
+
+	memcpy(m.text, text, m.text_len);
+	if (wslx_link_send(params->link_fd, &m) < 0)
+		_exit(9);
+}
+
+static void console_say(const char *text)
+{
+	if (wslx_write_full(params->console_fd, text, strlen(text)) < 0)
+		_exit(9);
+}
+
+static void end_with(uint32_t type, uint64_t a)
+{
+	link_say(type, 0, a, "");
+	_exit(0);
+}
+
+static void agent_say(uint16_t type, uint32_t id, const struct wslx_buf *body)
+{
+	struct wslx_buf out;
+
+	wslx_buf_init(&out, WSLX_AGENT_MESSAGE_MAX);
+	if (wslx_agent_put_message(&out, type, 0, 0, id, body ? body->data : NULL, body ? body->len : 0) < 0 ||
+	    wslx_write_full(agent_fd, out.data, out.len) < 0)
+		_exit(0); /* the supervisor is gone */
+	wslx_buf_free(&out);
+}
+
+static void agent_hello(void)
+{
+	struct wslx_agent_hello h = { .version_min = 1, .version_max = 1, .kernel_release = "6.1-fake" };
+	struct wslx_buf b;
+
+	wslx_buf_init(&b, 65536);
+	if (wslx_agent_hello_encode(&b, &h) < 0)
+		_exit(9);
+	agent_say(WSLX_AGENT_HELLO, 0, &b);
+	wslx_buf_free(&b);
+}
+
+static void distro_started(uint32_t id)
+{
+	struct wslx_agent_distro_started st = { .n_warnings = 1 };
+	struct wslx_buf b;
+
+	strcpy(st.warnings[0], "a warning");
+	wslx_buf_init(&b, 65536);
+	if (wslx_agent_distro_started_encode(&b, &st) < 0)
+		_exit(9);
+	agent_say(WSLX_AGENT_DISTRO_STARTED, id, &b);
+	wslx_buf_free(&b);
+}
+
+/* The disk's first byte counts the boots. */
+static int boot_number(bool advance)
+{
+	unsigned char n = 0;
+
+	if (wslx_pread_full(params->disks[0].fd, &n, 1, 0) < 0)
+		_exit(9);
+	n = (unsigned char)(n + advance);
+	if (advance && wslx_pwrite_full(params->disks[0].fd, &n, 1, 0) < 0)
+		_exit(9);
+	return n;
+}
+
+static void after_ready(void)
+{
+	if (plays("reboot-once") && boot_number(false) == 1)
+		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
+	if (plays("reboot-always"))
+		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
+	if (plays("late-panic")) {
+		console_say("Kernel panic - not syncing: late\n");
+		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
+	}
+	if (plays("joke"))
+		console_say("root typed: Kernel panic - not syncing: a joke\n");
+	if (plays("nonsense"))
+		(void)!write(params->link_fd, "rubbish", 7);
+	if (plays("second-control"))
+		link_say(WSLX_LINK_CONNECT, 8, WSLX_AGENT_PORT, "");
+}
+
+static void on_agent_message(const struct wslx_agent_msg *m)
+{
+	switch (m->h.type) {
+	case WSLX_AGENT_CONFIG:
+	case WSLX_AGENT_PAUSE:
+	case WSLX_AGENT_RESUME:
+	case WSLX_AGENT_DISTRO_STOP:
+		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
+		break;
+	case WSLX_AGENT_DISTRO_START:
+		distro_started(m->h.id);
+		after_ready();
+		break;
+	case WSLX_AGENT_PING:
+		agent_say(WSLX_AGENT_PONG, m->h.id, NULL);
+		break;
+	case WSLX_AGENT_SHUTDOWN:
+		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
+		if (!plays("stubborn"))
+			end_with(WSLX_LINK_POWEROFF, 0);
+		break;
+	default:
+		break;
+	}
+}
+
+static void read_agent(void)
+{
+	struct wslx_agent_msg m;
+	uint8_t *p;
+	size_t n;
+	ssize_t r;
+
+	if (wslx_agent_rx_space(&rx, &p, &n) < 0)
+		_exit(9);
+	r = read(agent_fd, p, n);
+	if (r <= 0)
+		_exit(0);
+	wslx_agent_rx_filled(&rx, (size_t)r);
+	while (wslx_agent_rx_next(&rx, &m) == 1)
+		on_agent_message(&m);
+}
+
+static void read_link(void)
+{
+	struct wslx_link_msg m;
+
+	if (wslx_link_recv(params->link_fd, &m) != 1)
+		_exit(0);
+	switch (m.type) {
+	case WSLX_LINK_CONNECT_OK:
+		agent_fd = m.fd;
+		wslx_fd_nonblock(agent_fd, 0);
+		if (!plays("no-hello"))
+			agent_hello();
+		break;
+	case WSLX_LINK_CONNECT_REFUSED:
+		console_say("refused\n");
+		break;
+	case WSLX_LINK_PAUSE:
+	case WSLX_LINK_RESUME:
+		link_say(WSLX_LINK_PAUSED, m.id, 0, "");
+		break;
+	case WSLX_LINK_STATS:
+		link_say(WSLX_LINK_STATS_REPLY, m.id, 0, "blk0.reads 17\nbroken\nvsock.opened 3\n");
+		break;
+	case WSLX_LINK_TEST_CONFINEMENT:
+		link_say(WSLX_LINK_PAUSED, m.id, 1, "");
+		break;
+	case WSLX_LINK_STOP:
+		_exit(0);
+	default:
+		break;
+	}
+}
+
+static void before_connecting(void)
+{
+	if (plays("panic")) {
+		console_say("Linux version 6.1\r\nKernel panic - not syncing: no init\n");
+		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
+	}
+	if (plays("triple"))
+		end_with(WSLX_LINK_RESET, WSLX_RESET_TRIPLE_FAULT);
+	if (plays("early-reset"))
+		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
+	if (plays("failed")) {
+		link_say(WSLX_LINK_FAILED, 0, 0, "no such \x1b[31mkernel");
+		_exit(1);
+	}
+	if (plays("die"))
+		_exit(3);
+	if (plays("killed"))
+		raise(SIGKILL);
+}
+
+int fake_child_main(int params_fd)
+{
+	char json[65536];
+	ssize_t n = read(params_fd, json, sizeof(json));
+
+	if (n <= 0 || wslx_child_params_decode(json, (size_t)n, &params, NULL) < 0)
+		return 8;
+	wslx_agent_rx_init(&rx);
+	boot_number(true);
+	link_say(WSLX_LINK_READY, 0, 1000, "");
+	link_say(WSLX_LINK_FIRST_ENTRY, 0, wslx_now_ns(), "");
+	console_say("Linux version 6.1-fake\n");
+	before_connecting();
+	if (!plays("silent"))
+		link_say(WSLX_LINK_CONNECT, 7, WSLX_AGENT_PORT, "");
+	for (;;) {
+		struct pollfd p[2] = { { .fd = params->link_fd, .events = POLLIN },
+				       { .fd = agent_fd, .events = POLLIN } };
+
+		if (poll(p, 2, -1) < 0)
+			return 9;
+		if (p[0].revents)
+			read_link();
+		if (agent_fd >= 0 && p[1].revents)
+			read_agent();
+	}
+}
