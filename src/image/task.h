@@ -30,7 +30,8 @@ struct wslx_task {
 
 static inline bool wslx_task_cancelled(const struct wslx_task *t)
 {
-	return t && t->cancel && *t->cancel;
+	/* Another thread may set it as well. */
+	return t && t->cancel && __atomic_load_n(t->cancel, __ATOMIC_RELAXED);
 }
 
 static inline void wslx_task_report(const struct wslx_task *t, const struct wslx_progress *p)

@@ -91,8 +91,11 @@ void raw_bytes(struct raw *r, const void *p, size_t n)
 {
 	size_t padded = (n + 511) & ~(size_t)511;
 
-	r->p = realloc(r->p, r->len + padded + 1);
-	assert_non_null(r->p);
+	if (r->len + padded >= r->cap) {
+		r->cap = (r->len + padded) * 2 + 1;
+		r->p = realloc(r->p, r->cap);
+		assert_non_null(r->p);
+	}
 	memset(r->p + r->len, 0, padded);
 	memcpy(r->p + r->len, p, n);
 	r->len += padded;

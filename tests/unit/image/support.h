@@ -42,7 +42,7 @@ void tar_root(struct tar *t);
 
 struct raw {
 	uint8_t *p;
-	size_t len;
+	size_t len, cap;
 };
 
 /* One ustar header, checksum right. */

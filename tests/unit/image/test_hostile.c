@@ -436,7 +436,7 @@ static void *feed_and_cancel(void *arg)
 	raw_header(&r, "etc", '5', 0, NULL);
 	assert_int_equal(write(f->fd, r.p, r.len), r.len);
 	free(r.p);
-	*f->cancel = 1;
+	__atomic_store_n(f->cancel, 1, __ATOMIC_RELAXED);
 	return NULL;
 }
 
