@@ -109,6 +109,10 @@ static int receive(struct wslx_run *r)
 	struct wslx_link_msg m;
 	int e = wslx_link_recv(r->link_fd, &m);
 
+	/* A peer that ended without reading all we sent: the kernel says so
+	 * first, once, and has its last words still queued behind. */
+	if (e == -ECONNRESET)
+		e = wslx_link_recv(r->link_fd, &m);
 	if (e == -EAGAIN || e == -EINTR)
 		return 0;
 	if (e == 0)

@@ -470,7 +470,8 @@ static void on_ended(void *opaque, enum wslx_run_end end, const char *text)
 	bool connected = s->agent && wslx_agent_setup_has_connected(s->agent);
 	char msg[1024];
 
-	if (s->panic[0])
+	/* A kernel that panicked does not power off: then the line was a joke. */
+	if (s->panic[0] && end != WSLX_RUN_POWEROFF && !s->stop_wanted)
 		set_end(s, EFAULT, s->panic);
 	else if (end == WSLX_RUN_TRIPLE_FAULT)
 		set_end(s, EFAULT, "the guest's processor stopped with a triple fault");

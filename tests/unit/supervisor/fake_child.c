@@ -166,6 +166,8 @@ static void read_link(void)
 {
 	struct wslx_link_msg m;
 
+	if (plays("deaf") && agent_fd >= 0) /* leaves what came unread */
+		end_with(WSLX_LINK_POWEROFF, 0);
 	if (wslx_link_recv(params->link_fd, &m) != 1)
 		_exit(0);
 	switch (m.type) {

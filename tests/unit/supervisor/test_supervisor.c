@@ -444,6 +444,14 @@ static void test_hostile_child(void **state)
 	assert_int_equal(wait_end(&m), 1);
 	remove_all(&m);
 
+	/* Its last words count even if it did not hear all of ours. */
+	setup(&m, "deaf");
+	start(&m);
+	expect_ready(&m);
+	call_fails(&m, "Stats", "{}", "io.wslx.Machine.Failed");
+	assert_int_equal(wait_end(&m), 0);
+	remove_all(&m);
+
 	/* A process in a distro pretends to be the agent. */
 	setup(&m, "second-control");
 	start(&m);
