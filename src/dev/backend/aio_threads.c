@@ -1,7 +1,7 @@
 /*
  * Thread-pool engine, for hosts and sandboxes without io_uring.
  *
- * Threads: workers take requests from `todo` and put them on `ended`, both
+ * Threads: workers take requests from `queued` and put them on `ended`, both
  * under `lock`, and signal an eventfd that the loop watches.  A worker touches
  * a request only between the two.  All signals are blocked in workers.
  */
@@ -26,9 +26,9 @@ struct pool {
 	struct wslx_watch *watch;
 	/* Started, not yet handed to the workers; loop thread only. */
 	struct wslx_aio_list fresh;
-	pthread_mutex_t lock; /* guards todo, ended, stop */
+	pthread_mutex_t lock; /* guards queued, ended, stop */
 	pthread_cond_t wake;
-	struct wslx_aio_list todo, ended;
+	struct wslx_aio_list queued, ended;
 	bool stop;
 	unsigned n_threads;
 	pthread_t threads[N_WORKERS];
@@ -83,14 +83,14 @@ static void *worker(void *arg)
 		bool signal_it;
 		ssize_t n;
 
-		while (!p->todo.head && !p->stop)
+		while (!p->queued.head && !p->stop)
 			pthread_cond_wait(&p->wake, &p->lock);
-		r = p->todo.head;
+		r = p->queued.head;
 		if (!r)
 			break;
-		p->todo.head = r->next;
-		if (!p->todo.head)
-			p->todo.tail = &p->todo.head;
+		p->queued.head = r->next;
+		if (!p->queued.head)
+			p->queued.tail = &p->queued.head;
 		pthread_mutex_unlock(&p->lock);
 
 		n = run_one(p->a.fds[r->file], r);
@@ -121,7 +121,7 @@ static int pool_commit(struct wslx_aio *a)
 		return 0;
 	one = !p->fresh.head->next;
 	pthread_mutex_lock(&p->lock);
-	move_all(&p->todo, &p->fresh);
+	move_all(&p->queued, &p->fresh);
 	if (one)
 		pthread_cond_signal(&p->wake);
 	else
@@ -212,7 +212,7 @@ int wslx_aio_threads_new(const struct wslx_aio_params *params, struct wslx_aio *
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->wake, NULL);
 	p->fresh.tail = &p->fresh.head;
-	p->todo.tail = &p->todo.head;
+	p->queued.tail = &p->queued.head;
 	p->ended.tail = &p->ended.head;
 	p->eventfd = -1;
 	r = wslx_aio_init(&p->a, &pool_ops, params);
