@@ -47,7 +47,7 @@ struct wslx_agentc {
 	uint32_t next_id, next_channel;
 	struct wslx_agentc_exec *execs[EXEC_BUCKETS];
 	struct wslx_agentc_exec *ended; /* not freed by their owners yet */
-	bool room_wanted; /* some exec was told "no room" because tx was full */
+	bool room_wanted;               /* some exec was told "no room" because tx was full */
 };
 
 struct wslx_agentc_exec {

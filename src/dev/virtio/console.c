@@ -42,7 +42,7 @@ struct console {
 	int out_fd, in_fd;
 	uint16_t cols, rows;
 	bool paused;
-	bool stalled; /* the reader took nothing for STALL_MS: output is dropped */
+	bool stalled;                            /* the reader took nothing for STALL_MS: output is dropped */
 	struct wslx_watch *out_watch, *in_watch; /* present only while waited for */
 	struct wslx_timer *stall, *work;
 	bool have_tx; /* tx_chain is being written, tx_off bytes are done */

@@ -249,10 +249,8 @@ static void test_names(void **state)
 
 	memset(component, 'n', 255);
 	component[255] = 0;
-	while (strlen(path) < 1500) {
-		strcat(path, "/");
-		strncat(path, component, strlen(path) < 300 ? 255 : 99);
-	}
+	for (size_t len = strlen(path); len < 1500; len = strlen(path))
+		snprintf(path + len, sizeof(path) - len, "/%.*s", len < 300 ? 255 : 99, component);
 	for (size_t k = 0; k < 2 * ARRAY_SIZE(formats); k++) {
 		/* The locale must make no difference. */
 		setlocale(LC_ALL, k < ARRAY_SIZE(formats) ? "C" : "C.UTF-8");
