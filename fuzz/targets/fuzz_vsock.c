@@ -70,10 +70,12 @@ static void answer(struct state *s, struct input *in)
 {
 	uint32_t id = s->asked[in_u8(in) % ASKED];
 	uint8_t k = in_u8(in);
-	int sv[2], fd = -1;
+	int sv[2], fd = -1, small = 4096;
 
 	if (k & 1 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) == 0) {
 		fd = sv[0];
+		/* Little room, so that the backlog is used. */
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 		wslx_close(&s->peer[k / 2 % PEERS]);
 		s->peer[k / 2 % PEERS] = sv[1];
 	}
