@@ -6,8 +6,10 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/log.h"
 
 #define RETRY_FULL_MS 1000
+#define LOG_FULL_MS 60000
 #define RECOMMIT_MS 5
 #define ZERO_CHUNK (256 * WSLX_KIB)
 
@@ -112,16 +114,29 @@ static void on_retry(struct wslx_timer *t, void *opaque)
 	wslx_aio_commit(a);
 }
 
+/* Once a minute, however many requests wait and however often it turns full. */
+static void log_full(struct wslx_aio *a)
+{
+	int64_t now = wslx_now_ms();
+
+	if (a->full_log_ms && now - a->full_log_ms < LOG_FULL_MS)
+		return;
+	a->full_log_ms = now;
+	log_warn("host disk full, machine paused: free some space and it goes on by itself");
+}
+
 static void park(struct wslx_aio *a, struct wslx_aio_req *r)
 {
 	if (a->cancel) {
 		finish(a, r, -ENOSPC);
 		return;
 	}
-	wslx_log_limited(&a->full_limit, WSLX_LOG_WARN,
-			 "host disk full, machine paused: free some space and it goes on by itself");
+	log_full(a);
+	a->full = true;
 	a->block->stats.parked++;
-	a->block->stats.parked_ever++;
+	if (!r->waited)
+		a->block->stats.parked_ever++;
+	r->waited = true;
 	if (!a->parked.head && !a->paused)
 		wslx_timer_arm(a->retry, RETRY_FULL_MS);
 	list_add(&a->parked, r);
@@ -184,6 +199,10 @@ void wslx_aio_complete(struct wslx_aio *a, struct wslx_aio_req *r, int result)
 	default:
 		break;
 	}
+	if (result >= 0 && r->waited && a->full) {
+		a->full = false;
+		log_info("the host's disk has room again");
+	}
 	if (result < 0) {
 		finish(a, r, result);
 	} else if (r->op == WSLX_AIO_READ || r->op == WSLX_AIO_WRITE || r->by_write) {
@@ -206,6 +225,7 @@ void wslx_aio_event(struct wslx_aio *a)
 void wslx_aio_submit(struct wslx_aio *a, struct wslx_aio_req *r)
 {
 	r->by_write = false;
+	r->waited = false;
 	if (!r->len && r->op != WSLX_AIO_SYNC) {
 		wslx_aio_defer(a, r, 0);
 		return;

@@ -18,7 +18,6 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "base/log.h"
 #include "base/loop.h"
 #include "base/macros.h"
 #include "dev/backend/block.h"
@@ -45,6 +44,7 @@ struct wslx_aio_req {
 	struct wslx_aio_req *next;
 	int result;
 	bool by_write; /* ZERO carried out as writes of zeroes */
+	bool waited;   /* was parked once */
 	struct iovec zero_iov;
 };
 
@@ -77,7 +77,8 @@ struct wslx_aio {
 	struct wslx_timer *retry;    /* parked requests */
 	struct wslx_timer *deliver;  /* deferred results */
 	struct wslx_timer *recommit; /* the engine could not take all */
-	struct wslx_log_limit full_limit;
+	bool full;                   /* the host's disk, as far as known */
+	int64_t full_log_ms;         /* when that was last logged; 0 = never */
 };
 
 struct wslx_aio_params {
