@@ -231,11 +231,10 @@ static int drain(struct wslx_serial *s)
 		if (w < 0)
 			return errno == EAGAIN ? 0 : -errno;
 		pthread_mutex_lock(&s->lock);
-		/* The guest may have pushed the ring's tail past these bytes. */
-		if (s->tail < from + (uint64_t)w)
-			s->tail = from + (uint64_t)w;
-		else
-			s->dropped -= WSLX_MIN(s->dropped, (uint64_t)w);
+		/* The guest may have pushed the ring's tail into these bytes
+		 * meanwhile: they count as dropped, but have arrived. */
+		s->dropped -= WSLX_MIN(s->tail, from + (uint64_t)w) - from;
+		s->tail = WSLX_MAX(s->tail, from + (uint64_t)w);
 		pthread_mutex_unlock(&s->lock);
 	}
 }
