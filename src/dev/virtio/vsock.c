@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -237,12 +238,23 @@ static const struct wslx_vdev_ops vsock_ops = {
 	.stats = vsock_stats,
 };
 
+/* A connection is a descriptor.  Half of what the process may have stays for
+ * everything else: a guest must not be able to use them up. */
+static unsigned default_max_conns(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0 || l.rlim_cur / 2 >= WSLX_VSOCK_MAX_CONNS)
+		return WSLX_VSOCK_MAX_CONNS;
+	return l.rlim_cur > 32 ? (unsigned)(l.rlim_cur / 2) : 16;
+}
+
 static int vsock_init(struct wslx_vsock *v, const struct wslx_vsock_params *p)
 {
 	unsigned n_hash = 64;
 	int r;
 
-	v->max_conns = p->max_conns ? p->max_conns : WSLX_VSOCK_MAX_CONNS;
+	v->max_conns = p->max_conns ? p->max_conns : default_max_conns();
 	while (n_hash < v->max_conns)
 		n_hash *= 2;
 	v->hash_mask = n_hash - 1;

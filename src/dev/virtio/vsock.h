@@ -31,7 +31,8 @@ struct wslx_vsock_params {
 	 * answer each id exactly once, from here or later.  NULL: refuse all. */
 	void (*connect_request)(void *opaque, uint32_t id, uint32_t port);
 	void *opaque;
-	unsigned max_conns; /* 0 = WSLX_VSOCK_MAX_CONNS */
+	/* 0 = WSLX_VSOCK_MAX_CONNS, or half the descriptors this process may have. */
+	unsigned max_conns;
 };
 
 WSLX_MUST_CHECK int wslx_vsock_new(const struct wslx_vsock_params *p, struct wslx_vdev **ret);
