@@ -42,10 +42,16 @@ void ext4w_free_mem(struct wslx_ext4 *e, void *p, size_t n)
 	e->memory -= n + MALLOC_OVERHEAD;
 }
 
-int ext4w_fail(struct wslx_ext4 *e, int r, struct wslx_err *err)
+/* What an empty file system takes is what must be free. */
+static bool host_full(int fd)
 {
 	struct statvfs vfs;
 
+	return fstatvfs(fd, &vfs) == 0 && (uint64_t)vfs.f_bavail * vfs.f_frsize < 16 * WSLX_MIB;
+}
+
+int ext4w_fail(struct wslx_ext4 *e, int r, struct wslx_err *err)
+{
 	switch (r) {
 	case -E2BIG:
 		return wslx_err_set(err, E2BIG,
@@ -57,7 +63,7 @@ int ext4w_fail(struct wslx_ext4 *e, int r, struct wslx_err *err)
 		return wslx_err_set(err, ENOSPC, "the content does not fit: more than %" PRIu64 " MiB or %u files",
 				    e->max_bytes >> 20, e->fs->super->s_inodes_count);
 	case -ENOSPC:
-		if (fstatvfs(e->fd, &vfs) == 0 && (uint64_t)vfs.f_bavail * vfs.f_frsize < 16 * WSLX_MIB)
+		if (host_full(e->fd))
 			return wslx_err_set(err, ENOSPC, "no space left on the host's disk");
 		return wslx_err_set(err, ENOSPC, "the content does not fit a disk of %llu MiB",
 				    ext2fs_blocks_count(e->fs->super) * EXT4W_BLOCK >> 20);
@@ -117,7 +123,12 @@ static int make_fs(const struct wslx_ext4_params *p, struct wslx_err *err)
 		.argv = argv, .package = "e2fsprogs", .env = env, .keep_fd = p->fd, .dir_fd = -1, .stdout_fd = -1
 	};
 
-	return wslx_proc_run(&run, p->task, NULL, err);
+	int r = wslx_proc_run(&run, p->task, NULL, err);
+
+	/* It says "short write" and the like. */
+	if (r == -ECHILD && host_full(p->fd))
+		r = wslx_err_set(err, ENOSPC, "no space left on the host's disk");
+	return r;
 }
 
 static int open_fs(struct wslx_ext4 *e, struct wslx_err *err)
