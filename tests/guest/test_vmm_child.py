@@ -1,6 +1,7 @@
 """The VMM child alone, with a guest of a few instructions: correct on any KVM, software-backed ones included.
 
-WSLX_VMM names the program and WSLX_GUESTS the folder of the guests; meson sets both.
+WSLX_VMM names the program and WSLX_GUESTS the folder of the guests (meson sets both); without them they are
+looked for in the build folder WSLX_E2E_BUILD.
 """
 
 import os
@@ -14,8 +15,10 @@ import pytest
 import child
 from child import Vmm
 
-VMM = os.environ.get("WSLX_VMM", "build/src/vmm/wslx-vmm")
-GUEST = os.path.join(os.environ.get("WSLX_GUESTS", "build/tests/guest"), "behave.elf")
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("WSLX_E2E_BUILD") or os.path.join(TOP, "build")
+VMM = os.environ.get("WSLX_VMM") or os.path.join(BUILD, "wslx-vmm")
+GUEST = os.path.join(os.environ.get("WSLX_GUESTS") or os.path.join(BUILD, "tests/guest"), "behave.elf")
 
 
 def kvm_missing():
