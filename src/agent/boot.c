@@ -1,7 +1,7 @@
 /*
  * From the kernel's exec of /init to the event loop.  What the host waits for
- * comes first: modules, the vsock connection; cgroups are set up while the
- * host's HELLO is on its way.
+ * comes first: the vsock transport, the connection, HELLO.  The other modules,
+ * devices and cgroups follow while the host's answer is on its way.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -118,6 +118,25 @@ static int listen_sessions(struct machine *m)
 
 /* ---- the control connection ---- */
 
+/* What the host does not wait for: it happens while HELLO travels, and before
+ * the loop can read any request. */
+static void late_boot(struct machine *m)
+{
+	int r;
+
+	if (m->late_done)
+		return;
+	m->late_done = true;
+	modules_load_boot(true);
+	make_dev();
+	(void)net_lo_up();
+	/* As systemd has it: ping works for everybody. */
+	(void)write_text("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+	r = distro_init_all(m);
+	if (r < 0)
+		log_warn("cgroups: %s", strerror(-r));
+}
+
 static void control_retry(struct machine *m)
 {
 	wslx_watch_free(TAKE_PTR(m->control_watch));
@@ -168,6 +187,7 @@ static void on_connected(struct wslx_watch *w, int fd, uint32_t events, void *op
 	send_hello_text(m);
 	if (wslx_guest_serve(m->guest, TAKE_FD(m->control_fd), true) < 0)
 		control_retry(m);
+	late_boot(m);
 }
 
 static void control_try(struct machine *m)
@@ -233,8 +253,7 @@ static void early(struct machine *m)
 	/* Ctrl-Alt-Del is a signal to us, and we ignore it. */
 	(void)write_text("/proc/sys/kernel/ctrl-alt-del", "0");
 	(void)write_text("/proc/self/oom_score_adj", "-1000");
-	modules_load_boot();
-	make_dev();
+	modules_load_boot(false);
 	m->boot_modules_ns = boottime_ns();
 }
 
@@ -251,12 +270,6 @@ void machine_run(void)
 	if (r < 0)
 		die("no vsock", r);
 	control_try(&m);
-	(void)net_lo_up();
-	/* As systemd has it: ping works for everybody. */
-	(void)write_text("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-	r = distro_init_all(&m);
-	if (r < 0)
-		log_warn("cgroups: %s", strerror(-r));
 	for (;;) {
 		r = wslx_loop_run(m.loop);
 		log_error("event loop: %s", strerror(-r));

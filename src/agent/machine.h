@@ -52,6 +52,7 @@ struct machine {
 	char release[65]; /* uname -r */
 	char hostname[WSLX_AGENT_HOSTNAME_MAX + 1];
 	uint64_t boot_agent_ns, boot_modules_ns;
+	bool late_done; /* late_boot() ran */
 	/* host connections */
 	int listen_fd, control_fd;
 	struct wslx_watch *listen_watch, *control_watch;
@@ -110,7 +111,8 @@ struct distro_setup {
 /* boot.c */
 void machine_run(void) WSLX_NORETURN;
 /* modules.c */
-void modules_load_boot(void);
+/* In two parts: up to the vsock transport, and the rest. */
+void modules_load_boot(bool late);
 void modules_make_nodes(const char *release);
 int modprobe_main(int argc, char **argv);
 /* device.c */

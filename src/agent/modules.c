@@ -1,6 +1,7 @@
 /*
  * Kernel modules.  At boot: the files /modules.load lists, in that order (the
- * host resolved the dependencies when it built the initramfs).  Later: the
+ * host resolved the dependencies when it built the initramfs); those behind the
+ * vsock transport are left until HELLO is on its way.  Later: the
  * kernel runs /sbin/modprobe, a symbolic link to this program, which resolves
  * names, aliases, dependencies and soft dependencies itself from depmod's files
  * in /lib/modules/RELEASE, where the modules disk is mounted.
@@ -41,15 +42,30 @@ static int load_file(const char *path)
 	return 0;
 }
 
-void modules_load_boot(void)
+/* Line after the last one that a connection to the host needs; NULL = none is known. */
+static char *first_late(char *list)
+{
+	char *late = NULL;
+
+	for (char *p = list; p && (p = strstr(p, "sock")); late = p)
+		p = strchr(p, '\n') ? strchr(p, '\n') + 1 : p + strlen(p);
+	return late;
+}
+
+void modules_load_boot(bool late)
 {
 	cleanup_free char *list = NULL;
-	char *save = NULL;
+	char *save = NULL, *rest;
 	size_t len;
 
 	if (wslx_read_regular("/modules.load", INDEX_MAX, &list, &len) < 0)
 		return;
-	for (char *path = strtok_r(list, "\n", &save); path; path = strtok_r(NULL, "\n", &save)) {
+	rest = first_late(list);
+	if (late && !rest)
+		return;
+	if (!late && rest && rest > list)
+		rest[-1] = 0;
+	for (char *path = strtok_r(late ? rest : list, "\n", &save); path; path = strtok_r(NULL, "\n", &save)) {
 		int r = load_file(path);
 
 		/* Some drive nothing on this machine (crc32c_intel without SSE 4.2). */
