@@ -15,11 +15,12 @@
 #include "base/loop.h"
 #include "proto/vmconfig.h"
 
-/* What the guest is told to use. */
-#define WSLX_PASST_ADDRESS "10.0.2.15"
+/* What the guest is told to use.  Not one of the networks that hosts are often in themselves (10.0.2.0/24 is what
+ * QEMU and VirtualBox give theirs): a host there could not be reached from inside. */
+#define WSLX_PASST_ADDRESS "10.213.77.15"
 #define WSLX_PASST_PREFIX 24
-#define WSLX_PASST_GATEWAY "10.0.2.2"
-#define WSLX_PASST_DNS "10.0.2.3"
+#define WSLX_PASST_GATEWAY "10.213.77.2"
+#define WSLX_PASST_DNS "10.213.77.3"
 #define WSLX_PASST_MTU 65520
 
 struct wslx_passt;
