@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/loop.h"
 #include "image/debian_internal.h"
 #include "image/proc.h"
 #include "os/linux/fd.h"
@@ -162,15 +161,12 @@ static const char *phase(int log_fd)
 static int await_tar(const struct wslx_debian_params *p, const struct wslx_proc *proc, int fd, struct wslx_err *err)
 {
 	struct pollfd pfd = { .fd = fd, .events = POLLIN };
-	int64_t began = wslx_now_ms();
 
 	while (poll(&pfd, 1, 100) <= 0) {
 		struct wslx_progress now = { .what = phase(proc->log_fd) };
 
 		if (wslx_task_cancelled(&p->task))
 			return wslx_err_set(err, ECANCELED, "interrupted");
-		/* Counts tenths of seconds, so that a bar without an end still moves. */
-		now.entries = (uint64_t)(wslx_now_ms() - began) / 100;
 		wslx_task_report(&p->task, &now);
 	}
 	return 0;

@@ -47,7 +47,7 @@ static bool host_full(int fd)
 {
 	struct statvfs vfs;
 
-	return fstatvfs(fd, &vfs) == 0 && (uint64_t)vfs.f_bavail * vfs.f_frsize < 16 * WSLX_MIB;
+	return fstatvfs(fd, &vfs) == 0 && vfs.f_blocks && (uint64_t)vfs.f_bavail * vfs.f_frsize < 16 * WSLX_MIB;
 }
 
 int ext4w_fail(struct wslx_ext4 *e, int r, struct wslx_err *err)

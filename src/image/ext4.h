@@ -75,7 +75,8 @@ WSLX_MUST_CHECK int wslx_ext4_end_file(struct wslx_ext4 *e, struct wslx_ext4_nod
 				       struct wslx_err *err);
 
 /* name: full ("security.capability").  -EOPNOTSUPP when ext4 has no place for
- * such a name, -E2BIG when all of a file's attributes exceed one block. */
+ * such a name, -E2BIG when all of a file's attributes exceed one block, -ENOBUFS
+ * over the memory limit. */
 WSLX_MUST_CHECK int wslx_ext4_xattr(struct wslx_ext4 *e, struct wslx_ext4_node *n, const char *name, const void *value,
 				    size_t len);
 

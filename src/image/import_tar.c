@@ -154,7 +154,7 @@ static int check_entry(struct tar *t, struct archive_entry *entry, const char *p
 		return wslx_err_set(t->err, ENOSPC,
 				    "entry '%.200s' needs %" PRId64 " MiB, but only %" PRIu64
 				    " MiB are left to use on the host's disk",
-				    path, size >> 20, t->free_bytes >> 20);
+				    path, (size >> 20) + 1, t->free_bytes >> 20);
 	return 0;
 }
 
@@ -177,6 +177,10 @@ static int add_xattrs(struct tar *t, struct archive_entry *entry, struct wslx_ex
 					    "entry '%.200s': its extended attributes exceed 4 KiB, "
 					    "more than ext4 holds",
 					    path);
+		if (r == -ENOBUFS)
+			return wslx_err_set(t->err, E2BIG,
+					    "too many entries: more than %" PRIu64 " MiB of names and attributes",
+					    t->p->max_memory >> 20);
 		if (r < 0)
 			return wslx_err_sys(t->err, -r, "entry '%.200s': extended attribute '%.64s'", path, name);
 	}
@@ -366,7 +370,8 @@ int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src,
 
 	if (fstatvfs(p->out_fd, &vfs) < 0)
 		return wslx_err_sys(err, errno, "cannot look at the disk image");
-	t.free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	/* No blocks at all: a tmpfs without a limit. */
+	t.free_bytes = vfs.f_blocks ? (uint64_t)vfs.f_bavail * vfs.f_frsize : p->size;
 	if (p->max_bytes && p->max_bytes < t.free_bytes)
 		t.free_bytes = p->max_bytes;
 	fs.max_bytes = t.free_bytes;
