@@ -27,7 +27,8 @@
  */
 enum sup_state { SUP_STARTING, SUP_RUNNING, SUP_PAUSED, SUP_STOPPING };
 
-#define MAX_WAITERS WSLX_CONTROL_MAX_CLIENTS
+/* More than clients: one that went away keeps its place until the answer. */
+#define MAX_WAITERS 1024
 
 struct timing {
 	const char *name;
@@ -58,9 +59,7 @@ struct wslx_sup {
 	int net_fd; /* the machine's end of passt's socket, until the child has it */
 
 	/* STOPPING */
-	bool want_reboot;  /* the guest said so, or nobody said otherwise */
-	bool stop_wanted;  /* the end that comes was asked for */
-	bool passt_failed; /* before ready: its complaint is the failure */
+	bool stop_wanted; /* the end that comes was asked for */
 	struct wslx_timer *stop_timer;
 	struct wslx_err end_err; /* why it ended; code 0: in order */
 

@@ -1,5 +1,6 @@
 #include "vmm/supervisor/passt.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -111,6 +113,60 @@ void wslx_passt_args_free(char **argv)
 	for (char **a = argv; a && *a; a++)
 		free(*a);
 	free(argv);
+}
+
+/* ---- published ports -------------------------------------------------------- */
+
+static int parse_address(const struct wslx_publish *p, struct sockaddr_storage *ret, socklen_t *ret_len)
+{
+	struct sockaddr_in *v4 = (struct sockaddr_in *)ret;
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)ret;
+
+	memset(ret, 0, sizeof(*ret));
+	if (!p->host_addr[0] || inet_pton(AF_INET, p->host_addr, &v4->sin_addr) == 1) {
+		v4->sin_family = AF_INET;
+		v4->sin_port = htons(p->host_port);
+		*ret_len = sizeof(*v4);
+		return 0;
+	}
+	if (inet_pton(AF_INET6, p->host_addr, &v6->sin6_addr) == 1) {
+		v6->sin6_family = AF_INET6;
+		v6->sin6_port = htons(p->host_port);
+		*ret_len = sizeof(*v6);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int check_port(const struct wslx_publish *p, struct wslx_err *err)
+{
+	cleanup_close int fd = -1;
+	struct sockaddr_storage a;
+	socklen_t len;
+	int one = 1;
+
+	if (parse_address(p, &a, &len) < 0)
+		return wslx_err_set(err, EINVAL, "cannot publish port %u: '%s' is not a numeric address", p->host_port,
+				    p->host_addr);
+	fd = socket(a.ss_family, (p->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return wslx_err_sys(err, errno, "cannot publish port %u", p->host_port);
+	/* As passt does: a port whose last connections linger can be had. */
+	if (!p->udp)
+		(void)!setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, (struct sockaddr *)&a, len) < 0)
+		return wslx_err_sys(err, errno, "cannot publish %s port %u%s%s", p->udp ? "UDP" : "TCP", p->host_port,
+				    p->host_addr[0] ? " of " : "", p->host_addr);
+	return 0;
+}
+
+int wslx_publish_check(const struct wslx_net_config *net, struct wslx_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < net->n_publish; i++)
+		r = check_port(&net->publish[i], err);
+	return r;
 }
 
 /* ---- life -------------------------------------------------------------------- */
@@ -249,11 +305,6 @@ void wslx_passt_stop(struct wslx_passt *p)
 	wslx_proc_free(p->proc);
 	p->proc = NULL;
 	close_stderr(p);
-}
-
-int wslx_passt_pid(const struct wslx_passt *p)
-{
-	return p->proc ? wslx_proc_pid(p->proc) : 0;
 }
 
 int wslx_passt_new(const struct wslx_passt_params *params, struct wslx_passt **ret, struct wslx_err *err)

@@ -37,13 +37,15 @@ struct wslx_passt_params {
 	void *opaque;
 };
 
+/* Can the published ports be had?  passt says nothing about those it cannot
+ * bind, so they are tried here before it starts. */
+WSLX_MUST_CHECK int wslx_publish_check(const struct wslx_net_config *net, struct wslx_err *err);
 /* Finds the program; nothing is started yet. */
 WSLX_MUST_CHECK int wslx_passt_new(const struct wslx_passt_params *p, struct wslx_passt **ret, struct wslx_err *err);
 /* Also after the machine was restarted. */
 WSLX_MUST_CHECK int wslx_passt_start(struct wslx_passt *p, struct wslx_err *err);
 void wslx_passt_stop(struct wslx_passt *p);
-int wslx_passt_pid(const struct wslx_passt *p); /* 0 = none runs */
-void wslx_passt_free(struct wslx_passt *p);     /* NULL is fine */
+void wslx_passt_free(struct wslx_passt *p); /* NULL is fine */
 
 /* The command line, for tests; frees with wslx_passt_args_free. */
 WSLX_MUST_CHECK int wslx_passt_args(const char *path, const struct wslx_net_config *net, int fd, char ***ret);

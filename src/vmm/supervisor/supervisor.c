@@ -118,7 +118,6 @@ static void fail_machine(struct wslx_sup *s, int code, const char *text)
 {
 	set_end(s, code, text);
 	s->state = SUP_STOPPING;
-	s->want_reboot = false;
 	if (s->run)
 		wslx_run_stop(s->run);
 	else
@@ -153,7 +152,6 @@ void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms)
 
 	s->state = SUP_STOPPING;
 	s->stop_wanted = true;
-	s->want_reboot = false;
 	if (!s->run) {
 		finish(s);
 		return;
@@ -596,8 +594,13 @@ static int make_timers(struct wslx_sup *s, struct wslx_err *err)
 
 static int prepare_passt(struct wslx_sup *s, struct wslx_err *err)
 {
+	int r;
+
 	if (s->config->net.mode != WSLX_NET_PASST)
 		return 0;
+	r = wslx_publish_check(&s->config->net, err);
+	if (r < 0)
+		return r;
 	return wslx_passt_new(
 		&(struct wslx_passt_params) {
 			.loop = s->loop,

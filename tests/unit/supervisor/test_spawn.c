@@ -1,4 +1,5 @@
 /* Starting programs: what they inherit, what they lose, what is said when it fails. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -162,6 +164,27 @@ static void test_passt_arguments(void **state)
 	wslx_passt_args_free(argv);
 }
 
+static void test_publish_check(void **state)
+{
+	struct wslx_net_config net = { .mode = WSLX_NET_PASST, .n_publish = 1 };
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(a);
+	struct wslx_err err = { 0 };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, len), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+	net.publish[0] = (struct wslx_publish) { .host_port = ntohs(a.sin_port), .guest_port = 1 };
+	assert_int_equal(wslx_publish_check(&net, &err), -EADDRINUSE);
+	assert_non_null(strstr(err.msg, "cannot publish TCP port"));
+	strcpy(net.publish[0].host_addr, "localhost");
+	assert_int_equal(wslx_publish_check(&net, &err), -EINVAL);
+	close(fd);
+	strcpy(net.publish[0].host_addr, "127.0.0.1");
+	assert_int_equal(wslx_publish_check(&net, &err), 0);
+}
+
 static void check_hostname(const char *name, const char *want)
 {
 	char host[WSLX_AGENT_HOSTNAME_MAX + 1];
@@ -206,6 +229,7 @@ int main(void)
 		cmocka_unit_test(test_sees_system_files_only),
 		cmocka_unit_test(test_find_program),
 		cmocka_unit_test(test_passt_arguments),
+		cmocka_unit_test(test_publish_check),
 		cmocka_unit_test(test_hostname),
 		cmocka_unit_test(test_resolv),
 	};
