@@ -115,6 +115,9 @@ void wslx_aio_complete(struct wslx_aio *a, struct wslx_aio_req *r, int result);
 /* The engine's descriptor was readable. */
 void wslx_aio_event(struct wslx_aio *a);
 WSLX_MUST_CHECK int wslx_aio_uring_new(const struct wslx_aio_params *p, struct wslx_aio **ret);
+/* Test hook: tries to open a file through the ring, in which nothing else is.
+ * The request's result: -EACCES, unless the restriction leaks. */
+WSLX_MUST_CHECK int wslx_aio_uring_try_open(struct wslx_aio *a);
 WSLX_MUST_CHECK int wslx_aio_threads_new(const struct wslx_aio_params *p, struct wslx_aio **ret);
 
 /* Drops the first n bytes of an iovec array in place. */

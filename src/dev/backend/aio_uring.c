@@ -217,3 +217,23 @@ int wslx_aio_uring_new(const struct wslx_aio_params *p, struct wslx_aio **ret)
 	*ret = &u->a;
 	return 0;
 }
+
+int wslx_aio_uring_try_open(struct wslx_aio *a)
+{
+	struct uring *u = CONTAINER_OF(a, struct uring, a);
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+	struct io_uring_cqe *cqe;
+	int r;
+
+	if (!sqe)
+		return -EBUSY;
+	io_uring_prep_openat(sqe, AT_FDCWD, "/etc/passwd", O_RDONLY | O_CLOEXEC, 0);
+	r = io_uring_submit_and_wait(&u->ring, 1);
+	if (r < 0)
+		return r;
+	if (io_uring_peek_cqe(&u->ring, &cqe) < 0 || !cqe)
+		return -EIO;
+	r = cqe->res;
+	io_uring_cqe_seen(&u->ring, cqe);
+	return r;
+}

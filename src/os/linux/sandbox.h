@@ -55,6 +55,7 @@ WSLX_MUST_CHECK int wslx_sandbox_enter(enum wslx_sandbox_profile profile, struct
 #define WSLX_SANDBOX_LEAK_CONNECT (1u << 2)
 #define WSLX_SANDBOX_LEAK_IO_URING (1u << 3)
 #define WSLX_SANDBOX_LEAK_SOCKET (1u << 4)
+#define WSLX_SANDBOX_LEAK_RING (1u << 5) /* an open through a disk's kind of ring; added by the caller */
 uint64_t wslx_sandbox_test(void);
 
 #endif

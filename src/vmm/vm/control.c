@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "dev/backend/ring_probe.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/vsock.h"
 #include "os/linux/fd.h"
@@ -112,6 +113,20 @@ static void on_net_fd(struct vm *vm, struct wslx_link_msg *m)
 		log_warn("network back end refused: %s", strerror(-r));
 }
 
+static void on_test_confinement(struct vm *vm, uint32_t id)
+{
+	uint64_t leaks;
+
+	if (!vm->params->test_hooks) {
+		reply(vm, id, 0, EPERM);
+		return;
+	}
+	leaks = wslx_sandbox_test();
+	if (vm->ring_probe && wslx_ring_probe_leaks(vm->ring_probe))
+		leaks |= WSLX_SANDBOX_LEAK_RING;
+	reply(vm, id, leaks, 0);
+}
+
 static void on_message(struct vm *vm, struct wslx_link_msg *m)
 {
 	switch (m->type) {
@@ -139,10 +154,7 @@ static void on_message(struct vm *vm, struct wslx_link_msg *m)
 		wslx_vm_end(vm, VM_END_STOP, NULL);
 		break;
 	case WSLX_LINK_TEST_CONFINEMENT:
-		if (vm->params->test_hooks)
-			reply(vm, m->id, wslx_sandbox_test(), 0);
-		else
-			reply(vm, m->id, 0, EPERM);
+		on_test_confinement(vm, m->id);
 		break;
 	default:
 		log_warn("unknown message %u from the supervisor", m->type);

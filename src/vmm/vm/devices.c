@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "dev/backend/block.h"
 #include "dev/backend/overlay.h"
+#include "dev/backend/ring_probe.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
@@ -181,11 +182,16 @@ int wslx_vm_devices_new(struct vm *vm, struct wslx_err *err)
 		r = add_net(vm, err);
 	for (size_t i = 0; r == 0 && i < vm->params->n_disks; i++)
 		r = add_disk(vm, i, err);
+	if (r == 0 && vm->params->test_hooks && !vm->params->no_io_uring &&
+	    wslx_ring_probe_new(vm->loop, &vm->ring_probe) < 0)
+		log_debug("no io_uring to probe");
 	return r;
 }
 
 void wslx_vm_devices_free(struct vm *vm)
 {
+	wslx_ring_probe_free(vm->ring_probe);
+	vm->ring_probe = NULL;
 	for (size_t i = vm->n_vdevs; i > 0; i--)
 		vm->vdevs[i - 1]->ops->free(vm->vdevs[i - 1]);
 	vm->n_vdevs = 0;

@@ -93,7 +93,8 @@ struct vm {
 
 	struct wslx_vdev *vdevs[VM_MAX_VDEVS];
 	size_t n_vdevs;
-	struct wslx_vdev *net, *vsock; /* also in vdevs */
+	struct wslx_vdev *net, *vsock;      /* also in vdevs */
+	struct wslx_ring_probe *ring_probe; /* test hook; NULL = none */
 
 	struct vm_vcpu vcpus[WSLX_MAX_CPUS];
 	unsigned n_vcpus;
