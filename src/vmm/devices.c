@@ -37,6 +37,7 @@
 #include "base/loop.h"
 #include "dev/backend/block.h"
 #include "dev/backend/overlay.h"
+#include "dev/backend/ring_probe.h"
 #include "dev/vhost_user/server.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/vsock.h"
@@ -68,6 +69,7 @@ struct server {
 	struct unit *units;
 	size_t n_units;
 	struct unit *vsock;
+	struct wslx_ring_probe *ring_probe; /* test hook; NULL = none */
 	uint64_t start_ns;
 	atomic_uint n_open; /* vhost-user connections */
 	atomic_int error;   /* first of a connection, -errno */
@@ -287,6 +289,7 @@ static void teardown(struct server *s)
 	}
 	s->n_units = 0;
 	free(s->units);
+	wslx_ring_probe_free(s->ring_probe);
 	wslx_loop_free(s->loop);
 }
 
@@ -354,6 +357,20 @@ static void on_stats(struct server *s, uint32_t id)
 }
 
 /* PAUSED replies: b is 0, or an errno value when the request was refused. */
+static void on_test_confinement(struct server *s, uint32_t id)
+{
+	uint64_t leaks;
+
+	if (!s->params->test_hooks) {
+		(void)!report(s, WSLX_LINK_PAUSED, id, 0, EPERM, NULL);
+		return;
+	}
+	leaks = wslx_sandbox_test();
+	if (s->ring_probe && wslx_ring_probe_leaks(s->ring_probe))
+		leaks |= WSLX_SANDBOX_LEAK_RING;
+	(void)!report(s, WSLX_LINK_PAUSED, id, leaks, 0, NULL);
+}
+
 static void on_message(struct server *s, struct wslx_link_msg *m)
 {
 	switch (m->type) {
@@ -377,10 +394,7 @@ static void on_message(struct server *s, struct wslx_link_msg *m)
 		wslx_loop_stop(s->loop, 0);
 		break;
 	case WSLX_LINK_TEST_CONFINEMENT:
-		if (s->params->test_hooks)
-			(void)!report(s, WSLX_LINK_PAUSED, m->id, wslx_sandbox_test(), 0, NULL);
-		else
-			(void)!report(s, WSLX_LINK_PAUSED, m->id, 0, EPERM, NULL);
+		on_test_confinement(s, m->id);
 		break;
 	default:
 		log_warn("unknown message %u from the supervisor", m->type);
@@ -461,6 +475,9 @@ static int start(struct server *s, struct wslx_err *err)
 		r = add_unit(s, -1, err);
 	if (r == 0 && !s->n_units)
 		r = wslx_err_set(err, EINVAL, "no device to serve");
+	if (r == 0 && s->params->test_hooks && !s->params->no_io_uring &&
+	    wslx_ring_probe_new(s->loop, &s->ring_probe) < 0)
+		log_debug("no io_uring to probe");
 	if (r == 0)
 		r = start_threads(s, err);
 	if (r == 0)
