@@ -73,7 +73,7 @@ static void check(struct state *s)
 	const struct wslx_net *n = CONTAINER_OF(s->m.d, struct wslx_net, d);
 
 	mini_check((uint64_t)n->stage_off + n->stage_len <= NET_STAGE_LEN);
-	mini_check((uint64_t)n->pending_off + n->pending_len <= NET_BATCH_BYTES + NET_BATCH_FRAMES * 4);
+	mini_check((uint64_t)n->pending_off + n->pending_len <= 4 + NET_FRAME_MAX);
 	mini_check((n->fd >= 0) == (n->watch != NULL));
 }
 

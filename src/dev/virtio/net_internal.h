@@ -43,7 +43,6 @@ enum { NET_Q_RX, NET_Q_TX, NET_N_QUEUES };
 #define NET_STAGE_KEEP (256u * 1024)
 #define NET_READ_MAX (256u * 1024)
 #define NET_BATCH_FRAMES 64
-#define NET_BATCH_BYTES (256 * 1024)
 #define NET_BATCH_IOV 512
 #define NET_MAX_MERGE 128 /* receive buffers for one frame */
 #define NET_BUDGET 256    /* frames per direction before other watches get their turn */
@@ -102,8 +101,8 @@ struct wslx_net {
 	uint32_t stage_off, stage_len;
 	uint32_t stage_high; /* touched so far */
 
-	/* STREAM: the part of the last batch that the peer did not take.  While
-	 * there is one nothing is taken from the transmit queue. */
+	/* STREAM: the rest of a frame that the peer took in part.  While there is
+	 * one nothing is taken from the transmit queue. */
 	uint8_t *pending;
 	uint32_t pending_off, pending_len;
 

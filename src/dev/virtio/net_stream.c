@@ -34,7 +34,7 @@ static int stream_attach(struct wslx_net *n)
 	if (type != SOCK_STREAM)
 		return -EPROTOTYPE;
 	if (!n->pending)
-		n->pending = malloc(NET_BATCH_BYTES + NET_BATCH_FRAMES * LEN_PREFIX);
+		n->pending = malloc(LEN_PREFIX + NET_FRAME_MAX);
 	return n->pending ? 0 : -ENOMEM;
 }
 
@@ -124,49 +124,78 @@ static int flush_pending(struct wslx_net *n)
 
 struct batch {
 	unsigned n_frames, n_iov, n_heads;
-	uint32_t bytes;
+	struct mmsghdr msg[NET_BATCH_FRAMES];
+	unsigned head_of[NET_BATCH_FRAMES]; /* frame -> index into n->heads */
 };
 
 /* Adds the frame in n->chain; false when it does not fit into this batch. */
 static bool add_frame(struct wslx_net *n, struct batch *b)
 {
 	uint32_t len = net_frame_len(&n->chain), be_len;
+	struct iovec *iov = &n->iov[b->n_iov];
 	uint64_t have;
 	unsigned cut;
 
-	if (len < NET_FRAME_MIN || len > NET_FRAME_MAX) {
-		n->n_tx_dropped++;
-		return true;
-	}
-	if (b->n_iov + 2 > NET_BATCH_IOV || b->bytes + len + LEN_PREFIX > NET_BATCH_BYTES)
+	if (len < NET_FRAME_MIN || len > NET_FRAME_MAX)
+		return true; /* taken, and never sent */
+	if (b->n_iov + 2 > NET_BATCH_IOV)
 		return false;
-	cut = wslx_iov_slice(n->chain.iov, n->chain.n_out, NET_HDR_LEN, len, &n->iov[b->n_iov + 1],
-			     NET_BATCH_IOV - b->n_iov - 1, &have);
+	cut = wslx_iov_slice(n->chain.iov, n->chain.n_out, NET_HDR_LEN, len, &iov[1], NET_BATCH_IOV - b->n_iov - 1,
+			     &have);
 	if (have < len)
 		return false;
 	be_len = htonl(len);
 	memcpy(n->prefix[b->n_frames], &be_len, LEN_PREFIX);
-	n->iov[b->n_iov] = (struct iovec) { n->prefix[b->n_frames], LEN_PREFIX };
+	iov[0] = (struct iovec) { n->prefix[b->n_frames], LEN_PREFIX };
+	b->msg[b->n_frames] = (struct mmsghdr) { .msg_hdr = { .msg_iov = iov, .msg_iovlen = 1 + cut } };
+	b->head_of[b->n_frames] = b->n_heads;
 	b->n_iov += 1 + cut;
-	b->bytes += len + LEN_PREFIX;
 	b->n_frames++;
-	n->n_tx++;
-	n->n_tx_bytes += len;
 	return true;
 }
 
-static int send_batch(struct wslx_net *n, const struct batch *b)
+static size_t frame_bytes(const struct mmsghdr *m)
 {
-	ssize_t r = b->n_iov ? send_iov(n->fd, n->iov, b->n_iov) : 0;
+	size_t len = 0;
 
+	for (size_t i = 0; i < m->msg_hdr.msg_iovlen; i++)
+		len += m->msg_hdr.msg_iov[i].iov_len;
+	return len;
+}
+
+/*
+ * Each frame is a message of its own: the kernel queues a message in pieces of
+ * some 48 KiB, so a piece never ends within a length.  That matters because
+ * passt, as Debian 12 has it, loses the framing when what it reads ends there.
+ * Returns frames sent, the last perhaps in part with its rest pending; 0: the
+ * peer takes no more; -errno.
+ */
+static int send_frames(struct wslx_net *n, struct batch *b)
+{
+	struct mmsghdr *last;
+	size_t len;
+	int r;
+
+	do {
+		r = sendmmsg(n->fd, b->msg, b->n_frames, MSG_NOSIGNAL | MSG_DONTWAIT);
+	} while (r < 0 && errno == EINTR);
 	if (r < 0)
-		return (int)r;
-	if ((uint32_t)r < b->bytes) {
-		n->pending_off = 0;
-		n->pending_len = b->bytes - (uint32_t)r;
-		wslx_iov_read(n->iov, b->n_iov, (uint64_t)r, n->pending, n->pending_len);
+		return errno == EAGAIN ? 0 : -errno;
+	for (int i = 0; i < r; i++) {
+		n->n_tx++;
+		n->n_tx_bytes += b->msg[i].msg_len;
 	}
-	return 0;
+	if (r == 0)
+		return 0;
+	last = &b->msg[r - 1];
+	len = frame_bytes(last);
+	if (last->msg_len < len) {
+		n->pending_off = 0;
+		n->pending_len = (uint32_t)(len - last->msg_len);
+		wslx_iov_read(last->msg_hdr.msg_iov, (unsigned)last->msg_hdr.msg_iovlen, last->msg_len, n->pending,
+			      n->pending_len);
+	}
+	return r;
 }
 
 /* One batch: as many frames as fit go out with one system call. */
@@ -174,7 +203,8 @@ static int transmit_batch(struct wslx_net *n)
 {
 	struct wslx_vq *vq = &n->d.vq[NET_Q_TX];
 	struct batch b = { 0 };
-	int r = 0, err;
+	unsigned done;
+	int r = 0, sent = 0;
 
 	while (b.n_heads < NET_BATCH_FRAMES) {
 		r = wslx_vq_pop(vq, &n->chain);
@@ -186,17 +216,23 @@ static int transmit_batch(struct wslx_net *n)
 		}
 		n->heads[b.n_heads++] = n->chain.head;
 	}
-	err = send_batch(n, &b);
-	for (unsigned i = 0; i < b.n_heads; i++)
+	if (b.n_frames)
+		sent = send_frames(n, &b);
+	/* What was not sent goes back, in the order it came; the rest is used up. */
+	done = sent >= 0 && (unsigned)sent < b.n_frames ? b.head_of[sent] : b.n_heads;
+	for (unsigned i = b.n_heads; i > done; i--)
+		wslx_vq_unpop(vq);
+	for (unsigned i = 0; i < done; i++)
 		wslx_vq_push(vq, n->heads[i], 0);
-	n->tx_pushed |= b.n_heads != 0;
+	n->tx_pushed |= done != 0;
+	if (sent >= 0)
+		n->n_tx_dropped += done - (unsigned)sent;
+	n->want_out = sent >= 0 && (unsigned)sent < b.n_frames;
 	if (r < 0) {
 		wslx_vdev_broken(&n->d, "malformed transmit queue");
 		return -EINVAL;
 	}
-	if (err < 0)
-		return err;
-	return (int)b.n_heads;
+	return sent < 0 ? sent : (int)done;
 }
 
 static int stream_transmit(struct wslx_net *n)
@@ -210,6 +246,8 @@ static int stream_transmit(struct wslx_net *n)
 		r = transmit_batch(n);
 		if (r < 0)
 			return r;
+		if (n->want_out)
+			return 0;
 		if (r == 0) {
 			if (!wslx_vq_enable_kick(&n->d.vq[NET_Q_TX]))
 				return 0;

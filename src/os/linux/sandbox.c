@@ -102,6 +102,7 @@ static const struct {
 	{ SCMP_SYS(io_uring_enter), BOTH },
 	/* Link to the supervisor, vsock, network back end. */
 	{ SCMP_SYS(sendmsg), BOTH },
+	{ SCMP_SYS(sendmmsg), VMM }, /* several frames at once */
 	{ SCMP_SYS(recvmsg), BOTH },
 	{ SCMP_SYS(sendto), BOTH },
 	{ SCMP_SYS(recvfrom), BOTH },
