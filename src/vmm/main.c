@@ -132,7 +132,7 @@ static int run_child(const struct options *o)
 	int status = 1;
 
 	wslx_log_init(vmm ? "wslx-vmm[vmm]" : "wslx-vmm[devices]", STDERR_FILENO, WSLX_LOG_WARN);
-	if (!vmm && strcmp(o->child, "devices")) {
+	if (!vmm && strcmp(o->child, "devices") != 0) {
 		fprintf(stderr, "wslx-vmm: there is no child '%s'\n", o->child);
 		return 2;
 	}

@@ -41,12 +41,34 @@ char *wslx_runtime_path(const struct wslx_vm_config *c, const char *name)
 	return asprintf(&s, "%s/%s", c->runtime_dir, name) < 0 ? NULL : s;
 }
 
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c = (char)tolower((unsigned char)c);
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* aa:bb:cc:dd:ee:ff */
+static int parse_mac(const char *s, unsigned char ret[6])
+{
+	if (strlen(s) != 17)
+		return -EINVAL;
+	for (int i = 0; i < 6; i++, s += 3) {
+		int hi = hex_digit(s[0]), lo = hex_digit(s[1]);
+
+		if (hi < 0 || lo < 0 || (i < 5 && s[2] != ':'))
+			return -EINVAL;
+		ret[i] = (unsigned char)(hi << 4 | lo);
+	}
+	return 0;
+}
+
 void wslx_machine_mac(const struct wslx_vm_config *c, unsigned char ret[6])
 {
 	uint32_t h = 2166136261u; /* FNV-1a */
 
-	if (sscanf(c->net.mac, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &ret[0], &ret[1], &ret[2], &ret[3], &ret[4],
-		   &ret[5]) == 6)
+	if (parse_mac(c->net.mac, ret) == 0)
 		return;
 	for (const char *s = c->name; *s; s++)
 		h = (h ^ (unsigned char)*s) * 16777619u;
@@ -151,17 +173,19 @@ static bool process_has_file(const char *pid, const struct stat *want)
 static void find_holder(int fd, char *buf, size_t size)
 {
 	DIR *proc = opendir("/proc");
+	char self[16];
 	struct dirent *e;
 	struct stat st;
 
 	buf[0] = '\0';
+	snprintf(self, sizeof(self), "%d", (int)getpid());
 	if (!proc || fstat(fd, &st) < 0)
 		goto out;
 	while ((e = readdir(proc))) {
 		cleanup_free char *comm = NULL;
 		char path[300];
 
-		if (!isdigit((unsigned char)e->d_name[0]) || atoi(e->d_name) == getpid() ||
+		if (!isdigit((unsigned char)e->d_name[0]) || !strcmp(e->d_name, self) ||
 		    !process_has_file(e->d_name, &st))
 			continue;
 		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);

@@ -264,7 +264,7 @@ static void on_event(void *opaque, const char *name, json_t *data)
 	struct wslx_qemu *q = opaque;
 	const char *reason;
 
-	if (strcmp(name, "SHUTDOWN"))
+	if (strcmp(name, "SHUTDOWN") != 0)
 		return;
 	reason = json_string_value(json_object_get(data, "reason"));
 	if (!reason)
@@ -289,7 +289,7 @@ static void on_stderr_line(struct wslx_qemu *q)
 	q->line_len = 0;
 	if (strstr(q->line, "Triple fault"))
 		q->triple_fault = true;
-	if (strncmp(q->line, "qemu", 4))
+	if (strncmp(q->line, "qemu", 4) != 0)
 		return;
 	text = strstr(q->line, ": ");
 	snprintf(q->complaint, sizeof(q->complaint), "%s", text ? text + 2 : q->line);

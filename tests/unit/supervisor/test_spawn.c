@@ -50,6 +50,7 @@ static void run_with(struct wslx_spawn *s, const char *script, struct outcome *o
 		n += (size_t)r;
 	o->out[n] = '\0';
 	assert_int_equal(wslx_reap(pidfd, &o->st), 0);
+	s->argv = NULL;
 }
 
 static void test_inherits_only_what_is_named(void **state)

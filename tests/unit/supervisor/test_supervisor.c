@@ -638,7 +638,7 @@ int main(int argc, char **argv)
 	};
 
 	if (argc > 2 && !strncmp(argv[1], "--child=", 8))
-		return fake_child_main(atoi(argv[2] + strlen("--params=")));
+		return fake_child_main((int)strtol(argv[2] + strlen("--params="), NULL, 10));
 	signal(SIGPIPE, SIG_IGN);
 	wslx_log_init("test", STDERR_FILENO, WSLX_LOG_ERROR);
 	return cmocka_run_group_tests_name("supervisor", tests, NULL, NULL);
