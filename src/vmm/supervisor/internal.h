@@ -65,6 +65,7 @@ struct wslx_sup {
 
 	/* A panic seen on the console. */
 	char panic[WSLX_CONSOLE_LINE_MAX];
+	bool panic_asked; /* the agent was sent a PING about it */
 	struct wslx_timer *panic_timer;
 
 	/* The agent's connection ended: the machine's end should follow. */

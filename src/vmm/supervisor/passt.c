@@ -177,8 +177,9 @@ static void end_line(struct wslx_passt *p)
 
 	p->line[p->line_len] = '\0';
 	p->line_len = 0;
-	/* Without a syslog daemon each of its messages is followed by a complaint about that. */
-	if (!p->line[0] || strstr(p->line, "bytes to syslog"))
+	/* Without a syslog daemon each of its messages is followed by a complaint
+	 * about that; and as root it always says that it will not stay so. */
+	if (!p->line[0] || strstr(p->line, "bytes to syslog") || strstr(p->line, "Changing to nobody"))
 		return;
 	memcpy(p->complaint, p->line, sizeof(p->complaint));
 	wslx_log_limited(&limit, WSLX_LOG_INFO, "passt: %s", p->complaint);

@@ -181,37 +181,48 @@ static void on_signal(struct wslx_watch *w, int fd, uint32_t events, void *opaqu
 
 /* ---- panic -------------------------------------------------------------------------- */
 
-static void on_panic_timer(struct wslx_timer *t, void *opaque)
+static unsigned panic_wait_ms(const struct wslx_sup *s)
 {
-	struct wslx_sup *s = opaque;
-
-	fail_machine(s, EFAULT, s->panic);
+	return s->args.panic_wait_ms ? s->args.panic_wait_ms : PANIC_WAIT_MS;
 }
 
-/* Anybody in the guest may print such a line: an agent that answers has no
- * panicked kernel under it. */
 static void on_panic_ping(void *opaque, const struct wslx_agentc_reply *r)
 {
 	struct wslx_sup *s = opaque;
 
 	if (r->code == 0) {
 		wslx_timer_disarm(s->panic_timer);
+		s->panic_asked = false;
 		s->panic[0] = '\0';
 	}
+}
+
+/* A panicked kernel resets at once.  This one did not: it hangs, or somebody in
+ * the guest just printed such a line, and then the agent answers.  It is asked
+ * only now, because right after a panic another processor may still run it. */
+static void on_panic_timer(struct wslx_timer *t, void *opaque)
+{
+	struct wslx_sup *s = opaque;
+	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
+
+	if (conn && !s->panic_asked && wslx_agentc_ping(conn, on_panic_ping, s) == 0) {
+		s->panic_asked = true;
+		wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
+		return;
+	}
+	fail_machine(s, EFAULT, s->panic);
 }
 
 static void on_panic(void *opaque, const char *line)
 {
 	struct wslx_sup *s = opaque;
 	const char *what = strstr(line, "Kernel panic");
-	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
 
 	if (s->panic[0])
 		return;
 	snprintf(s->panic, sizeof(s->panic), "%s", what ? what : line);
-	wslx_timer_arm(s->panic_timer, PANIC_WAIT_MS);
-	if (conn && wslx_agentc_ping(conn, on_panic_ping, s) < 0)
-		log_debug("no ping");
+	s->panic_asked = false;
+	wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
 }
 
 /* ---- the agent ------------------------------------------------------------------------ */

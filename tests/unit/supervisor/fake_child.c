@@ -111,6 +111,10 @@ static void after_ready(void)
 		console_say("Kernel panic - not syncing: late\n");
 		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
 	}
+	if (plays("answering-panic") || plays("hanging-panic"))
+		console_say("Kernel panic - not syncing: sysrq triggered crash\n");
+	if (plays("answering-panic"))
+		link_say(WSLX_LINK_CONNECT, 9, WSLX_AGENT_PORT, ""); /* a round trip later it resets */
 	if (plays("joke"))
 		console_say("root typed: Kernel panic - not syncing: a joke\n");
 	if (plays("nonsense"))
@@ -133,7 +137,8 @@ static void on_agent_message(const struct wslx_agent_msg *m)
 		after_ready();
 		break;
 	case WSLX_AGENT_PING:
-		agent_say(WSLX_AGENT_PONG, m->h.id, NULL);
+		if (!plays("hanging-panic"))
+			agent_say(WSLX_AGENT_PONG, m->h.id, NULL);
 		break;
 	case WSLX_AGENT_SHUTDOWN:
 		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
@@ -178,6 +183,8 @@ static void read_link(void)
 			agent_hello();
 		break;
 	case WSLX_LINK_CONNECT_REFUSED:
+		if (plays("answering-panic"))
+			end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
 		console_say("refused\n");
 		break;
 	case WSLX_LINK_PAUSE:

@@ -34,6 +34,7 @@ struct machine {
 	struct wslx_distro_config distro;
 	pid_t pid;
 	int ready_fd;
+	unsigned panic_wait_ms;
 	char *lines; /* what was read from ready_fd */
 	size_t n;
 };
@@ -102,6 +103,7 @@ static void start_json(struct machine *m, const char *json)
 			.test_hooks = true,
 			.kvm_path = "/dev/null",
 			.stop_grace_ms = 200,
+			.panic_wait_ms = m->panic_wait_ms,
 		}));
 	}
 	close(config);
@@ -155,7 +157,8 @@ static void expect_ready(struct machine *m)
 {
 	json_t *j = result(m);
 
-	assert_string_equal(text(j, "event"), "ready");
+	if (strcmp(text(j, "event"), "ready") != 0)
+		fail_msg("not ready: %s", text(j, "message"));
 	assert_string_equal(text(j, "engine"), "kvm");
 	assert_int_equal(json_integer_value(json_object_get(j, "pid")), m->pid);
 	assert_true(json_integer_value(json_object_get(json_object_get(j, "timings"), "hello")) > 0);
@@ -409,6 +412,15 @@ static char *read_state(struct machine *m, const char *name)
 	return s;
 }
 
+static bool has_panic(struct machine *m)
+{
+	json_t *j = call(m, "Info", "{}");
+	bool yes = text(json_object_get(j, "parameters"), "panic")[0];
+
+	json_decref(j);
+	return yes;
+}
+
 static void test_panic_later(void **state)
 {
 	struct machine m;
@@ -423,11 +435,31 @@ static void test_panic_later(void **state)
 	free(s);
 	remove_all(&m);
 
-	/* Anybody may print that line: the machine lives on. */
-	setup(&m, "joke");
+	/* Another processor still ran the agent when the kernel panicked. */
+	setup(&m, "answering-panic");
+	m.panic_wait_ms = 5000;
 	start(&m);
 	expect_ready(&m);
-	call_ok(&m, "Ping", "{}");
+	assert_int_equal(wait_end(&m), 1);
+	remove_all(&m);
+
+	/* One that hangs instead of resetting. */
+	setup(&m, "hanging-panic");
+	m.panic_wait_ms = 50;
+	start(&m);
+	expect_ready(&m);
+	assert_int_equal(wait_end(&m), 1);
+	remove_all(&m);
+
+	/* Anybody may print that line: the machine lives on. */
+	setup(&m, "joke");
+	m.panic_wait_ms = 50;
+	start(&m);
+	expect_ready(&m);
+	while (!has_panic(&m))
+		call_ok(&m, "Ping", "{}");
+	while (has_panic(&m))
+		call_ok(&m, "Ping", "{}");
 	call_ok(&m, "Terminate", "{}");
 	assert_int_equal(wait_end(&m), 0);
 	remove_all(&m);
