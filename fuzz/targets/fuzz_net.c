@@ -75,6 +75,8 @@ static void check(struct state *s)
 	mini_check((uint64_t)n->stage_off + n->stage_len <= NET_STAGE_LEN);
 	mini_check((uint64_t)n->pending_off + n->pending_len <= 4 + NET_FRAME_MAX);
 	mini_check((n->fd >= 0) == (n->watch != NULL));
+	for (unsigned q = 0; q < NET_N_QUEUES; q++)
+		mini_check_used(&s->m, q);
 }
 
 static void step(struct state *s, struct input *in)
@@ -136,6 +138,8 @@ static void step(struct state *s, struct input *in)
 		check(s);
 	}
 }
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -175,6 +175,8 @@ static void step(struct state *s, struct input *in)
 		;
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = { data, size };
@@ -199,6 +201,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mini_check(fcntl(s.memfd, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
 	s.m.mem = mmap(NULL, MEM, PROT_READ | PROT_WRITE, MAP_SHARED, s.memfd, 0);
 	mini_check(s.m.mem != MAP_FAILED);
+	s.m.garbage = true; /* rings stop and restart anywhere */
 	s.kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	for (unsigned i = 0; in.n && i < 300 && !s.closed; i++)
 		step(&s, &in);

@@ -154,6 +154,8 @@ static void check(struct state *s)
 	}
 	mini_check(n == v->n_conns && unanswered == v->n_unanswered);
 	mini_check(v->n_clients <= VSOCK_MAX_CLIENTS && v->rst_len <= VSOCK_RST_RING);
+	for (unsigned q = 0; q < VSOCK_N_QUEUES; q++)
+		mini_check_used(&s->m, q);
 }
 
 static void step(struct state *s, struct input *in)
@@ -210,6 +212,8 @@ static void step(struct state *s, struct input *in)
 		check(s);
 	}
 }
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

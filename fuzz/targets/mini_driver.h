@@ -63,6 +63,12 @@ struct mini {
 	struct wslx_vdev *d;
 	uint8_t *mem;
 	uint16_t avail[MINI_QUEUES];
+	/* Which chains the device holds, and how much it may write into them.
+	 * Nothing of it means anything once the rings hold garbage. */
+	bool garbage;
+	uint16_t seen[MINI_QUEUES]; /* used elements checked */
+	bool held[MINI_QUEUES][MINI_RING];
+	uint32_t room[MINI_QUEUES][MINI_RING];
 };
 
 static void mini_interrupt(void *transport, unsigned q)
@@ -89,8 +95,10 @@ static inline void mini_start(struct mini *m, unsigned n_queues, uint64_t featur
 {
 	m->d->acked = (m->d->ops->features(m->d) & features) | WSLX_VIRTIO_F_VERSION_1;
 	memset(m->mem, 0, MINI_BUFFERS);
+	m->garbage = false;
 	for (unsigned q = 0; q < n_queues; q++) {
-		m->avail[q] = 0;
+		m->avail[q] = m->seen[q] = 0;
+		memset(m->held[q], 0, sizeof(m->held[q]));
 		mini_check(wslx_vq_enable(&m->d->vq[q], m->gm, MINI_RING, wslx_gpa(MINI_DESC(q)),
 					  wslx_gpa(MINI_AVAIL(q)), wslx_gpa(MINI_USED(q)),
 					  m->d->acked & WSLX_VIRTIO_F_EVENT_IDX) == 0);
@@ -145,14 +153,32 @@ static inline void mini_publish(struct mini *m, unsigned q, uint16_t head)
 	wslx_put_le16(m->mem + MINI_AVAIL(q) + 2, ++m->avail[q]);
 }
 
+/* The device gave back only what it held, once, and did not write more than it could. */
+static inline void mini_check_used(struct mini *m, unsigned q)
+{
+	uint16_t used = wslx_get_le16(m->mem + MINI_USED(q) + 2);
+
+	while (!m->garbage && m->seen[q] != used) {
+		const uint8_t *e = m->mem + MINI_USED(q) + 4 + 8 * (m->seen[q]++ % MINI_RING);
+		uint32_t head = wslx_get_le32(e);
+
+		mini_check(head < MINI_RING && m->held[q][head]);
+		mini_check(wslx_get_le32(e + 4) <= m->room[q][head]);
+		m->held[q][head] = false;
+	}
+}
+
 /* One or two buffers of the same direction; false when the ring is full. */
 static inline bool mini_add(struct mini *m, unsigned q, uint64_t gpa, uint32_t len, uint32_t len2, bool write)
 {
 	uint16_t used = wslx_get_le16(m->mem + MINI_USED(q) + 2);
 	uint16_t i = (uint16_t)(2 * m->avail[q] % MINI_RING), w = write ? 2 : 0;
 
-	if ((uint16_t)(m->avail[q] - used) >= MINI_RING / 2)
+	mini_check_used(m, q);
+	if ((uint16_t)(m->avail[q] - used) >= MINI_RING / 2 || (m->held[q][i] && !m->garbage))
 		return false;
+	m->held[q][i] = true;
+	m->room[q][i] = write ? len + len2 : 0;
 	mini_desc(m, q, i, gpa, len, (uint16_t)(w | (len2 ? 1 : 0)), (uint16_t)(i + 1));
 	if (len2)
 		mini_desc(m, q, i + 1u, gpa + len, len2, w, 0);
@@ -165,6 +191,7 @@ static inline void mini_garbage(struct mini *m, unsigned q, struct input *in)
 {
 	uint8_t what = in_u8(in);
 
+	m->garbage = true;
 	if (what & 1) {
 		uint64_t gpa = in_u32(in);
 		uint32_t len = in_u32(in);
