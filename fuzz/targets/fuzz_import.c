@@ -28,22 +28,83 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
 
+#define MAX_HEADERS 64
+
+static size_t find_headers(uint8_t *data, size_t size, uint8_t *ret[MAX_HEADERS])
+{
+	size_t n = 0;
+
+	for (size_t at = 0; at + 512 <= size && n < MAX_HEADERS; at += 512)
+		if (memcmp(data + at + 257, "ustar", 5) == 0)
+			ret[n++] = data + at;
+	return n;
+}
+
+/* What bytes alone hardly ever do: entries that meet others. */
+static size_t mix_headers(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+	uint8_t *h[MAX_HEADERS];
+	size_t n = find_headers(data, size, h);
+	char name[101] = "", other[101] = "";
+
+	if (!n)
+		return size;
+	uint8_t *a = h[seed / 64 % n], *b = h[seed / 4096 % n];
+
+	memcpy(name, a, 100);
+	memcpy(other, b, 100);
+	switch (seed / 8 % 8) {
+	case 0: /* the same name again */
+		memcpy(b, a, 100);
+		break;
+	case 1: /* below the other one */
+		memset(b, 0, 100);
+		snprintf((char *)b, 100, "%.60s/%.30s", name, other);
+		break;
+	case 2:
+		b[156] = (uint8_t)('0' + seed / 262144 % 7);
+		break;
+	case 3: /* a link to it */
+		memcpy(b + 157, a, 100);
+		b[156] = seed & 262144 ? '1' : '2';
+		break;
+	case 4: /* once more, in front */
+		if (size + 512 <= max) {
+			memmove(data + 512, data, size);
+			memcpy(data, b + 512, 512);
+			size += 512;
+		}
+		break;
+	case 5: /* not at all */
+		memmove(b, b + 512, (size_t)(data + size - b) - 512);
+		size -= 512;
+		break;
+	default:
+		memcpy(b, a, 257);
+		b[156] = (uint8_t)('0' + seed / 262144 % 7);
+		break;
+	}
+	return size;
+}
+
 /* Headers get their checksum right again: else nothing behind it is reached. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
-	size = LLVMFuzzerMutate(data, size, max);
-	for (size_t at = 0; seed % 8 && at + 512 <= size; at += 512) {
-		uint8_t *h = data + at;
+	uint8_t *h[MAX_HEADERS];
+
+	size = seed % 2 ? mix_headers(data, size, max, seed) : LLVMFuzzerMutate(data, size, max);
+	if (seed % 16 == 0)
+		return size;
+	for (size_t i = find_headers(data, size, h); i > 0; i--) {
+		uint8_t *p = h[i - 1];
 		unsigned sum = 0;
 		char text[8];
 
-		if (memcmp(h + 257, "ustar", 5) != 0)
-			continue;
-		memset(h + 148, ' ', 8);
-		for (int i = 0; i < 512; i++)
-			sum += h[i];
+		memset(p + 148, ' ', 8);
+		for (int k = 0; k < 512; k++)
+			sum += p[k];
 		snprintf(text, sizeof(text), "%06o", sum);
-		memcpy(h + 148, text, 7);
+		memcpy(p + 148, text, 7);
 	}
 	return size;
 }
