@@ -10,13 +10,15 @@ what was built here runs there unchanged.  State goes to a scratch ext4 disk
 The command's output comes back over a virtio-serial port, its exit status
 through a small writable 9p share.
 
-Exit status: the command's; 125 if the lab itself failed; 124 on time-out.
+Exit status: the command's; 125 if the lab itself failed; 124 on time-out.  An emulated host on
+a very busy machine has been seen to freeze: --stall notices that.
 """
 
 import argparse
 import gzip
 import lzma
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -191,11 +193,37 @@ def make_scratch(path, size):
     run(["/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,discard", path])
 
 
+def forward(proc, deadline, stall):
+    """Copies the job's output until the end.  Returns why it gave up, or None."""
+    out = proc.stdout.fileno()
+    while True:
+        now = time.monotonic()
+        if now >= deadline:
+            why = "no end within the time limit"
+            break
+        ready, _, _ = select.select([out], [], [], min(stall, deadline - now))
+        if not ready:
+            if time.monotonic() < deadline:
+                why = f"no output for {stall} s: the emulated host is stuck"
+                break
+            continue
+        data = os.read(out, 65536)
+        if not data:
+            proc.wait()
+            return None
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    proc.kill()
+    proc.wait()
+    return why
+
+
 def main():
     ap = argparse.ArgumentParser(prog="make lab", description=__doc__.split("\n")[0])
     ap.add_argument("--memory", type=int, default=6144, help="MiB of the emulated host")
     ap.add_argument("--cpus", type=int, default=2)
     ap.add_argument("--timeout", type=int, default=3600, help="seconds")
+    ap.add_argument("--stall", type=int, default=900, help="seconds without any output after which it gives up")
     ap.add_argument("--scratch", help="keep the scratch disk in this file (made if missing) instead of a throw-away")
     ap.add_argument("--console", help="write the emulated host's console to this file")
     ap.add_argument("cmd", help="shell command, run in the current directory")
@@ -242,13 +270,10 @@ def main():
                 "-device", "virtserialport,chardev=out,name=out"]
         start = time.monotonic()
         # An open, silent stdin: at its end QEMU would call the port closed and block its writers.
-        proc = subprocess.Popen(argv, stdin=subprocess.PIPE)
-        try:
-            proc.wait(args.timeout)
-        except subprocess.TimeoutExpired:
-            proc.kill()
-            proc.wait()
-            print(f"lab: no end after {args.timeout} s", file=sys.stderr)
+        proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        why = forward(proc, start + args.timeout, args.stall)
+        if why:
+            print(f"lab: {why}", file=sys.stderr)
             return 124
         try:
             status = int(open(os.path.join(share, "status")).read())

@@ -132,8 +132,11 @@ def e2e_lab(t, log):
     cmd = "; ".join(f"{PY} -m pytest -q -p no:cacheprovider {s} --junitxml=/scratch/r.xml; "
                     f"echo; echo @@XML {s}; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml" for s in suites)
     env = {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}
-    start = os.path.getsize(log)
-    sh(["lab/lab.py", "--timeout", "2400", cmd], log, env, timeout=2500)
+    # An emulated host that froze or never came up says nothing about the tree: once more then.
+    for _ in range(2):
+        start = os.path.getsize(log)
+        if sh(["lab/lab.py", "--timeout", "1800", "--stall", "420", cmd], log, env, timeout=2000) not in (124, 125):
+            break
     with open(log, errors="replace") as f:
         f.seek(start)
         text = f.read()
