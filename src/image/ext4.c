@@ -19,6 +19,9 @@
 #define JOURNAL_MIB 64
 #define MALLOC_OVERHEAD 16
 
+static const char plain_features[] = FEATURES;
+static const char journal_features[] = FEATURES ",has_journal";
+
 void *ext4w_alloc_mem(struct wslx_ext4 *e, size_t n)
 {
 	if (e->max_memory && e->memory + n + MALLOC_OVERHEAD > e->max_memory) {
@@ -93,7 +96,7 @@ static int make_fs(const struct wslx_ext4_params *p, struct wslx_err *err)
 				 "-e",
 				 "remount-ro",
 				 "-O",
-				 FEATURES "",
+				 plain_features,
 				 "-i",
 				 ratio,
 				 "-E",
@@ -110,7 +113,7 @@ static int make_fs(const struct wslx_ext4_params *p, struct wslx_err *err)
 		snprintf(journal, sizeof(journal), "size=%u", p->size >= 2 * WSLX_GIB ? JOURNAL_MIB : 4u);
 		argv[n++] = "-J";
 		argv[n++] = journal;
-		argv[14] = FEATURES ",has_journal";
+		argv[14] = journal_features;
 	}
 	if (p->label) {
 		argv[n++] = "-L";

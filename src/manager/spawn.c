@@ -210,7 +210,7 @@ int wslx_vmm_spawn(const struct wslx_vm_config *c, int lock_fd, const struct wsl
 	ready_r = p[0];
 	ready_w = p[1];
 	plan.path = path;
-	plan.fds[FD_CONFIG - FD_CONFIG] = config;
+	plan.fds[0] = config; /* FD_CONFIG, the first */
 	plan.fds[FD_READY - FD_CONFIG] = ready_w;
 	plan.fds[FD_LOCK - FD_CONFIG] = lock_fd;
 	plan.fds[FD_LOG - FD_CONFIG] = log;
