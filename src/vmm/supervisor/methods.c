@@ -415,7 +415,7 @@ static void on_resume(void *opaque, struct wslx_call *call, json_t *params)
 		wslx_call_reply(call, NULL);
 		return;
 	}
-	if (s->state != SUP_PAUSED || s->pause_call) {
+	if (s->state != SUP_PAUSED || s->pause_call || !s->run) {
 		not_ready(s, call);
 		return;
 	}
