@@ -126,9 +126,10 @@ def e2e_tcg(t, log):
 
 
 def e2e_lab(t, log):
-    """The same suite and the tiny guests on the kvm engine, in one boot of the emulated host; results come back on
-    standard output."""
-    suites = ("tests/guest", "tests/e2e")  # two runs: each has a conftest.py of its own
+    """The same suite on the kvm engine, in one boot of the emulated host; results come back on standard output.
+    The tiny guests run on the machine's own /dev/kvm (stage unit): repeated in the lab, QEMU's emulation of SVM has
+    been seen to freeze on them."""
+    suites = ("tests/e2e",)
     cmd = "; ".join(f"{PY} -m pytest -q -p no:cacheprovider {s} --junitxml=/scratch/r.xml; "
                     f"echo; echo @@XML {s}; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml" for s in suites)
     env = {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}

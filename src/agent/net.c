@@ -2,6 +2,8 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <linux/neighbour.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
@@ -13,6 +15,7 @@
 
 #include "agent/machine.h"
 #include "base/cleanup.h"
+#include "base/log.h"
 
 static void set_name(struct ifreq *r, const char *name)
 {
@@ -129,6 +132,33 @@ static int set_ipv4(int s, const char *name, const struct wslx_agent_config *c)
 	return r < 0 ? r : add_route(s, name, any, any, c->ipv4_gateway);
 }
 
+/*
+ * Has the kernel ask for the gateway's hardware address now.  passt learns ours
+ * from the first frame it sees, and until then sends to the broadcast address,
+ * where TCP does not listen: a connection to a published port that came before
+ * any frame of ours timed out.
+ */
+static void greet_gateway(const char *name, const uint8_t gateway[4])
+{
+	cleanup_close int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	struct {
+		struct nlmsghdr h;
+		struct ndmsg n;
+		struct rtattr a;
+		uint8_t addr[4];
+	} m = {
+		.h = { .nlmsg_len = sizeof(m),
+		       .nlmsg_type = RTM_NEWNEIGH,
+		       .nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE },
+		.n = { .ndm_family = AF_INET, .ndm_ifindex = (int)if_nametoindex(name), .ndm_flags = NTF_USE },
+		.a = { .rta_len = RTA_LENGTH(4), .rta_type = NDA_DST },
+	};
+
+	memcpy(m.addr, gateway, 4);
+	if (s < 0 || send(s, &m, sizeof(m), 0) < 0)
+		log_debug("net: cannot greet the gateway: %s", strerror(errno));
+}
+
 int net_apply(const struct wslx_agent_config *c, char *text, size_t size)
 {
 	cleanup_close int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -153,6 +183,8 @@ int net_apply(const struct wslx_agent_config *c, char *text, size_t size)
 		r = set_up(s, name);
 	if (r == 0 && c->has_ipv4)
 		r = set_ipv4(s, name, c);
+	if (r == 0 && c->has_ipv4)
+		greet_gateway(name, c->ipv4_gateway);
 	if (r < 0)
 		snprintf(text, size, "network interface %s: %s", name, strerror(-r));
 	return r;

@@ -96,11 +96,12 @@ def free_port():
 
 
 def test_publish(wslx):
+    """The server waits for its client to close: the machine, and what its kernel had not sent yet, goes with it."""
     port = free_port()
     p = wslx.popen("run", "debian", "--publish", f"{port}:8080", "--", "exec python3 -c \"import socket; "
                    "s=socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); "
                    "s.bind(('0.0.0.0', 8080)); s.listen(); print('up', flush=True); c,_=s.accept(); "
-                   "c.sendall(b'served ' + c.recv(100)); c.close()\"")
+                   "c.sendall(b'served ' + c.recv(100)); c.recv(1)\"")
     assert p.stdout.readline() == b"up\n", p.stderr.read()
     with socket.create_connection(("127.0.0.1", port), 60) as c:
         c.sendall(b"it")
