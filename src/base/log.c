@@ -64,23 +64,25 @@ void wslx_log(enum wslx_log_level level, const char *fmt, ...)
 	va_end(ap);
 }
 
-void wslx_log_limited(struct wslx_log_limit *lim, enum wslx_log_level level, const char *fmt, ...)
+bool wslx_log_limited(struct wslx_log_limit *lim, enum wslx_log_level level, const char *fmt, ...)
 {
 	struct timespec ts;
 	int64_t now;
 	va_list ap;
 
-	if (level > log_level)
-		return;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 	if (now - lim->window_start_ms > LIMIT_WINDOW_MS || !lim->window_start_ms) {
 		lim->window_start_ms = now;
 		lim->count = 0;
 	}
-	if (lim->count++ >= LIMIT_BURST)
-		return;
-	va_start(ap, fmt);
-	log_line(level, fmt, ap);
-	va_end(ap);
+	if (lim->count >= LIMIT_BURST)
+		return false;
+	lim->count++;
+	if (level <= log_level) {
+		va_start(ap, fmt);
+		log_line(level, fmt, ap);
+		va_end(ap);
+	}
+	return true;
 }

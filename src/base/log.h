@@ -7,6 +7,7 @@
 #ifndef WSLX_BASE_LOG_H
 #define WSLX_BASE_LOG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/macros.h"
@@ -18,12 +19,13 @@ enum wslx_log_level { WSLX_LOG_ERROR, WSLX_LOG_WARN, WSLX_LOG_INFO, WSLX_LOG_DEB
 void wslx_log_init(const char *program, int fd, enum wslx_log_level level);
 void wslx_log(enum wslx_log_level level, const char *fmt, ...) WSLX_PRINTF(2, 3);
 
-/* At most burst lines per 10 seconds from each call site's state. */
+/* At most 10 lines per 10 seconds from each call site's state.  False: this one was over the limit, so that a
+ * caller can leave out other costs too. */
 struct wslx_log_limit {
 	int64_t window_start_ms;
 	unsigned count;
 };
-void wslx_log_limited(struct wslx_log_limit *lim, enum wslx_log_level level, const char *fmt, ...) WSLX_PRINTF(3, 4);
+bool wslx_log_limited(struct wslx_log_limit *lim, enum wslx_log_level level, const char *fmt, ...) WSLX_PRINTF(3, 4);
 
 #define log_error(...) wslx_log(WSLX_LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) wslx_log(WSLX_LOG_WARN, __VA_ARGS__)

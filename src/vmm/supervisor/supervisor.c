@@ -304,7 +304,9 @@ static void on_agent_event(void *opaque, const struct wslx_agent_event *ev)
 	struct wslx_sup *s = opaque;
 	const char *name = ev->kind < ARRAY_SIZE(names) ? names[ev->kind] : "?";
 
-	wslx_log_limited(&limit, WSLX_LOG_INFO, "guest: %s %s %s", name, ev->distro, ev->text);
+	/* The guest decides how often: beyond the limit an event leaves no trace on the host's disk. */
+	if (!wslx_log_limited(&limit, WSLX_LOG_INFO, "guest: %s %s %s", name, ev->distro, ev->text))
+		return;
 	if (ev->kind == WSLX_AGENT_EV_OOM || ev->kind == WSLX_AGENT_EV_DISTRO_DIED)
 		wslx_report_event(&s->report, name, ev->distro);
 }

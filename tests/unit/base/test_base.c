@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
 
@@ -99,6 +100,17 @@ static void removed_watch_is_not_called(void **state)
 		close(a[i]);
 		close(b[i]);
 	}
+}
+
+static void guest_log_is_limited(void **state)
+{
+	struct wslx_log_limit limit = { 0 };
+	unsigned passed = 0;
+
+	/* Below the level nothing is printed, and the limit counts all the same. */
+	for (int i = 0; i < 1000; i++)
+		passed += wslx_log_limited(&limit, WSLX_LOG_DEBUG, "line %d", i);
+	assert_in_range(passed, 1, 20); /* a new window may begin meanwhile */
 }
 
 struct ticking {
@@ -231,10 +243,15 @@ static void long_socket_paths_work(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(err_is_one_clean_line), cmocka_unit_test(ranges),
-		cmocka_unit_test(buffer_is_bounded),     cmocka_unit_test(removed_watch_is_not_called),
-		cmocka_unit_test(timers_fire_and_rearm), cmocka_unit_test(calls_run_on_the_loop_thread),
-		cmocka_unit_test(descriptors_travel),    cmocka_unit_test(long_socket_paths_work),
+		cmocka_unit_test(err_is_one_clean_line),
+		cmocka_unit_test(ranges),
+		cmocka_unit_test(buffer_is_bounded),
+		cmocka_unit_test(removed_watch_is_not_called),
+		cmocka_unit_test(guest_log_is_limited),
+		cmocka_unit_test(timers_fire_and_rearm),
+		cmocka_unit_test(calls_run_on_the_loop_thread),
+		cmocka_unit_test(descriptors_travel),
+		cmocka_unit_test(long_socket_paths_work),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
