@@ -126,27 +126,40 @@ def e2e_tcg(t, log):
 
 
 def e2e_lab(t, log):
-    """The same suite on the kvm engine, in one boot of the emulated host; results come back on standard output.
-    The tiny guests run on the machine's own /dev/kvm (stage unit): repeated in the lab, QEMU's emulation of SVM has
-    been seen to freeze on them."""
-    suites = ("tests/e2e",)
-    cmd = "; ".join(f"{PY} -m pytest -q -p no:cacheprovider {s} --junitxml=/scratch/r.xml; "
-                    f"echo; echo @@XML {s}; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml" for s in suites)
+    """The same suite on the kvm engine, in the emulated host; results come back on standard output.
+
+    QEMU's emulation of SVM now and then kills the emulated host's own kernel (a page fault with the guest's GS base;
+    seen about once in a hundred machines), and may do damage before it is noticed.  So the files that have no result
+    yet run again in a fresh boot, and so does, once and with a line that says so, a file in which a test failed.
+    The tiny guests run on the machine's own /dev/kvm (stage unit).
+    """
+    todo = sorted(f for f in os.listdir(os.path.join(TOP, "tests/e2e")) if f.startswith("test_"))
     env = {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}
-    # An emulated host that froze or never came up says nothing about the tree: once more then.
-    for _ in range(2):
+    again = set()
+    for boot in range(8):
+        cmd = "; ".join(f"{PY} -m pytest -q -p no:cacheprovider tests/e2e/{f} --junitxml=/scratch/r.xml; "
+                        f"echo; echo @@XML {f}; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml" for f in todo)
         start = os.path.getsize(log)
-        if sh(["lab/lab.py", "--timeout", "1800", "--stall", "420", cmd], log, env, timeout=2000) not in (124, 125):
-            break
-    with open(log, errors="replace") as f:
-        f.seek(start)
-        text = f.read()
-    for s in suites:
-        m = re.search(rf"^@@XML {s}\n(.*?)\n@@END", text, re.S | re.M)
-        xml = os.path.join(TOP, "build-check", f"kvm-{os.path.basename(s)}.xml")
-        with open(xml, "w") as f:
-            f.write(m.group(1) if m else "")
-        pytest_results(t, "e2e-kvm", xml)
+        sh(["lab/lab.py", "--timeout", "1500", "--stall", "300", cmd], log, env, timeout=1600)
+        with open(log, errors="replace") as f:
+            f.seek(start)
+            text = f.read()
+        for name in list(todo):
+            m = re.search(rf"^@@XML {name}\n(.*?)\n@@END", text, re.S | re.M)
+            if m and "<testcase" in m.group(1):
+                if re.search(r"<(failure|error)\b", m.group(1)) and name not in again:
+                    again.add(name)
+                    print(f"({name} failed: once more in a fresh emulated host)", end=" ", flush=True)
+                    continue
+                xml = os.path.join(TOP, "build-check", f"kvm-{name}.xml")
+                with open(xml, "w") as f:
+                    f.write(m.group(1))
+                pytest_results(t, "e2e-kvm", xml)
+                todo.remove(name)
+        if not todo:
+            return
+    for name in todo:
+        t.fail(f"e2e-kvm: {name}: the emulated host died each time")
 
 
 def fmt(t, log):

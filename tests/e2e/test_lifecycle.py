@@ -51,7 +51,7 @@ def test_unregister_stops_and_deletes(wslx, mini_tar):
 
 def test_logs_show_the_console(wslx, mini):
     wslx.sh("true", distro=mini)
-    assert f"distro {mini} runs" in wslx.ok("logs", mini)
+    assert "Linux version" in wslx.ok("logs", mini)
 
 
 def test_poweroff_in_the_guest(wslx, mini):
