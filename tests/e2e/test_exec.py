@@ -203,8 +203,8 @@ def test_terminal_is_restored(wslx):
     os.close(s)
 
 
-def test_three_hundred_processes_at_once(wslx):
-    """One client each would be 300 host processes; the agent is what is tested: one shell starts, all run together."""
+def test_sixty_clients_at_once(wslx):
+    """Several hundred processes at once are a unit test of the agent; here each has a client of its own."""
     ps = [wslx.popen("-d", "debian", "-e", "sh", "-c", "echo up; cat", stdin=subprocess.PIPE) for _ in range(60)]
     for p in ps:
         assert p.stdout.readline() == b"up\n"
