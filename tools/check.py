@@ -23,14 +23,16 @@ class Tally:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self.bad = []      # names of what failed
+        self.why = {}      # name -> what the test said
         self.skips = []    # (name, reason)
 
     def ok(self, name):
         self.passed += 1
 
-    def fail(self, name):
+    def fail(self, name, why=""):
         self.failed += 1
         self.bad.append(name)
+        self.why[name] = why
 
     def skip(self, name, reason):
         self.skipped += 1
@@ -108,8 +110,9 @@ def pytest_results(t, name, xml):
         t.fail(f"{name}: no test ran")
     for c in cases:
         test = f"{name}:{c.get('classname', '').split('.')[-1]}.{c.get('name')}"
-        if c.find("failure") is not None or c.find("error") is not None:
-            t.fail(test)
+        bad = c.find("failure") if c.find("failure") is not None else c.find("error")
+        if bad is not None:
+            t.fail(test, (bad.text or bad.get("message", "")) + (c.findtext("system-out") or ""))
         elif (s := c.find("skipped")) is not None:
             t.skip(test, s.get("message", ""))
         else:
@@ -120,7 +123,8 @@ def e2e_tcg(t, log):
     xml = os.path.join(TOP, "build-check/e2e-tcg.xml")
     if os.path.exists(xml):
         os.unlink(xml)
-    sh([PY, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/e2e", f"--junitxml={xml}"], log,
+    sh([PY, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/e2e", f"--junitxml={xml}",
+        "-o", "junit_logging=system-out"], log,
        {"WSLX_E2E_ENGINE": "tcg", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}, timeout=2400)
     pytest_results(t, "e2e-tcg", xml)
 
@@ -136,7 +140,7 @@ def e2e_lab(t, log):
     todo = sorted(f for f in os.listdir(os.path.join(TOP, "tests/e2e")) if f.startswith("test_"))
     env = {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}
     for boot in range(8):
-        cmd = "; ".join(f"{PY} -m pytest -q -p no:cacheprovider tests/e2e/{f} --junitxml=/scratch/r.xml; "
+        cmd = "; ".join(f"{PY} -m pytest -q -p no:cacheprovider tests/e2e/{f} --junitxml=/scratch/r.xml -o junit_logging=system-out; "
                         f"echo; echo @@XML {f}; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml" for f in todo)
         start = os.path.getsize(log)
         sh(["lab/lab.py", "--timeout", "1500", "--stall", "300", cmd], log, env, timeout=1600)
@@ -256,7 +260,8 @@ def main():
         print(f"{'ok' if not new else 'FAILED'} ({time.monotonic() - start:.0f} s)", flush=True)
         for b in new:
             print(f"    failed: {b}")
-        if new:
+            print("".join(f"        {line}\n" for line in t.why[b].splitlines()[-150:]), end="")
+        if any(not t.why[b] for b in new):
             print(tail(log))
     check_skips(t, None)
     for name, reason in t.skips:

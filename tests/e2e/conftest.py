@@ -36,6 +36,26 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [i for i in items if i not in other]
 
 
+def machine_logs(home):
+    """The last lines of every machine's console, supervisor log and events, for the report of a failed test."""
+    out = []
+    for root, _, files in sorted(os.walk(os.path.join(home, "state"))):
+        for name in sorted(files):
+            path = os.path.join(root, name)
+            with open(path, errors="replace") as f:
+                lines = f.readlines()[-25:]
+            out.append(f"--- {os.path.relpath(path, home)} ({time.time() - os.path.getmtime(path):.0f} s old)\n")
+            out.extend(line if line.endswith("\n") else line + "\n" for line in lines)
+    return "".join(out)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed and "wslx" in item.funcargs:
+        report.sections.append(("Captured stdout machines", machine_logs(item.funcargs["wslx"].home)))
+
+
 class Wslx:
     """The command line, with one home directory."""
 
