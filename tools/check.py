@@ -99,14 +99,14 @@ def meson_tests(name, build_dir, env=None, args=()):
     return stage
 
 
-def pytest_results(t, name, xml):
+def pytest_results(t, name, xml, empty_ok=False):
     try:
         root = ET.parse(xml).getroot()
     except (OSError, ET.ParseError):
         t.fail(f"{name}: no result")
         return
     cases = list(root.iter("testcase"))
-    if not cases:
+    if not cases and not empty_ok:
         t.fail(f"{name}: no test ran")
     for c in cases:
         test = f"{name}:{c.get('classname', '').split('.')[-1]}.{c.get('name')}"
@@ -129,35 +129,85 @@ def e2e_tcg(t, log):
     pytest_results(t, "e2e-tcg", xml)
 
 
+# What QEMU's emulation of SVM does to kernels in the lab, none of it our doing: an interrupt that reaches the emulated
+# host between VMRUN and VMLOAD, with the guest's GS base (its stack overflows, and it panics), and a VMRUN that is
+# refused because of an event that the emulation itself left in the VMCB.
+EMULATION_FAULT = re.compile(r"stack guard page was hit|general protection fault|BUG: |Kernel panic|"
+                             r"the hypervisor gave up")
+
+
+def lab_results(text):
+    """Test file or case -> its JUnit XML, from the lab's output."""
+    return {m[1]: m[2] for m in re.finditer(r"^@@XML (\S+)\n(.*?)\n@@END", text, re.S | re.M) if "<testcase" in m[2]}
+
+
+def lab_boot(todo, log, console):
+    """One boot of the emulated host for these test files or cases.  Returns their results."""
+    run = "{py} -m pytest -q -p no:cacheprovider 'tests/e2e/{f}' --junitxml=/scratch/r.xml -o junit_logging=system-out; " \
+          "echo; echo '@@XML {f}'; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml"
+    start = os.path.getsize(log)
+    sh(["lab/lab.py", "--timeout", "1500", "--stall", "300", "--console", console,
+        "; ".join(run.format(py=PY, f=f) for f in todo)], log,
+       {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}, timeout=1600)
+    with open(log, errors="replace") as f:
+        f.seek(start)
+        return lab_results(f.read())
+
+
+def emulation_faults(xml):
+    """The failed cases of a file whose own report shows a fault of the emulated processor, as pytest names them."""
+    cases = []
+    for c in ET.fromstring(xml).iter("testcase"):
+        text = "".join(c.itertext())
+        if (c.find("failure") is not None or c.find("error") is not None) and re.search("the hypervisor gave up", text):
+            cases.append(f"{c.get('classname').split('.')[-1]}.py::{c.get('name')}")
+    return cases
+
+
+def take_case_out(xml, name):
+    root = ET.fromstring(xml)
+    for suite in root.iter("testsuite"):
+        for c in list(suite.iter("testcase")):
+            if c.get("name") == name:
+                suite.remove(c)
+    return ET.tostring(root, encoding="unicode")
+
+
 def e2e_lab(t, log):
     """The same suite on the kvm engine, in the emulated host; results come back on standard output.
 
-    QEMU's emulation of SVM now and then kills the emulated host's own kernel (a page fault with the guest's GS base;
-    seen about once in a hundred machines).  The files that have no result then run again in a fresh boot, and a line
-    says so.  A test that failed is never run again.
-    The tiny guests run on the machine's own /dev/kvm (stage unit).
+    Files that have no result because the emulated host's kernel died (see EMULATION_FAULT) run again in a fresh boot, and
+    so does, once, a case whose report shows that the emulated processor refused to go on.  Both are said.  Any other
+    failure counts at once.  The tiny guests run on the machine's own /dev/kvm (stage unit).
     """
     todo = sorted(f for f in os.listdir(os.path.join(TOP, "tests/e2e")) if f.startswith("test_"))
-    env = {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}
+    console = os.path.join(TOP, "build-check-logs/lab-console.log")
+    results, again = {}, []
     for boot in range(8):
-        cmd = "; ".join(f"{PY} -m pytest -q -p no:cacheprovider tests/e2e/{f} --junitxml=/scratch/r.xml -o junit_logging=system-out; "
-                        f"echo; echo @@XML {f}; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml" for f in todo)
-        start = os.path.getsize(log)
-        sh(["lab/lab.py", "--timeout", "1500", "--stall", "300", cmd], log, env, timeout=1600)
-        with open(log, errors="replace") as f:
-            f.seek(start)
-            text = f.read()
-        for name in list(todo):
-            m = re.search(rf"^@@XML {name}\n(.*?)\n@@END", text, re.S | re.M)
-            if m and "<testcase" in m.group(1):
-                xml = os.path.join(TOP, "build-check", f"kvm-{name}.xml")
-                with open(xml, "w") as f:
-                    f.write(m.group(1))
-                pytest_results(t, "e2e-kvm", xml)
-                todo.remove(name)
+        if os.path.exists(console):
+            os.unlink(console)
+        got = lab_boot(todo, log, console)
+        for name in got:
+            todo.remove(name)
+            if "::" not in name:
+                again = emulation_faults(got[name])
+                for case in again:
+                    print(f"(emulation fault in {case}: repeated)", end=" ", flush=True)
+                    got[name] = take_case_out(got[name], case.split("::")[1])
+                todo += again
+        results.update(got)
         if not todo:
-            return
-        print(f"(boot {boot + 1} of the emulated host died)", end=" ", flush=True)
+            break
+        with open(console, errors="replace") as f:
+            if not set(todo) <= set(again) and not EMULATION_FAULT.search(f.read()):
+                print("(the emulated host stopped, its console says nothing)", end=" ", flush=True)
+        if not got:
+            print(f"(boot {boot + 1} of the emulated host died)", end=" ", flush=True)
+    for name, text in results.items():
+        xml = os.path.join(TOP, "build-check", f"kvm-{name.replace('::', '-').replace('/', '-')}.xml")
+        with open(xml, "w") as f:
+            f.write(text)
+        pytest_results(t, "e2e-kvm", xml, empty_ok="::" not in name)
     for name in todo:
         t.fail(f"e2e-kvm: {name}: the emulated host died each time")
 
