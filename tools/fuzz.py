@@ -40,7 +40,7 @@ def merge(name):
     """Adds what reaches more than the committed corpus does, the smallest inputs of it."""
     corpus = os.path.join(TOP, "fuzz/corpora", name)
     before = set(os.listdir(corpus))
-    subprocess.run([os.path.join(BUILD, "fuzz", "fuzz_" + name), "-merge=1", "-timeout=30", "-rss_limit_mb=4096", corpus,
+    subprocess.run([os.path.join(BUILD, "fuzz", "fuzz_" + name), "-set_cover_merge=1", "-timeout=30", "-rss_limit_mb=4096", corpus,
                     os.path.join(BUILD, "work", name)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)
     for f in set(os.listdir(corpus)) - before:

@@ -21,7 +21,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
-	return jm_mutate(data, size, max, seed, 1);
+	size_t at = 1;
+
+	/* One of the calls. */
+	for (unsigned n = seed / 16 % 4; n && at < size; n--) {
+		const uint8_t *nul = memchr(data + at, 0, size - at);
+
+		at = nul ? (size_t)(nul - data) + 1 : at;
+	}
+	return jm_mutate(data, size, max, seed, at < size ? at : 1);
 }
 
 #define ROUNDS 64
