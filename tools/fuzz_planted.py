@@ -8,6 +8,7 @@ with it.  The tree itself is not touched.
 """
 
 import argparse
+import filecmp
 import os
 import re
 import shutil
@@ -32,13 +33,19 @@ def described(patch):
 
 
 def copy_tree(to):
+    """Makes `to` the same.  What differs becomes newer than what was built from it, a bug left behind too."""
     names = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=TOP, check=True,
                            stdout=subprocess.PIPE).stdout.decode().split("\0")
+    names = {n for n in names if n and os.path.isfile(os.path.join(TOP, n))}
+    for folder, _, files in os.walk(to):
+        for f in files:
+            if os.path.relpath(os.path.join(folder, f), to) not in names:
+                os.unlink(os.path.join(folder, f))
     for name in names:
         src, dst = os.path.join(TOP, name), os.path.join(to, name)
-        if name and os.path.isfile(src):
+        if not os.path.exists(dst) or not filecmp.cmp(src, dst, shallow=False):
             os.makedirs(os.path.dirname(dst), exist_ok=True)
-            shutil.copy2(src, dst)
+            shutil.copy(src, dst)
 
 
 class Failed(Exception):
@@ -81,7 +88,7 @@ def fault(text):
 
 
 def one(name, tree, build, args):
-    """(found, text, seconds, runs)"""
+    """(found, text, seconds, runs); text says whether the corpus alone did it."""
     patch = os.path.join(PLANTED, name + ".patch")
     corpus = os.path.join(TOP, "fuzz/corpora", name)
     exe = os.path.join(build, "fuzz", "fuzz_" + name)
@@ -108,7 +115,11 @@ def one(name, tree, build, args):
         run(["patch", "-p1", "-R", "-i", patch], "the patch cannot be taken back", cwd=tree)
     runs = re.findall(r"stat::number_of_executed_units:\s+(\d+)", text)
     what = fault(text)
-    return bool(r and what), what or "not found", took, runs[-1] if runs else "?"
+    found = bool(r and what)
+    runs = runs[-1] if runs else "?"
+    # libFuzzer says INITED when it has been through the corpus.
+    by = "by mutation" if re.search(r"(?m)^#\d+\s+INITED", text) else "by the corpus"
+    return found, f"{by}, {what}" if found else "not found", took, runs
 
 
 def main():
@@ -127,8 +138,7 @@ def main():
     missed = []
     try:
         tree, build = os.path.join(top, "tree"), os.path.join(top, "build")
-        shutil.rmtree(tree, ignore_errors=True)
-        os.makedirs(tree)
+        os.makedirs(tree, exist_ok=True)
         copy_tree(tree)
         if not os.path.exists(os.path.join(build, "build.ninja")):
             run(["meson", "setup", build, tree, "-Dfuzz=true", "-Dtests=false", "-Db_sanitize=address,undefined",

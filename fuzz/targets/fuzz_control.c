@@ -188,12 +188,23 @@ static void console_pipe(struct wslx_loop *loop, struct wslx_conlog *c, const ui
 	wslx_close(&fd[1]);
 }
 
+/* The same over and over, until the log is full. */
+static void console_flood(struct wslx_conlog *c, const uint8_t *data, size_t size)
+{
+	static char chunk[65536];
+
+	for (size_t i = 0; i < sizeof(chunk); i++)
+		chunk[i] = (char)data[i % size];
+	for (size_t i = 0; i <= WSLX_CONSOLE_LOG_MAX / sizeof(chunk); i++)
+		wslx_conlog_feed(c, chunk, sizeof(chunk));
+}
+
 static void console(const uint8_t *data, size_t size, uint8_t how)
 {
 	static struct wslx_loop *loop;
 	struct wslx_conlog *c;
 	const char *lines[WSLX_CONSOLE_LINES + 1];
-	size_t n, times = how & 8 && size ? WSLX_CONSOLE_LOG_MAX / size + 2 : 1;
+	size_t n;
 
 	if (!loop) {
 		must(wslx_loop_new(&loop) == 0 && mkdtemp(console_dir));
@@ -202,9 +213,10 @@ static void console(const uint8_t *data, size_t size, uint8_t how)
 	must(wslx_conlog_new(loop, console_dir, on_panic, NULL, &c, NULL) == 0);
 	if (how & 1)
 		console_pipe(loop, c, data, size, how);
+	else if (how & 8 && size)
+		console_flood(c, data, size);
 	else
-		while (size && times--)
-			wslx_conlog_feed(c, (const char *)data, size);
+		wslx_conlog_feed(c, (const char *)data, size);
 	n = wslx_conlog_lines(c, lines);
 	must(n <= WSLX_CONSOLE_LINES + 1);
 	for (size_t i = 0; i < n; i++)
