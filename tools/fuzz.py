@@ -10,12 +10,12 @@ import argparse
 import concurrent.futures
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(TOP, "build-fuzz")
+MAX_INPUT = 65536  # in a committed corpus
 
 
 def run_one(name, seconds):
@@ -36,6 +36,18 @@ def run_one(name, seconds):
     return name, r, cov[-1] if cov else "?", execs[-1] if execs else "?", log
 
 
+def merge(name):
+    """Adds what reaches more than the committed corpus does, the smallest inputs of it."""
+    corpus = os.path.join(TOP, "fuzz/corpora", name)
+    before = set(os.listdir(corpus))
+    subprocess.run([os.path.join(BUILD, "fuzz", "fuzz_" + name), "-set_cover_merge=1", "-timeout=30", "-rss_limit_mb=4096", corpus,
+                    os.path.join(BUILD, "work", name)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)
+    for f in set(os.listdir(corpus)) - before:
+        if os.path.getsize(os.path.join(corpus, f)) > MAX_INPUT:
+            os.unlink(os.path.join(corpus, f))
+
+
 def main():
     ap = argparse.ArgumentParser(prog="make fuzz")
     ap.add_argument("--seconds", type=int, default=300)
@@ -47,7 +59,7 @@ def main():
     if not os.path.exists(os.path.join(BUILD, "build.ninja")):
         subprocess.run(["meson", "setup", BUILD, "-Dfuzz=true", "-Dtests=false", "-Db_sanitize=address,undefined",
                         "-Db_lundef=false"], cwd=TOP, env=env, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["ninja", "-C", BUILD, "--quiet"], check=True)
+    subprocess.run(["ninja", "-C", BUILD, "--quiet", "fuzzers"], check=True)
     have = sorted(f[5:] for f in os.listdir(os.path.join(BUILD, "fuzz"))
                   if f.startswith("fuzz_") and os.path.isfile(os.path.join(BUILD, "fuzz", f)))
     for t in args.targets:
@@ -60,20 +72,7 @@ def main():
                   flush=True)
             bad += r != 0
             if args.merge and r == 0:
-                exe = os.path.join(BUILD, "fuzz", "fuzz_" + name)
-                corpus = os.path.join(TOP, "fuzz/corpora", name)
-                tmp = corpus + ".merged"
-                shutil.rmtree(tmp, ignore_errors=True)
-                os.makedirs(tmp)
-                subprocess.run([exe, "-merge=1", tmp, corpus, os.path.join(BUILD, "work", name)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                for f in os.listdir(tmp):
-                    if os.path.getsize(os.path.join(tmp, f)) > 65536:
-                        os.unlink(os.path.join(tmp, f))
-                for f in os.listdir(tmp):
-                    if not os.path.exists(os.path.join(corpus, f)):
-                        shutil.copy(os.path.join(tmp, f), corpus)
-                shutil.rmtree(tmp)
+                merge(name)
     return 1 if bad else 0
 
 

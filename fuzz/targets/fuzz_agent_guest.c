@@ -20,6 +20,8 @@ static int held_pipe2(int fds[2], int flags);
 #include "../../src/agent/proc.c"
 #undef pipe2
 
+#include "agent_codec.h"
+
 #define MAX_HELD 96
 #define MAX_EXECS 12
 
@@ -101,7 +103,27 @@ static void request(void *opaque, const struct wslx_guest_call *call, const stru
 		wslx_guest_reply_ok(g, call);
 }
 
-static const struct wslx_guest_ops ops = { .request = request, .place = place };
+static void status(void *opaque, struct wslx_agent_status *st)
+{
+	st->uptime_ms = 1;
+	st->distros = calloc(2, sizeof(*st->distros)); /* the caller frees it */
+	if (!st->distros)
+		abort();
+	st->distros[0].name[0] = 'd';
+	st->n_distros = n_execs % 3u;
+}
+
+static void nothing(void *opaque)
+{
+}
+
+static const struct wslx_guest_ops ops = {
+	.request = request,
+	.place = place,
+	.status = status,
+	.control_lost = nothing,
+	.control_ready = nothing,
+};
 
 /* Ends the n-th process that is still there. */
 static void end_process(struct wslx_guest *g, unsigned n, int status)
@@ -171,12 +193,26 @@ static size_t step(struct wslx_guest *g, struct wslx_loop *loop, int fd, const u
 	case 0xf4:
 		status_kind = p[1];
 		return 4;
+	case 0xf5: {
+		struct wslx_agent_event ev = { .kind = p[1] };
+
+		wslx_guest_event(g, &ev);
+		return 4;
+	}
+	case 0xf6: { /* more input than the process reads */
+		const uint8_t op[] = { WSLX_AGENT_DATA, 0, p[1], p[2] };
+
+		send_frame(fd, op, bytes, (size_t)p[3] << 8);
+		run(loop, fd, 2);
+		return 4;
+	}
 	default:
 		if (n < 6)
 			return 0;
 		len = (size_t)p[4] | (size_t)p[5] << 8;
 		len = len < n - 6 ? len : n - 6;
 		send_frame(fd, p, p + 6, len);
+		codec_check(p + 6, len);
 		run(loop, fd, 1);
 		return 6 + len;
 	}

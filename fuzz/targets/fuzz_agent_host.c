@@ -4,6 +4,8 @@
  * Input: one byte of options, then bytes the agent sends.  Option 1: they are
  * records (type, flags, channel, id, u16 length, body) that are made into
  * frames behind a valid HELLO, so that the fuzzer gets past the handshake.
+ * Option 2: the connection is made through the machine's socket, whose answer
+ * comes first.  Option 4: more requests.  Option 8: input is closed early.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -12,7 +14,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent_codec.h"
 #include "agentc/agentc.h"
+#include "os/linux/fd.h"
 
 #define ROUNDS 24
 
@@ -56,6 +60,9 @@ static void on_writable(void *opaque, unsigned stream)
 	for (unsigned i = 0; i < 3 && s->c; i++)
 		if (s->execs[i])
 			s->calls += (unsigned)wslx_agentc_exec_write(s->execs[i], stream, bytes, sizeof(bytes));
+	for (unsigned i = 0; i < 3 && s->c && (s->options & 8); i++)
+		if (s->execs[i])
+			wslx_agentc_exec_close(s->execs[i], stream);
 }
 
 static void on_stream(void *opaque, unsigned stream)
@@ -95,7 +102,33 @@ static void on_event(void *opaque, const struct wslx_agent_event *ev)
 	s->calls += ev->kind;
 }
 
-static const struct wslx_agentc_events events = { .closed = on_closed, .event = on_event };
+static void on_ready(void *opaque, const struct wslx_agent_hello *agent)
+{
+	struct side *s = opaque;
+
+	if (!wslx_agentc_is_ready(s->c) || wslx_agentc_hello(s->c) != agent)
+		abort();
+}
+
+static const struct wslx_agentc_events events = { .ready = on_ready, .closed = on_closed, .event = on_event };
+
+/* Behind those that the corpus knows by their ids. */
+static void more_requests(struct side *s)
+{
+	static struct wslx_agent_config config = { .hostname = "h", .has_mac = true, .n_dns = 1 };
+	static const struct wslx_agent_winsize ws = { 25, 80, 0, 0 };
+
+	if (wslx_agentc_config(s->c, &config, on_reply, s) < 0 ||
+	    wslx_agentc_distro_stop(s->c, "d", 1, on_reply, s) < 0 ||
+	    wslx_agentc_shutdown(s->c, WSLX_AGENT_REBOOT, 1, on_reply, s) < 0 ||
+	    wslx_agentc_resume(s->c, on_reply, s) < 0)
+		abort();
+	for (unsigned i = 0; i < 3; i++) {
+		wslx_agentc_exec_winsize(s->execs[i], &ws);
+		wslx_agentc_exec_signal(s->execs[i], 15);
+		s->calls += (unsigned)wslx_agentc_exec_room(s->execs[i], WSLX_STREAM_STDIN);
+	}
+}
 
 static void requests(struct side *s)
 {
@@ -122,6 +155,54 @@ static void requests(struct side *s)
 	wslx_agentc_pump_free(p);
 }
 
+static char socket_path[] = "/dev/shm/wslx-fuzz-XXXXXX/s";
+static int listener = -1;
+
+static void remove_socket(void)
+{
+	unlink(socket_path);
+	*strrchr(socket_path, '/') = 0;
+	rmdir(socket_path);
+}
+
+static void open_listener(void)
+{
+	char *slash = strrchr(socket_path, '/');
+
+	*slash = 0;
+	if (!mkdtemp(socket_path))
+		abort();
+	*slash = '/';
+	listener = wslx_unix_listen(socket_path, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 4);
+	if (listener < 0)
+		abort();
+	atexit(remove_socket);
+}
+
+/* The connection, and the agent's end of it. */
+static int open_connection(struct wslx_loop *loop, struct side *s)
+{
+	char line[64];
+	int sv[2], fd;
+
+	if (!(s->options & 2)) {
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0 ||
+		    wslx_agentc_new(loop, sv[0], &events, s, &s->c) < 0)
+			abort();
+		return sv[1];
+	}
+	if (listener < 0)
+		open_listener();
+	if (wslx_agentc_connect(loop, socket_path, 1000, &events, s, &s->c, NULL) < 0)
+		abort();
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0 || read(fd, line, sizeof(line)) < 9 || memcmp(line, "CONNECT ", 8) != 0)
+		abort();
+	if (s->options & 1)
+		(void)!write(fd, "OK 1\n", 5);
+	return fd;
+}
+
 static void send_records(int fd, const uint8_t *p, size_t n)
 {
 	static const uint8_t hello[] = { 16,   0,    0,    0,    1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -133,6 +214,7 @@ static void send_records(int fd, const uint8_t *p, size_t n)
 		uint8_t h[16] = { 0 };
 
 		len = len < n - 6 ? len : n - 6;
+		codec_check(p + 6, len);
 		wslx_agent_header_encode(
 			&(struct wslx_agent_header) {
 				.len = (uint32_t)len, .type = p[0], .flags = p[1], .channel = p[2], .id = p[3] },
@@ -150,31 +232,32 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct wslx_loop *loop;
 	struct side s = { 0 };
 	char sink[65536];
-	int sv[2];
+	int fd;
 
 	if (size < 1 || size > 60000)
 		return 0;
 	signal(SIGPIPE, SIG_IGN);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0 || wslx_loop_new(&loop) < 0)
+	if (wslx_loop_new(&loop) < 0)
 		abort();
 	s.options = data[0];
-	if (wslx_agentc_new(loop, sv[0], &events, &s, &s.c) < 0)
-		abort();
+	fd = open_connection(loop, &s);
 	requests(&s);
+	if (s.options & 4)
+		more_requests(&s);
 	if (s.options & 1)
-		send_records(sv[1], data + 1, size - 1);
+		send_records(fd, data + 1, size - 1);
 	else
-		(void)!write(sv[1], data + 1, size - 1);
+		(void)!write(fd, data + 1, size - 1);
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		if (wslx_loop_once(loop, 0) < 0)
 			abort();
-		while (read(sv[1], sink, sizeof(sink)) > 0)
+		while (read(fd, sink, sizeof(sink)) > 0)
 			;
 		if (i == ROUNDS - 4)
-			shutdown(sv[1], SHUT_RDWR);
+			shutdown(fd, SHUT_RDWR);
 	}
 	wslx_agentc_free(s.c);
-	close(sv[1]);
+	close(fd);
 	wslx_loop_free(loop);
 	return 0;
 }

@@ -2,18 +2,35 @@
  * What reaches the supervisor from outside but the link and the agent: calls on
  * the control socket, QEMU's monitor, the console, resolv.conf.  The first byte chooses.
  */
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
+#include "json_mutator.h"
 #include "vmm/supervisor/internal.h"
 #include "vmm/supervisor/qmp.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+	size_t at = 1;
+
+	/* One of the calls. */
+	for (unsigned n = seed / 16 % 4; n && at < size; n--) {
+		const uint8_t *nul = memchr(data + at, 0, size - at);
+
+		at = nul ? (size_t)(nul - data) + 1 : at;
+	}
+	return jm_mutate(data, size, max, seed, at < size ? at : 1);
+}
 
 #define ROUNDS 64
 
@@ -55,7 +72,7 @@ static void control(const uint8_t *data, size_t size, uint8_t states)
 		.name = name, .engine = WSLX_ENGINE_TCG, .cpus = 1, .distros = &distro, .n_distros = 1
 	};
 	struct wslx_sup *s = calloc(1, sizeof(*s));
-	int pair[2];
+	int pair[2], silent[2] = { -1, -1 };
 
 	must(s != NULL);
 	s->config = &config;
@@ -64,6 +81,10 @@ static void control(const uint8_t *data, size_t size, uint8_t states)
 	wslx_report_init(&s->report, -1);
 	must(wslx_loop_new(&s->loop) == 0);
 	must(wslx_sup_control_new(s, NULL, NULL) == 0);
+	if (states & 8) { /* one who stays, and says nothing */
+		make_pair(silent);
+		must(wslx_control_adopt(s->control, silent[0]) == 0);
+	}
 	make_pair(pair);
 	must(wslx_control_adopt(s->control, pair[0]) == 0);
 	for (int i = 0; i < ROUNDS && size; i++) {
@@ -77,10 +98,24 @@ static void control(const uint8_t *data, size_t size, uint8_t states)
 	}
 	for (int i = 0; i < ROUNDS; i++)
 		must(wslx_loop_once(s->loop, 0) == 0);
-	check_replies(pair[1]);
+	if (states & 16) {
+		shutdown(pair[1], SHUT_WR);
+		must(wslx_loop_once(s->loop, 0) == 0);
+	}
+	if (states & 4) {
+		/* Gone before it has its answers. */
+		wslx_close(&pair[1]);
+		for (int i = 0; i < 4; i++)
+			must(wslx_loop_once(s->loop, 0) == 0);
+	} else {
+		check_replies(pair[1]);
+	}
 	wslx_sup_answer_waiters(s);
+	for (int i = 0; i < 4; i++)
+		must(wslx_loop_once(s->loop, 0) == 0);
 	wslx_control_free(s->control);
-	close(pair[1]);
+	wslx_close(&pair[1]);
+	wslx_close(&silent[1]);
 	wslx_loop_free(s->loop);
 	json_decref(s->warnings);
 	free(s);
@@ -115,24 +150,79 @@ static void qmp(const uint8_t *data, size_t size)
 	wslx_loop_free(loop);
 }
 
-static void console(const uint8_t *data, size_t size)
+static char console_dir[] = "/dev/shm/wslx-fuzz-XXXXXX";
+
+static void remove_console(void)
 {
-	static struct wslx_conlog *c;
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/console.log", console_dir);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/console.log.1", console_dir);
+	unlink(path);
+	rmdir(console_dir);
+}
+
+static void on_panic(void *opaque, const char *line)
+{
+	must(strstr(line, "Kernel panic") != NULL);
+}
+
+/* Through a pipe whose writer ends early or late. */
+static void console_pipe(struct wslx_loop *loop, struct wslx_conlog *c, const uint8_t *data, size_t size, uint8_t how)
+{
+	int fd[2];
+
+	must(pipe2(fd, O_CLOEXEC | O_NONBLOCK) == 0);
+	must(wslx_conlog_attach(c, fd[0]) == 0);
+	(void)!write(fd[1], data, size);
+	if (how & 2)
+		wslx_close(&fd[1]);
+	for (int i = 0; i < 2; i++)
+		must(wslx_loop_once(loop, 0) == 0);
+	if (fd[1] >= 0)
+		(void)!write(fd[1], data, size);
+	if (how & 4)
+		wslx_close(&fd[1]);
+	wslx_conlog_drain(c);
+	wslx_close(&fd[1]);
+}
+
+/* The same over and over, until the log is full. */
+static void console_flood(struct wslx_conlog *c, const uint8_t *data, size_t size)
+{
+	static char chunk[65536];
+
+	for (size_t i = 0; i < sizeof(chunk); i++)
+		chunk[i] = (char)data[i % size];
+	for (size_t i = 0; i <= WSLX_CONSOLE_LOG_MAX / sizeof(chunk); i++)
+		wslx_conlog_feed(c, chunk, sizeof(chunk));
+}
+
+static void console(const uint8_t *data, size_t size, uint8_t how)
+{
 	static struct wslx_loop *loop;
+	struct wslx_conlog *c;
 	const char *lines[WSLX_CONSOLE_LINES + 1];
-	char dir[] = "/tmp/wslx-fuzz-XXXXXX";
 	size_t n;
 
-	if (!c) {
-		must(wslx_loop_new(&loop) == 0 && mkdtemp(dir));
-		must(wslx_conlog_new(loop, dir, NULL, NULL, &c, NULL) == 0);
+	if (!loop) {
+		must(wslx_loop_new(&loop) == 0 && mkdtemp(console_dir));
+		atexit(remove_console);
 	}
-	wslx_conlog_feed(c, (const char *)data, size);
+	must(wslx_conlog_new(loop, console_dir, on_panic, NULL, &c, NULL) == 0);
+	if (how & 1)
+		console_pipe(loop, c, data, size, how);
+	else if (how & 8 && size)
+		console_flood(c, data, size);
+	else
+		wslx_conlog_feed(c, (const char *)data, size);
 	n = wslx_conlog_lines(c, lines);
 	must(n <= WSLX_CONSOLE_LINES + 1);
 	for (size_t i = 0; i < n; i++)
 		for (const char *p = lines[i]; *p; p++)
-			must(*p >= 0x20 && *p < 0x7f);
+			must(*p >= 0x20 && *p < 0x7f && p - lines[i] < WSLX_CONSOLE_LINE_MAX);
+	wslx_conlog_free(c);
 }
 
 static void resolv(const uint8_t *data, size_t size)
@@ -162,7 +252,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		qmp(data + 1, size - 1);
 		break;
 	case 1:
-		console(data + 1, size - 1);
+		console(data + 1, size - 1, data[0] >> 3);
 		break;
 	case 2:
 		resolv(data + 1, size - 1);

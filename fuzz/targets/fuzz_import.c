@@ -1,8 +1,8 @@
 /*
  * Archive import: any bytes, through decompression, libarchive and the ext4
  * writer, into a small disk.  What was taken is read back whole: each folder,
- * each inode, each attribute, by libext2fs, which checks every checksum; and
- * no block may be claimed twice.
+ * each inode, each attribute, by libext2fs, which checks every checksum; no
+ * block may be claimed twice, and no attribute be there twice.
  *
  * Stands in for proc.c: mke2fs runs once, its result is copied after that.
  */
@@ -87,12 +87,86 @@ static size_t mix_headers(uint8_t *data, size_t size, size_t max, unsigned seed)
 	return size;
 }
 
+/* Records of extended headers, with their lengths. */
+static size_t add_record(char *p, size_t at, size_t max, unsigned seed)
+{
+	static const char *const keys[] = { "SCHILY.xattr.user.a",
+					    "SCHILY.xattr.user.b",
+					    "SCHILY.xattr.security.c",
+					    "SCHILY.xattr.trusted.d",
+					    "SCHILY.acl.access",
+					    "SCHILY.acl.default",
+					    "path",
+					    "linkpath",
+					    "size",
+					    "uid",
+					    "gid",
+					    "mtime" };
+	static const char *const values[] = { "",
+					      "1",
+					      "-1",
+					      "4096",
+					      "4294967295",
+					      "etc",
+					      "etc/passwd",
+					      "a/b/c",
+					      "user::rwx,group::r-x,other::r--",
+					      "user::rwx,user:root:rw-,group::r-x,group:7:r--,mask::rwx,other::---" };
+	const char *key = keys[seed % 4096 % (seed & 0x80000 ? 6 : ARRAY_SIZE(keys))];
+	const char *value = values[seed / 16384 % ARRAY_SIZE(values)];
+	size_t len = strlen(key) + strlen(value) + 3; /* blank, "=", newline */
+
+	len += len + 2 < 100 ? 2 : 3;
+	if (at + len >= max)
+		return at;
+	return at + (size_t)snprintf(p + at, max - at, "%zu %s=%s\n", len, key, value);
+}
+
+/* One more record for an entry; the first one brings the extended header. */
+static size_t mix_pax(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+	uint8_t *h[MAX_HEADERS];
+	size_t n = find_headers(data, size, h), old = 0;
+	char text[512];
+
+	if (!n)
+		return size;
+	uint8_t *p = h[seed / 64 % n];
+
+	memset(text, 0, sizeof(text));
+	if (p[156] == 'x' && (size_t)(data + size - p) >= 1024) {
+		old = strtoul((char *)p + 124, NULL, 8);
+		if (old > sizeof(text))
+			return size;
+		memcpy(text, p + 512, old);
+	} else {
+		if (size + 1024 > max)
+			return size;
+		memmove(p + 1024, p, (size_t)(data + size - p));
+		size += 1024;
+		memset(p, 0, 1024);
+		memcpy(p, "x", 1);
+		memcpy(p + 100, "0000644", 7);
+		p[156] = 'x';
+		memcpy(p + 257, "ustar\00000", 8);
+	}
+	old = add_record(text, old, sizeof(text), seed);
+	if (seed & 0x100000)
+		old = add_record(text, old, sizeof(text), seed);
+	snprintf((char *)p + 124, 12, "%011zo", old);
+	memcpy(p + 512, text, sizeof(text));
+	return size;
+}
+
 /* Headers get their checksum right again: else nothing behind it is reached. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
 	uint8_t *h[MAX_HEADERS];
 
-	size = seed % 2 ? mix_headers(data, size, max, seed) : LLVMFuzzerMutate(data, size, max);
+	if (seed % 8 == 6)
+		size = mix_pax(data, size, max, seed * 2654435761u);
+	else
+		size = seed % 2 ? mix_headers(data, size, max, seed) : LLVMFuzzerMutate(data, size, max);
 	if (seed % 16 == 0)
 		return size;
 	for (size_t i = find_headers(data, size, h); i > 0; i--) {
@@ -192,8 +266,30 @@ static int see_entry(ext2_ino_t dir, int entry, struct ext2_dir_entry *de, int o
 	return 0;
 }
 
+struct names {
+	char text[4096];
+	size_t len;
+};
+
+/* No attribute twice. */
+static int see_xattr(char *name, char *value, size_t len, void *opaque)
+{
+	struct names *seen = opaque;
+	size_t n = strlen(name) + 1;
+
+	for (size_t at = 0; at < seen->len; at += strlen(seen->text + at) + 1)
+		if (strcmp(seen->text + at, name) == 0)
+			abort();
+	if (seen->len + n <= sizeof(seen->text)) {
+		memcpy(seen->text + seen->len, name, n);
+		seen->len += n;
+	}
+	return 0;
+}
+
 static void check(int fd)
 {
+	static struct names names;
 	struct check c = { 0 };
 	struct ext2_inode_large inode;
 	ext2_inode_scan scan;
@@ -218,7 +314,9 @@ static void check(int fd)
 			abort();
 		if (LINUX_S_ISDIR(inode.i_mode) && ext2fs_dir_iterate2(c.fs, ino, 0, NULL, see_entry, &c))
 			abort();
-		if (ext2fs_xattrs_open(c.fs, ino, &h) || ext2fs_xattrs_read(h) || ext2fs_xattrs_close(&h))
+		names.len = 0;
+		if (ext2fs_xattrs_open(c.fs, ino, &h) || ext2fs_xattrs_read(h) ||
+		    ext2fs_xattrs_iterate(h, see_xattr, &names) || ext2fs_xattrs_close(&h))
 			abort();
 	}
 	ext2fs_close_inode_scan(scan);

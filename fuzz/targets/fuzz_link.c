@@ -6,11 +6,32 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "json_mutator.h"
 #include "os/linux/fd.h"
 #include "vmm/child.h"
 #include "vmm/link.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+	return jm_mutate(data, size, max, seed, 0);
+}
+
+/* What was received can be sent, and arrives as it was. */
+static void send_back(const int pair[2], const struct wslx_link_msg *m)
+{
+	static struct wslx_link_msg again;
+
+	if (wslx_link_send(pair[1], m) < 0 || wslx_link_recv(pair[0], &again) != 1)
+		abort();
+	if (again.type != m->type || again.id != m->id || again.a != m->a || again.b != m->b ||
+	    again.text_len != m->text_len || memcmp(again.text, m->text, m->text_len) != 0 ||
+	    (again.fd >= 0) != (m->fd >= 0))
+		abort();
+	if (again.fd >= 0)
+		close(again.fd);
+}
 
 static void packet(const uint8_t *data, size_t size)
 {
@@ -30,6 +51,7 @@ static void packet(const uint8_t *data, size_t size)
 		return;
 	if (m.text_len > WSLX_LINK_TEXT_MAX || m.text[m.text_len])
 		abort();
+	send_back(pair, &m);
 	if (m.fd >= 0)
 		close(m.fd);
 }

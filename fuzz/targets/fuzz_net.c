@@ -1,8 +1,15 @@
 /*
- * virtio-net over a stream back end: the guest's rings and frames together with
+ * virtio-net over a stream or a tap: the guest's rings and frames together with
  * a peer that sends anything, stops reading, and dies.
- * Input: a byte that selects features, then a list of steps.
+ * Input: a byte that selects back end and features, then a list of steps.
+ *
+ * The tap is a socket that keeps packets apart; ioctl() here answers for it.
  */
+#include <errno.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <stdarg.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,8 +22,38 @@
 #define RX_BUF 0x20000u
 #define TX_BUF 0x80000u
 
+/* What kind of tap there is: 1 = with virtio headers, 2 = knows the offloads, 4 = forgets them. */
+static uint8_t tap_kind;
+
+int ioctl(int fd, unsigned long req, ...)
+{
+	unsigned long arg;
+	va_list ap;
+
+	va_start(ap, req);
+	arg = va_arg(ap, unsigned long);
+	va_end(ap);
+	switch (req) {
+	case TUNGETIFF:
+		((struct ifreq *)arg)->ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (tap_kind & 1 ? IFF_VNET_HDR : 0));
+		return 0;
+	case TUNSETVNETHDRSZ:
+	case TUNSETVNETLE:
+		return 0;
+	case TUNSETOFFLOAD:
+		if (!arg || ((tap_kind & 2) && !(tap_kind & 4 && arg != 1)))
+			return 0;
+		errno = EINVAL;
+		return -1;
+	default:
+		errno = ENOTTY;
+		return -1;
+	}
+}
+
 struct state {
 	struct mini m;
+	bool tap;
 	struct wslx_loop *loop;
 	int peer;
 	bool heal;
@@ -26,11 +63,13 @@ static void new_backend(struct state *s)
 {
 	int sv[2], small = 4096;
 
-	mini_check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) == 0);
+	mini_check(socketpair(AF_UNIX, (s->tap ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) ==
+		   0);
 	setsockopt(sv[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 	wslx_close(&s->peer);
 	s->peer = sv[1];
-	mini_check(wslx_net_set_backend(s->m.d, sv[0]) == 0);
+	/* A tap that can do less than the guest was promised is refused. */
+	mini_check(wslx_net_set_backend(s->m.d, sv[0]) == 0 || s->tap);
 }
 
 static void on_down(void *opaque)
@@ -116,6 +155,8 @@ static void step(struct state *s, struct input *in)
 		shutdown(s->peer, cmd & 16 ? SHUT_WR : SHUT_RDWR);
 		break;
 	case 12:
+		if (cmd & 16)
+			tap_kind = cmd >> 5 & 7;
 		new_backend(s);
 		break;
 	case 13:
@@ -147,7 +188,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct state s;
 	uint8_t mode = in_u8(&in);
 	struct wslx_net_params p = {
-		.backend = WSLX_NET_BACKEND_STREAM,
+		.backend = mode & 8 ? WSLX_NET_BACKEND_TAP : WSLX_NET_BACKEND_STREAM,
 		.fd = -1,
 		.mtu = mode & 1 ? 1500 : 0,
 		.net_down = on_down,
@@ -159,6 +200,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(&s, 0, sizeof(s));
 	s.peer = -1;
 	s.heal = mode & 2;
+	s.tap = mode & 8;
+	tap_kind = mode >> 4 & 7;
 	mini_check(wslx_loop_new(&s.loop) == 0);
 	p.loop = s.loop;
 	mini_check(wslx_net_new(&p, &d) == 0);

@@ -8,9 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "json_mutator.h"
 #include "manager/state.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+	return jm_mutate(data, size, max, seed, 1);
+}
 
 static void must(int good)
 {

@@ -74,7 +74,7 @@ static void raw_message(struct state *s, struct input *in)
 static void good_message(struct state *s, uint8_t what, struct input *in)
 {
 	uint8_t p[200] = { 0 }, odd = in_u8(in);
-	uint32_t q = odd & 3, request, size = 8;
+	uint32_t q = what < 20 ? odd & 3 : in_u8(in), request, size = 8; /* a vring there may not be */
 	int *fd = NULL;
 
 	switch (what % 10) {

@@ -1,5 +1,6 @@
 /* The chain walker over memory that the input filled: whatever a ring says,
  * what comes out lies in guest memory and is bounded. */
+#include "dev/virtio/iov.h"
 #include "vdev.h"
 
 /* The input is guest memory from here on: available ring, descriptors, tables. */
@@ -25,6 +26,28 @@ static void check(const struct wslx_chain *c)
 			in += n;
 	}
 	if (out != c->out_len || in != c->in_len)
+		abort();
+}
+
+/* The cursors see the same bytes, wherever they start. */
+static void check_cursors(const struct wslx_chain *c, uint32_t off, uint32_t len)
+{
+	static uint8_t buf[4096], sliced[4096];
+	static struct iovec out[WSLX_VQ_MAX_CHAIN];
+	size_t want = len % sizeof(buf), got = wslx_iov_read(c->iov, c->n_out, off, buf, want), k = 0;
+	uint64_t have;
+	unsigned n = wslx_iov_slice(c->iov, c->n_out, off, want, out, WSLX_VQ_MAX_CHAIN, &have);
+
+	if (got != (off < c->out_len ? WSLX_MIN(c->out_len - off, (uint64_t)want) : 0) || have != got)
+		abort();
+	for (unsigned i = 0; i < n; i++) {
+		memcpy(sliced + k, out[i].iov_base, out[i].iov_len);
+		k += out[i].iov_len;
+	}
+	if (k != got || memcmp(buf, sliced, got) != 0)
+		abort();
+	if (wslx_iov_write(c->iov + c->n_out, c->n_in, off, buf, want) !=
+	    (off < c->in_len ? WSLX_MIN(c->in_len - off, (uint64_t)want) : 0))
 		abort();
 }
 
@@ -55,14 +78,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 			continue;
 		}
 		check(&chain);
+		if (popped < 64)
+			check_cursors(&chain, popped % 3 ? (uint32_t)chain.out_len / 2 : flags, 16u << popped % 8);
 		popped++;
 		if (popped % 7 == 3) {
 			wslx_vq_unpop(&vq);
 			if (wslx_vq_pop(&vq, &chain) < 0)
 				break;
 		}
-		wslx_vq_push(&vq, chain.head, (uint32_t)chain.in_len);
+		if (popped % 5 == 2)
+			wslx_vq_push_many(&vq, (const uint16_t[]) { chain.head, chain.head },
+					  (const uint32_t[]) { 1, (uint32_t)chain.in_len }, 2);
+		else
+			wslx_vq_push(&vq, chain.head, (uint32_t)chain.in_len);
 		(void)wslx_vq_should_notify(&vq);
 	}
+	wslx_vq_disable(&vq);
+	if (wslx_vq_pop(&vq, &chain) != 0 || wslx_vq_should_notify(&vq) || wslx_vq_enable_kick(&vq) ||
+	    wslx_vq_rewalk(&vq, 0, &chain) == 0)
+		abort();
 	return 0;
 }

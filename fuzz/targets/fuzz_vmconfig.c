@@ -3,9 +3,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "json_mutator.h"
 #include "proto/vmconfig.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+	return jm_mutate(data, size, max, seed, 0);
+}
 
 static void must(bool good)
 {

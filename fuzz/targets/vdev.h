@@ -6,8 +6,9 @@
  *
  * Besides memory errors it finds answers that the device does not owe: each
  * used element must be the head of a chain that was published and not answered
- * yet.  (Not after the input wrote rings or tables itself, or had the device
- * write there: buffers of sound chains lie between 0x40000 and 0x80000.)
+ * yet, and say no more bytes than the chain had room for.  (Not after the input
+ * wrote rings or tables itself, or had the device write there: buffers of sound
+ * chains lie between 0x40000 and 0x80000.)
  */
 #ifndef WSLX_FUZZ_VDEV_H
 #define WSLX_FUZZ_VDEV_H
@@ -34,6 +35,7 @@ static struct {
 	uint16_t last_used;
 	unsigned owed[FZ_SIZE]; /* by head */
 	unsigned outstanding;
+	bool rewritten; /* descriptors changed while the device could hold them */
 } fz_queue[WSLX_VDEV_MAX_QUEUES];
 
 static inline void fz_interrupt(void *transport, unsigned q)
@@ -105,6 +107,35 @@ static inline void fz_publish(unsigned q, uint16_t head)
 		fz_rings_spoilt = true;
 }
 
+/* Bytes that the device may write into a chain. */
+static inline uint64_t fz_room(unsigned q, uint16_t head)
+{
+	uint64_t table = FZ_DESC(q), room = 0;
+	uint16_t i = head;
+
+	for (unsigned steps = 0; steps < WSLX_VQ_MAX_CHAIN + 2; steps++) {
+		uint64_t at = table + 16u * (uint64_t)i;
+		uint16_t flags;
+
+		if (at > FZ_MEM - 16)
+			return UINT64_MAX;
+		flags = wslx_get_le16(fz_mem + at + 12);
+		i = wslx_get_le16(fz_mem + at + 14);
+		if (flags & 4) {
+			table = wslx_get_le64(fz_mem + at);
+			if (table > FZ_MEM)
+				return UINT64_MAX;
+			i = 0;
+			continue;
+		}
+		if (flags & 2)
+			room += wslx_get_le32(fz_mem + at + 8);
+		if (!(flags & 1))
+			return room;
+	}
+	return UINT64_MAX;
+}
+
 static inline void fz_check_used(const struct wslx_vdev *d)
 {
 	for (unsigned q = 0; q < d->n_queues && !fz_rings_spoilt; q++) {
@@ -112,17 +143,24 @@ static inline void fz_check_used(const struct wslx_vdev *d)
 		uint16_t idx = wslx_get_le16(used + 2);
 
 		for (; fz_queue[q].last_used != idx; fz_queue[q].last_used++) {
-			uint32_t head = wslx_get_le32(used + 4 + 8 * (fz_queue[q].last_used % FZ_SIZE));
+			const uint8_t *e = used + 4 + 8 * (fz_queue[q].last_used % FZ_SIZE);
+			uint32_t head = wslx_get_le32(e);
 
 			if (head >= FZ_SIZE || !fz_queue[q].owed[head]--)
 				abort();
+			if (!fz_queue[q].rewritten && wslx_get_le32(e + 4) > fz_room(q, (uint16_t)head))
+				abort();
 			fz_queue[q].outstanding--;
 		}
+		if (!fz_queue[q].outstanding)
+			fz_queue[q].rewritten = false;
 	}
 }
 
 static inline void fz_put_desc(uint64_t at, uint64_t addr, uint32_t len, uint16_t flags, uint16_t next)
 {
+	for (unsigned q = 0; q < WSLX_VDEV_MAX_QUEUES; q++)
+		fz_queue[q].rewritten |= fz_queue[q].outstanding != 0;
 	wslx_put_le64(fz_mem + at, addr);
 	wslx_put_le32(fz_mem + at + 8, len);
 	wslx_put_le16(fz_mem + at + 12, flags);
@@ -167,13 +205,27 @@ static inline void fz_pump(void)
 			abort();
 }
 
+/* The device's configuration, from and to memory that is just as long as the access. */
+static inline void fz_config(struct wslx_vdev *d, struct input *in)
+{
+	uint32_t off = in_u8(in), len = 1 + in_u8(in) % 8;
+	uint8_t *buf = malloc(len);
+
+	if (!buf)
+		abort();
+	in_bytes(in, buf, len);
+	if (d->ops->config_write && off + len <= d->config_len)
+		d->ops->config_write(d, off, buf, len);
+	if (off + len <= d->config_len)
+		d->ops->config_read(d, off, buf, len);
+	free(buf);
+}
+
 /* Carries out the input; special: a step of the device's own, for codes >= 12.
  * Leaves the device reset. */
 static inline void fz_run(struct wslx_vdev *d, struct input *in,
 			  void (*special)(struct wslx_vdev *d, struct input *in, unsigned q))
 {
-	uint8_t buf[256];
-
 	memset(fz_mem, 0, FZ_MEM);
 	d->gm = fz_gm;
 	d->transport_ops = &fz_transport;
@@ -184,7 +236,7 @@ static inline void fz_run(struct wslx_vdev *d, struct input *in,
 
 		switch (code & 15) {
 		case 0: {
-			uint32_t at = in_u32(in) % (uint32_t)(FZ_MEM - sizeof(buf));
+			uint32_t at = in_u32(in) % (uint32_t)(FZ_MEM - 256);
 			uint8_t len = in_u8(in);
 
 			in_bytes(in, fz_mem + at, len);
@@ -204,16 +256,9 @@ static inline void fz_run(struct wslx_vdev *d, struct input *in,
 			fz_start(d, wanted, in_u8(in));
 			break;
 		}
-		case 5: {
-			uint32_t off = in_u8(in), len = 1 + in_u8(in) % 8;
-
-			in_bytes(in, buf, len);
-			if (d->ops->config_write && off + len <= d->config_len)
-				d->ops->config_write(d, off, buf, len);
-			if (off + len <= d->config_len)
-				d->ops->config_read(d, off, buf, len);
+		case 5:
+			fz_config(d, in);
 			break;
-		}
 		case 6:
 			d->ops->quiesce(d);
 			break;
