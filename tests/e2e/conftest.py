@@ -21,10 +21,6 @@ BUILD = os.environ.get("WSLX_E2E_BUILD", os.path.join(TOP, "build"))
 WSLX = os.path.join(BUILD, "wslx")
 PREPARED = os.path.join(BUILD, "e2e")
 TIMEOUT = 300
-# In the lab machines have one processor where a test does not ask for more: QEMU's emulation of SVM now and then delivers
-# the interrupt by which the emulated host's KVM kicks a virtual CPU at a point where real processors hold it back
-# (right after #VMEXIT, GIF being 0), which is the end of that host.  Two CPUs kick each other all the time.
-CPUS = ["--cpus", "1"] if os.environ.get("WSLX_IN_LAB") else []
 
 
 def pytest_configure(config):
@@ -166,7 +162,7 @@ def wslx(prepared):
     os.makedirs(os.path.join(home, "data"))
     shutil.copytree(os.path.join(prepared, "home/data/kernels"), os.path.join(home, "data/kernels"), symlinks=True)
     w = Wslx(home)
-    w.ok("import", "debian", os.path.join(prepared, "debian.tar"), "--kernel", "cloud", "--size", "16G", *CPUS,
+    w.ok("import", "debian", os.path.join(prepared, "debian.tar"), "--kernel", "cloud", "--size", "16G",
          timeout=900)
     yield w
     w("shutdown", "--force")
@@ -202,7 +198,7 @@ def mini_tar(tmp_path_factory):
 def mini(wslx, mini_tar):
     """A fresh distro of its own for a test that kills or breaks its machine."""
     name = f"mini{os.urandom(4).hex()}"
-    wslx.ok("import", name, mini_tar, "--kernel", "cloud", "--size", "1G", *CPUS)
+    wslx.ok("import", name, mini_tar, "--kernel", "cloud", "--size", "1G")
     yield name
     wslx("terminate", name)
     wslx("unregister", name)
