@@ -179,6 +179,10 @@ void wslx_aio_complete(struct wslx_aio *a, struct wslx_aio_req *r, int result)
 		return;
 	case -ENOSPC:
 	case -EDQUOT:
+		/* A sync that is tried again succeeds: the kernel tells of what
+		 * it could not write back only once. */
+		if (r->op == WSLX_AIO_SYNC)
+			break;
 		park(a, r);
 		return;
 	case -EOPNOTSUPP:

@@ -15,6 +15,8 @@
  *
  * A full host disk (ENOSPC, EDQUOT) is no error: the request is parked and
  * tried again every second, with a rate-limited log line, until there is room.
+ * Only a flush that finds it full fails, as after any other error: then what
+ * had been accepted could not be written back, and is lost.
  */
 #ifndef WSLX_DEV_BACKEND_BLOCK_H
 #define WSLX_DEV_BACKEND_BLOCK_H
