@@ -446,3 +446,16 @@ int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, stru
 		return 0;
 	return wslx_err_set(err, EBUSY, "the machine '%s' does not stop", name);
 }
+
+int wslx_machine_forget(struct wslx_manager *m, const char *name)
+{
+	cleanup_close int lock = try_machine_lock(m, name);
+
+	if (lock == -EAGAIN)
+		return -EBUSY;
+	if (lock < 0 && lock != -ENOENT)
+		return lock;
+	wslx_remove_tree(m->run_fd, name);
+	wslx_remove_tree(m->machines_fd, name);
+	return 0;
+}

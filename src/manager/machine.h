@@ -57,6 +57,10 @@ void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_ma
  * that does not answer is killed. */
 WSLX_MUST_CHECK int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, struct wslx_err *err);
 
+/* Removes the folders of a machine that has stopped; -EBUSY: it runs.  Only
+ * while nobody can start it, and nobody can make another one of that name. */
+WSLX_MUST_CHECK int wslx_machine_forget(struct wslx_manager *m, const char *name);
+
 /* Only asks, and does not wait: for many at once, before each is waited for. */
 void wslx_machine_stop_begin(struct wslx_manager *m, const char *name, bool force);
 

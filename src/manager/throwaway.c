@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "dev/backend/overlay.h"
 #include "manager/lock.h"
 #include "manager/machine.h"
@@ -217,10 +218,12 @@ int wslx_throwaway_start(struct wslx_manager *m, struct wslx_throwaway_source *s
 static void end_machine(struct wslx_manager *m, const char *name)
 {
 	/* What does not stop keeps its folders: a later sweep tries again. */
-	if (wslx_machine_stop(m, name, true, NULL) < 0)
-		return;
-	wslx_remove_tree(m->run_fd, name);
-	wslx_remove_tree(m->machines_fd, name);
+	int r = wslx_machine_stop(m, name, true, NULL);
+
+	if (r == 0)
+		r = wslx_machine_forget(m, name);
+	if (r < 0)
+		log_debug("%s: %s", name, strerror(-r));
 }
 
 void wslx_throwaway_end(struct wslx_manager *m, struct wslx_throwaway *t)

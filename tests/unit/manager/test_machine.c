@@ -238,6 +238,32 @@ static void test_unregister_stops(void **state)
 	assert_int_equal(faccessat(h->m->machines_fd, "one", F_OK, 0), -1);
 }
 
+/* As soon as the name is free, a machine of a newer distro may run under it. */
+static void on_withdrawn(void *opaque, const struct wslx_statefile_op *op)
+{
+	struct home *h = opaque;
+
+	if (op->kind != WSLX_STATEFILE_RENAME || strcmp(op->name, "one") != 0)
+		return;
+	assert_int_equal(mkdirat(h->m->run_fd, "one", 0700), 0);
+	assert_int_equal(mkdirat(h->m->machines_fd, "one", 0700), 0);
+	h->seen++;
+}
+
+static void test_unregister_spares_the_next_one(void **state)
+{
+	struct home *h = *state;
+	const struct wslx_statefile_recorder rec = { on_withdrawn, h };
+
+	assert_int_equal(start(h, NULL, NULL), 0);
+	h->m->recorder = &rec;
+	assert_int_equal(wslx_distro_unregister(h->m, "one", NULL), 0);
+	h->m->recorder = NULL;
+	assert_int_equal(h->seen, 1);
+	assert_int_equal(faccessat(h->m->run_fd, "one", F_OK, 0), 0);
+	assert_int_equal(faccessat(h->m->machines_fd, "one", F_OK, 0), 0);
+}
+
 static int run_one(struct home *h, struct wslx_throwaway *t, struct wslx_err *err)
 {
 	struct wslx_throwaway_source src = { .lock = -1 };
@@ -342,6 +368,7 @@ int main(void)
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
 		T(test_unregister_stops),
+		T(test_unregister_spares_the_next_one),
 		T(test_throwaway),
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),
