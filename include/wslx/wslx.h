@@ -7,8 +7,11 @@
  *
  * Functions return 0, or a negative errno value; then the error object, if one
  * was given, holds a line for the user.  Nothing here prints, exits, or touches
- * signal handlers, except that SIGPIPE must be ignored by a program that calls
- * libwslx_exec().
+ * signal handlers, so two signals are the program's part.  SIGPIPE must be
+ * ignored while libwslx_exec() runs.  SIGCHLD must not be ignored, and nothing
+ * may wait for children it did not start (wait(), waitpid(-1, ...)), while
+ * libwslx_import_distro() runs: it cannot know then what became of the programs
+ * it runs, and fails with ECHILD.  The other functions cope.
  *
  * Structures begin with their own size, set by the caller with sizeof: members
  * that a later release adds are then known to be absent.

@@ -228,3 +228,15 @@ def test_killed_client_hangs_up_its_process(wslx):
     p.kill()
     p.wait()
     wait_for("the guest process ends", lambda: wslx("-d", "debian", "-e", "kill", "-0", pid).returncode != 0)
+
+
+def test_parent_that_ignores_sigchld(wslx, mini_tar):
+    """Inherited, it would hide how mke2fs and the start of the supervisor ended."""
+    def ignore():
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    wslx.ok("import", "orphan", mini_tar, "--kernel", "cloud", "--size", "1G", preexec_fn=ignore)
+    try:
+        assert wslx("-d", "orphan", "-e", "sh", "-c", "exit 5", preexec_fn=ignore).returncode == 5
+    finally:
+        wslx.ok("unregister", "orphan", preexec_fn=ignore)

@@ -157,6 +157,20 @@ static void test_failure_says_why(void **state)
 	assert_int_equal(start(h, NULL, NULL), 0);
 }
 
+/* A program that ignores SIGCHLD gets no status from its children. */
+static void test_start_without_sigchld(void **state)
+{
+	struct home *h = *state;
+	struct wslx_err err = { 0 };
+
+	signal(SIGCHLD, SIG_IGN);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_machine_stop(h->m, "one", false, NULL), 0);
+	setenv("FAKE_VMM", "die", 1);
+	assert_int_equal(start(h, NULL, &err), -EPIPE);
+	signal(SIGCHLD, SIG_DFL);
+}
+
 /* Several commands at once: one machine, all served. */
 static void test_many_starts_make_one_machine(void **state)
 {
@@ -364,6 +378,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_start_find_stop),
 		T(test_failure_says_why),
+		T(test_start_without_sigchld),
 		T(test_many_starts_make_one_machine),
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
