@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -252,6 +253,25 @@ static void test_unregister_stops(void **state)
 	assert_int_equal(faccessat(h->m->machines_fd, "one", F_OK, 0), -1);
 }
 
+/* It accepts nobody any more: asking ends, and so does the machine. */
+static void test_stopping_one_that_hangs(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *sock = wslx_machine_socket(h->m, "one", WSLX_CONTROL_SOCKET);
+	struct wslx_err err = { 0 };
+	int held[64];
+	size_t n = 0;
+
+	setenv("FAKE_VMM", "deaf", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	while ((held[n] = wslx_unix_connect(sock, SOCK_STREAM | SOCK_NONBLOCK)) >= 0)
+		assert_true(++n < ARRAY_SIZE(held));
+	assert_int_equal(wslx_control_call(sock, "Info", NULL, 50, NULL, &err), -ETIMEDOUT);
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	while (n)
+		close(held[--n]);
+}
+
 /* As soon as the name is free, a machine of a newer distro may run under it. */
 static void on_withdrawn(void *opaque, const struct wslx_statefile_op *op)
 {
@@ -382,6 +402,7 @@ int main(void)
 		T(test_many_starts_make_one_machine),
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
+		T(test_stopping_one_that_hangs),
 		T(test_unregister_stops),
 		T(test_unregister_spares_the_next_one),
 		T(test_throwaway),
