@@ -19,7 +19,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +30,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "dev/backend/overlay.h"
+#include "manager/copy.h"
 #include "manager/lock.h"
 #include "manager/machine.h"
 #include "os/linux/fd.h"
@@ -38,7 +38,6 @@
 #define PREFIX "run-"
 #define OWNER_FILE "owner"
 #define OVERLAY_FILE "disk.wslxo"
-#define COPY_CHUNK (8 * WSLX_MIB)
 #define SWEEP_MAX 64
 
 bool wslx_throwaway_is(struct wslx_manager *m, const char *name)
@@ -56,38 +55,6 @@ static int open_folder(struct wslx_manager *m, const char *name)
 }
 
 /* ---- The disk ---- */
-
-/* Data only: holes stay holes. */
-static int copy_data(int in, int out, uint64_t size, int cancel_fd)
-{
-	off_t at = 0;
-
-	if (ftruncate(out, (off_t)size) < 0)
-		return -errno;
-	while ((uint64_t)at < size) {
-		off_t start = lseek(in, at, SEEK_DATA), end;
-
-		if (start < 0)
-			return errno == ENXIO ? 0 : -errno;
-		end = lseek(in, start, SEEK_HOLE);
-		if (end < 0)
-			return -errno;
-		for (off_t in_at = start, out_at = start; in_at < end;) {
-			size_t left = (size_t)(end - in_at);
-			ssize_t n = copy_file_range(in, &in_at, out, &out_at, WSLX_MIN(left, COPY_CHUNK), 0);
-			struct pollfd p = { .fd = cancel_fd, .events = POLLIN };
-
-			if (poll(&p, 1, 0) > 0)
-				return -ECANCELED;
-			if (n < 0)
-				return -errno;
-			if (n == 0)
-				return 0; /* it became shorter */
-		}
-		at = end;
-	}
-	return 0;
-}
 
 /* The copy of a disk that nothing writes to.  -EXDEV, -EOPNOTSUPP: no reflink here. */
 static int clone_disk(const char *from, int to)
@@ -116,7 +83,7 @@ static int copy_running(struct wslx_manager *m, const struct wslx_throwaway_sour
 	}
 	if (h && h->progress)
 		h->progress(h->opaque, "copying the running distribution's disk");
-	r = ioctl(to, FICLONE, fd) < 0 ? copy_data(fd, to, src->disk_size, h ? h->cancel_fd : -1) : 0;
+	r = ioctl(to, FICLONE, fd) < 0 ? wslx_copy_sparse(fd, to, src->disk_size, h ? h->cancel_fd : -1) : 0;
 	if (r < 0)
 		wslx_err_sys(err, -r, "cannot copy %s", src->disk);
 	r2 = wslx_machine_resume(m, src->running, r < 0 ? NULL : err);
