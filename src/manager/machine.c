@@ -88,6 +88,7 @@ static int make_disks(const struct wslx_machine_spec *spec, const struct wslx_ke
 	c->disks[0].path = strdup(spec->disk);
 	c->disks[0].format = spec->base ? WSLX_DISK_OVERLAY : WSLX_DISK_RAW;
 	c->disks[0].base = spec->base ? strdup(spec->base) : NULL;
+	c->disks[0].no_sync = spec->throwaway;
 	snprintf(c->disks[0].serial, sizeof(c->disks[0].serial), "d%s", spec->id);
 	if (!c->disks[0].path || (spec->base && !c->disks[0].base))
 		return -ENOMEM;

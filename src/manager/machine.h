@@ -40,6 +40,7 @@ struct wslx_machine_spec {
 	const char *id;     /* WSLX_DISTRO_ID_LEN hexadecimal digits: disk serial, MAC */
 	const char *disk;   /* path */
 	const char *base;   /* not NULL: disk is an overlay over this file */
+	bool throwaway;     /* nobody wants the disk back after a power loss */
 	const struct wslx_settings *settings;
 };
 

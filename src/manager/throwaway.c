@@ -146,7 +146,9 @@ int wslx_throwaway_start(struct wslx_manager *m, struct wslx_throwaway_source *s
 			 struct wslx_throwaway *ret, struct wslx_err *err)
 {
 	struct wslx_throwaway t = { .owner_fd = -1, .source_lock = TAKE_FD(src->lock) };
-	struct wslx_machine_spec spec = { .name = t.name, .distro = src->distro, .settings = settings };
+	struct wslx_machine_spec spec = {
+		.name = t.name, .distro = src->distro, .throwaway = true, .settings = settings
+	};
 	cleanup_free char *disk = NULL;
 	cleanup_close int dir = -1;
 	char id[WSLX_DISTRO_ID_LEN + 1];

@@ -234,6 +234,7 @@ void wslx_aio_submit(struct wslx_aio *a, struct wslx_aio_req *r)
 		wslx_aio_defer(a, r, 0);
 		return;
 	}
+	a->block->stats.syncs += r->op == WSLX_AIO_SYNC;
 	start(a, r);
 }
 

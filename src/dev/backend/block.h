@@ -69,6 +69,7 @@ struct wslx_block_stats {
 	uint64_t reads, writes, flushes, discards;
 	uint64_t read_bytes, written_bytes;
 	uint64_t errors;
+	uint64_t syncs;       /* of the file; two for a flush of an overlay, none with no_sync */
 	uint64_t parked;      /* requests waiting for room on the host's disk, now */
 	uint64_t parked_ever; /* how often one had to wait */
 };
