@@ -47,7 +47,7 @@ static int run_verb(struct cli *c, const struct cli_opts *o, struct wslx_err *er
 	if (!c->verb->no_manager)
 		r = wslx_manager_open(&c->m, err);
 	if (r == 0) {
-		if (c->m)
+		if (c->verb->sweep)
 			wslx_throwaway_sweep(c->m);
 		r = c->verb->run(c, o, err);
 	}
