@@ -70,6 +70,7 @@ struct cli_verb {
 	size_t n_opts;
 	int (*run)(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 	bool no_manager; /* needs no registry */
+	bool sweep;      /* begins with stopping the machines of `run` commands that were killed */
 	bool hidden;
 };
 

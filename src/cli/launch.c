@@ -306,6 +306,7 @@ int cli_launch(struct cli *c, const struct cli_launch *l, struct wslx_err *err)
 	x.session.vsock_path = vsock;
 	x.session.exec = &x.exec;
 	x.session.forward_signals = true;
+	x.session.cancel_fd = -1;
 	x.session.raw = make_raw;
 	x.session.cooked = make_cooked;
 	x.session.warning = on_warning;

@@ -47,7 +47,7 @@ static int run_verb(struct cli *c, const struct cli_opts *o, struct wslx_err *er
 	if (!c->verb->no_manager)
 		r = wslx_manager_open(&c->m, err);
 	if (r == 0) {
-		if (c->m)
+		if (c->verb->sweep)
 			wslx_throwaway_sweep(c->m);
 		r = c->verb->run(c, o, err);
 	}
@@ -73,6 +73,9 @@ int main(int argc, char **argv)
 	open_standard_fds();
 	wslx_log_init("wslx", STDERR_FILENO, WSLX_LOG_WARN);
 	signal(SIGPIPE, SIG_IGN);
+	/* Ignored, as some parents leave it to us, it would take the status of
+	 * the programs we run. */
+	signal(SIGCHLD, SIG_DFL);
 	r = pick_verb(argc, argv, &c.verb, &first, &err);
 	if (r == 0) {
 		c.as_wsl = first == 2 && argv[1][0] == '-';

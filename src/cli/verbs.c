@@ -97,6 +97,7 @@ const struct cli_verb cli_exec_verb = {
 	.tail = true,
 	OPTS(exec_opts),
 	.run = cli_exec,
+	.sweep = true,
 };
 
 const struct cli_verb cli_verbs[] = {
@@ -127,14 +128,16 @@ const struct cli_verb cli_verbs[] = {
 		  "IMAGE is an installed distribution, or a file that `wslx import` would take. The machine and all\n"
 		  "that was changed in it are gone afterwards.\n" COMMAND_DETAILS,
 	  OPTS(run_opts),
-	  .run = cli_run },
+	  .run = cli_run,
+	  .sweep = true },
 	{ .name = "list",
 	  .wsl = "--list",
 	  .wsl2 = "-l",
 	  .args = "[-v|-q|--json] [--running|--all]",
 	  .summary = "list the distributions",
 	  OPTS(list_opts),
-	  .run = cli_list },
+	  .run = cli_list,
+	  .sweep = true },
 	{ .name = "terminate",
 	  .wsl = "--terminate",
 	  .wsl2 = "-t",
@@ -149,7 +152,8 @@ const struct cli_verb cli_verbs[] = {
 	  .args = "[--force]",
 	  .summary = "stop all machines",
 	  OPTS(stop_opts),
-	  .run = cli_shutdown },
+	  .run = cli_shutdown,
+	  .sweep = true },
 	{ .name = "unregister",
 	  .wsl = "--unregister",
 	  .args = "NAME",

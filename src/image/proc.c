@@ -170,7 +170,8 @@ static void last_line(int log_fd, char *buf, size_t size)
 		snprintf(buf, size, "%s", fatal ? fatal : best);
 }
 
-/* One wait of at most ms: 1 when it has ended. */
+/* One wait of at most ms: 1 when it has ended, -ECHILD when it has and nobody
+ * knows how: SIGCHLD is ignored, or another part of the program took the status. */
 static int reap(struct wslx_proc *proc, int pidfd, int ms, int *status)
 {
 	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
@@ -184,7 +185,9 @@ static int reap(struct wslx_proc *proc, int pidfd, int ms, int *status)
 	}
 	pid_t r = waitpid(proc->pid, status, WNOHANG);
 
-	return r == proc->pid || (r < 0 && errno == ECHILD);
+	if (r < 0 && errno == ECHILD)
+		return -ECHILD;
+	return r == proc->pid;
 }
 
 static int open_pidfd(const struct wslx_proc *proc)
@@ -214,14 +217,19 @@ int wslx_proc_wait(struct wslx_proc *proc, const struct wslx_task *task, struct 
 {
 	cleanup_close int pidfd = open_pidfd(proc);
 	char line[512];
-	int status = 0;
+	int status = 0, r;
 
-	while (!reap(proc, pidfd, 100, &status))
+	while ((r = reap(proc, pidfd, 100, &status)) == 0)
 		if (wslx_task_cancelled(task)) {
 			stop(proc, pidfd);
 			return wslx_err_set(err, ECANCELED, "interrupted");
 		}
 	proc->pid = 0;
+	if (r < 0)
+		return wslx_err_set(err, ECHILD,
+				    "cannot tell whether %s did its work: this program ignores SIGCHLD, or waits for "
+				    "children that it did not start",
+				    proc->name);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
 	last_line(proc->log_fd, line, sizeof(line));

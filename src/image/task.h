@@ -5,6 +5,7 @@
 #ifndef WSLX_IMAGE_TASK_H
 #define WSLX_IMAGE_TASK_H
 
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,12 +27,15 @@ struct wslx_task {
 	/* Becomes non-zero when the user wants to stop (a signal handler may set
 	 * it); NULL: never.  The operation then ends soon with -ECANCELED. */
 	const volatile sig_atomic_t *cancel;
+	const int *cancel_fd; /* the same, when it is readable; NULL: none */
 };
 
 static inline bool wslx_task_cancelled(const struct wslx_task *t)
 {
 	/* Another thread may set it as well. */
-	return t && t->cancel && __atomic_load_n(t->cancel, __ATOMIC_RELAXED);
+	if (t && t->cancel && __atomic_load_n(t->cancel, __ATOMIC_RELAXED))
+		return true;
+	return t && t->cancel_fd && poll(&(struct pollfd) { .fd = *t->cancel_fd, .events = POLLIN }, 1, 0) > 0;
 }
 
 static inline void wslx_task_report(const struct wslx_task *t, const struct wslx_progress *p)

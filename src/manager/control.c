@@ -64,15 +64,14 @@ static int read_reply(int fd, int64_t deadline, struct wslx_buf *in)
 static int exchange(const char *sock_path, const char *text, unsigned timeout_ms, json_t **ret)
 {
 	int64_t deadline = wslx_now_ms() + timeout_ms;
-	cleanup_close int fd = wslx_unix_connect(sock_path, SOCK_STREAM);
+	cleanup_close int fd = wslx_unix_connect_within(sock_path, SOCK_STREAM, timeout_ms);
 	struct wslx_buf in;
-	int r;
+	int r = 0;
 
 	if (fd < 0)
 		return fd;
 	wslx_buf_init(&in, MESSAGE_MAX);
-	r = set_timeout(fd, SO_SNDTIMEO, timeout_ms);
-	if (r == 0 && send(fd, text, strlen(text) + 1, MSG_NOSIGNAL) != (ssize_t)strlen(text) + 1)
+	if (send(fd, text, strlen(text) + 1, MSG_NOSIGNAL) != (ssize_t)strlen(text) + 1)
 		r = errno == EAGAIN ? -ETIMEDOUT : -ECONNRESET;
 	if (r == 0)
 		r = read_reply(fd, deadline, &in);

@@ -102,15 +102,17 @@ struct removal {
 	const char *name;
 };
 
-static int not_running(void *opaque, struct wslx_err *err)
+/* The machine's folders go while the name is still taken and the distro's lock
+ * keeps everybody from starting it: once the name is free, they may be those
+ * of another distro. */
+static int remove_machine(void *opaque, struct wslx_err *err)
 {
 	const struct removal *rm = opaque;
-	struct wslx_machine_info info;
+	int r = wslx_machine_forget(rm->m, rm->name);
 
-	wslx_machine_query(rm->m, rm->name, &info);
-	if (info.state == WSLX_MACHINE_STOPPED)
-		return 0;
-	return wslx_err_set(err, EBUSY, "'%s' was started again meanwhile", rm->name);
+	if (r == -EBUSY)
+		return wslx_err_set(err, EBUSY, "'%s' was started again meanwhile", rm->name);
+	return r < 0 ? wslx_err_sys(err, -r, "cannot lock the machine '%s'", rm->name) : 0;
 }
 
 int wslx_distro_unregister(struct wslx_manager *m, const char *name, struct wslx_err *err)
@@ -129,16 +131,12 @@ int wslx_distro_unregister(struct wslx_manager *m, const char *name, struct wslx
 		/* Its disk goes too: nothing in there needs to be put in order. */
 		r = wslx_machine_stop(m, real, true, err);
 		if (r == 0)
-			r = wslx_store_remove(m, WSLX_STORE_DISTROS, real, not_running, &rm, err);
+			r = wslx_store_remove(m, WSLX_STORE_DISTROS, real, remove_machine, &rm, err);
 		if (r != -EBUSY)
 			break;
 		nanosleep(&ts, NULL);
 	}
-	if (r < 0)
-		return r;
-	wslx_remove_tree(m->run_fd, real);
-	wslx_remove_tree(m->machines_fd, real);
-	return promote(m, err);
+	return r < 0 ? r : promote(m, err);
 }
 
 /* ---- What `run` runs ---- */

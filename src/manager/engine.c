@@ -69,7 +69,12 @@ static void say_not_permitted(struct wslx_engines *e, const struct stat *st)
 {
 	const struct group *gr = getgrgid(st->st_gid);
 
-	if ((st->st_mode & 060) == 060 && gr)
+	if ((st->st_mode & 06) == 06)
+		snprintf(e->kvm_reason, sizeof(e->kvm_reason),
+			 "%s may not be opened here although its mode allows it; whoever set up the container or the "
+			 "security policy around us has to permit it",
+			 KVM_PATH);
+	else if ((st->st_mode & 060) == 060 && gr)
 		snprintf(e->kvm_reason, sizeof(e->kvm_reason),
 			 "%s may not be opened by you; join its group: sudo adduser $USER %s, and log in again",
 			 KVM_PATH, gr->gr_name);

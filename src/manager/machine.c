@@ -1,6 +1,7 @@
 #include "manager/machine.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -87,6 +88,7 @@ static int make_disks(const struct wslx_machine_spec *spec, const struct wslx_ke
 	c->disks[0].path = strdup(spec->disk);
 	c->disks[0].format = spec->base ? WSLX_DISK_OVERLAY : WSLX_DISK_RAW;
 	c->disks[0].base = spec->base ? strdup(spec->base) : NULL;
+	c->disks[0].no_sync = spec->throwaway;
 	snprintf(c->disks[0].serial, sizeof(c->disks[0].serial), "d%s", spec->id);
 	if (!c->disks[0].path || (spec->base && !c->disks[0].base))
 		return -ENOMEM;
@@ -362,39 +364,54 @@ static int wait_free(struct wslx_manager *m, const char *name, int64_t ms)
 	}
 }
 
-/* Who listens on the control socket, by the kernel's account: also one that
- * does not answer has that.  0 = not known. */
-static pid_t listener(const char *sock)
+/* By its title, argv[0], which wslx_vmm_spawn gave it. */
+static bool is_supervisor(const char *pid, const char *name)
 {
-	cleanup_close int fd = wslx_unix_connect(sock, SOCK_STREAM);
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
+	cleanup_free char *path = wslx_path("/proc/%s/cmdline", pid), *want = wslx_path("wslx-vmm [%s]", name);
+	cleanup_close int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	char title[WSLX_NAME_MAX + 32];
+	ssize_t n = fd < 0 ? -1 : read(fd, title, sizeof(title));
 
-	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
-		return 0;
-	return cred.pid;
+	return want && n > (ssize_t)strlen(want) && !memcmp(title, want, strlen(want) + 1);
 }
 
-/* Kills the listener if it is the one that holds the lock, as the descriptors
- * in /proc show.  A pidfd makes sure that we kill what we looked at. */
-static int kill_holder(struct wslx_manager *m, const char *name, const char *sock)
+static bool has_open(const char *pid, const struct stat *want)
 {
-	pid_t pid = listener(sock);
-	cleanup_free char *lock = wslx_path("%s/%s/%s", m->paths.run, name, WSLX_LOCK_FILE);
-	cleanup_close int pidfd = pid > 1 ? pidfd_open(pid, 0) : -1;
-	cleanup_free char *dir = wslx_path("/proc/%d/fd", (int)pid);
-	struct stat want;
-	int r = -ESRCH;
-
-	if (pidfd < 0 || !lock || !dir || stat(lock, &want) < 0)
-		return -ESRCH;
-	for (int fd = 0; fd < 64 && r < 0; fd++) {
-		cleanup_free char *path = wslx_path("%s/%d", dir, fd);
+	for (int fd = 0; fd < 64; fd++) {
+		cleanup_free char *path = wslx_path("/proc/%s/fd/%d", pid, fd);
 		struct stat st;
 
-		if (path && stat(path, &st) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino)
+		if (path && stat(path, &st) == 0 && st.st_dev == want->st_dev && st.st_ino == want->st_ino)
+			return true;
+	}
+	return false;
+}
+
+/* Kills the supervisor that has the machine's lock open, as /proc shows: its
+ * socket may have no room for one more to ask.  A pidfd makes sure that we
+ * kill what we looked at. */
+static int kill_holder(struct wslx_manager *m, const char *name)
+{
+	cleanup_free char *lock = wslx_path("%s/%s", name, WSLX_LOCK_FILE);
+	const struct dirent *d;
+	struct stat want;
+	int r = -ESRCH;
+	DIR *proc;
+
+	if (!lock || fstatat(m->run_fd, lock, &want, 0) < 0)
+		return -ESRCH;
+	proc = opendir("/proc");
+	while (proc && r < 0 && (d = readdir(proc))) {
+		cleanup_close int pidfd = -1;
+
+		if (!isdigit((unsigned char)d->d_name[0]))
+			continue;
+		pidfd = pidfd_open(atoi(d->d_name), 0);
+		if (pidfd >= 0 && is_supervisor(d->d_name, name) && has_open(d->d_name, &want))
 			r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
 	}
+	if (proc)
+		closedir(proc);
 	return r;
 }
 
@@ -442,7 +459,20 @@ int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, stru
 	}
 	if (machine_lock_held(m, name) <= 0)
 		return 0;
-	if (kill_holder(m, name, sock) == 0 && wait_free(m, name, KILL_WAIT_MS) == 0)
+	if (kill_holder(m, name) == 0 && wait_free(m, name, KILL_WAIT_MS) == 0)
 		return 0;
 	return wslx_err_set(err, EBUSY, "the machine '%s' does not stop", name);
+}
+
+int wslx_machine_forget(struct wslx_manager *m, const char *name)
+{
+	cleanup_close int lock = try_machine_lock(m, name);
+
+	if (lock == -EAGAIN)
+		return -EBUSY;
+	if (lock < 0 && lock != -ENOENT)
+		return lock;
+	wslx_remove_tree(m->run_fd, name);
+	wslx_remove_tree(m->machines_fd, name);
+	return 0;
 }

@@ -40,6 +40,7 @@ struct wslx_machine_spec {
 	const char *id;     /* WSLX_DISTRO_ID_LEN hexadecimal digits: disk serial, MAC */
 	const char *disk;   /* path */
 	const char *base;   /* not NULL: disk is an overlay over this file */
+	bool throwaway;     /* nobody wants the disk back after a power loss */
 	const struct wslx_settings *settings;
 };
 
@@ -56,6 +57,10 @@ void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_ma
 /* Stops it and waits until its lock is free; 0 also if it did not run.  One
  * that does not answer is killed. */
 WSLX_MUST_CHECK int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, struct wslx_err *err);
+
+/* Removes the folders of a machine that has stopped; -EBUSY: it runs.  Only
+ * while nobody can start it, and nobody can make another one of that name. */
+WSLX_MUST_CHECK int wslx_machine_forget(struct wslx_manager *m, const char *name);
 
 /* Only asks, and does not wait: for many at once, before each is waited for. */
 void wslx_machine_stop_begin(struct wslx_manager *m, const char *name, bool force);

@@ -17,7 +17,7 @@ struct session {
 	struct wslx_loop *loop;
 	struct wslx_agentc *conn;
 	struct wslx_agentc_pump *pump;
-	struct wslx_watch *signal_watch;
+	struct wslx_watch *signal_watch, *cancel_watch;
 	int signal_fd;
 	bool ended;
 	int r, status;
@@ -132,6 +132,15 @@ static int watch_signals(struct session *s)
 	return wslx_loop_watch(s->loop, s->signal_fd, EPOLLIN, on_signal, s, &s->signal_watch);
 }
 
+static void on_cancel(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
+{
+	struct session *s = opaque;
+
+	if (!s->ended)
+		wslx_err_set(s->err, ECANCELED, "interrupted while the command ran");
+	end(s, -ECANCELED, 255);
+}
+
 /* ---- The process ---- */
 
 static void on_started(void *opaque, const struct wslx_agent_started *st)
@@ -198,6 +207,8 @@ int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struc
 
 	if (r == 0 && p->forward_signals)
 		r = watch_signals(&s);
+	if (r == 0 && p->cancel_fd >= 0)
+		r = wslx_loop_watch(s.loop, p->cancel_fd, EPOLLIN, on_cancel, &s, &s.cancel_watch);
 	if (r < 0)
 		wslx_err_sys(err, -r, "cannot start a session");
 	if (r == 0)
@@ -213,6 +224,7 @@ int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struc
 	wslx_agentc_pump_free(s.pump);
 	wslx_agentc_free(s.conn);
 	wslx_watch_free(s.signal_watch);
+	wslx_watch_free(s.cancel_watch);
 	wslx_close(&s.signal_fd);
 	wslx_loop_free(s.loop);
 	return r;

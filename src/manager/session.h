@@ -25,6 +25,7 @@ struct wslx_session_params {
 	const struct wslx_agent_exec *exec; /* winsize is filled in from winsize_fd */
 	struct wslx_agentc_fds fds;
 	int winsize_fd;       /* terminal whose size counts; -1 = none */
+	int cancel_fd;        /* readable: hang up, -ECANCELED; -1 = never */
 	bool forward_signals; /* those of wslx_session_block_signals() */
 	/* The terminal's modes, both may be NULL: raw when the process runs, and
 	 * again after a stop; cooked before a stop.  The last restore is the caller's. */

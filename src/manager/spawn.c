@@ -73,9 +73,14 @@ static int fork_detached(const struct child_plan *plan)
 			child_run(plan);
 		_exit(pid < 0);
 	}
-	while (waitpid(pid, &status, 0) < 0)
+	while (waitpid(pid, &status, 0) < 0) {
+		/* The program we are in ignores SIGCHLD or has waited for us: the
+		 * pipe tells whether the supervisor lives. */
+		if (errno == ECHILD)
+			return 0;
 		if (errno != EINTR)
 			return -errno;
+	}
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EAGAIN;
 }
 

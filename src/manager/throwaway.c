@@ -19,7 +19,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +28,9 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "dev/backend/overlay.h"
+#include "manager/copy.h"
 #include "manager/lock.h"
 #include "manager/machine.h"
 #include "os/linux/fd.h"
@@ -37,7 +38,6 @@
 #define PREFIX "run-"
 #define OWNER_FILE "owner"
 #define OVERLAY_FILE "disk.wslxo"
-#define COPY_CHUNK (8 * WSLX_MIB)
 #define SWEEP_MAX 64
 
 bool wslx_throwaway_is(struct wslx_manager *m, const char *name)
@@ -55,38 +55,6 @@ static int open_folder(struct wslx_manager *m, const char *name)
 }
 
 /* ---- The disk ---- */
-
-/* Data only: holes stay holes. */
-static int copy_data(int in, int out, uint64_t size, int cancel_fd)
-{
-	off_t at = 0;
-
-	if (ftruncate(out, (off_t)size) < 0)
-		return -errno;
-	while ((uint64_t)at < size) {
-		off_t start = lseek(in, at, SEEK_DATA), end;
-
-		if (start < 0)
-			return errno == ENXIO ? 0 : -errno;
-		end = lseek(in, start, SEEK_HOLE);
-		if (end < 0)
-			return -errno;
-		for (off_t in_at = start, out_at = start; in_at < end;) {
-			size_t left = (size_t)(end - in_at);
-			ssize_t n = copy_file_range(in, &in_at, out, &out_at, WSLX_MIN(left, COPY_CHUNK), 0);
-			struct pollfd p = { .fd = cancel_fd, .events = POLLIN };
-
-			if (poll(&p, 1, 0) > 0)
-				return -ECANCELED;
-			if (n < 0)
-				return -errno;
-			if (n == 0)
-				return 0; /* it became shorter */
-		}
-		at = end;
-	}
-	return 0;
-}
 
 /* The copy of a disk that nothing writes to.  -EXDEV, -EOPNOTSUPP: no reflink here. */
 static int clone_disk(const char *from, int to)
@@ -115,7 +83,7 @@ static int copy_running(struct wslx_manager *m, const struct wslx_throwaway_sour
 	}
 	if (h && h->progress)
 		h->progress(h->opaque, "copying the running distribution's disk");
-	r = ioctl(to, FICLONE, fd) < 0 ? copy_data(fd, to, src->disk_size, h ? h->cancel_fd : -1) : 0;
+	r = ioctl(to, FICLONE, fd) < 0 ? wslx_copy_sparse(fd, to, src->disk_size, h ? h->cancel_fd : -1) : 0;
 	if (r < 0)
 		wslx_err_sys(err, -r, "cannot copy %s", src->disk);
 	r2 = wslx_machine_resume(m, src->running, r < 0 ? NULL : err);
@@ -178,7 +146,9 @@ int wslx_throwaway_start(struct wslx_manager *m, struct wslx_throwaway_source *s
 			 struct wslx_throwaway *ret, struct wslx_err *err)
 {
 	struct wslx_throwaway t = { .owner_fd = -1, .source_lock = TAKE_FD(src->lock) };
-	struct wslx_machine_spec spec = { .name = t.name, .distro = src->distro, .settings = settings };
+	struct wslx_machine_spec spec = {
+		.name = t.name, .distro = src->distro, .throwaway = true, .settings = settings
+	};
 	cleanup_free char *disk = NULL;
 	cleanup_close int dir = -1;
 	char id[WSLX_DISTRO_ID_LEN + 1];
@@ -217,10 +187,12 @@ int wslx_throwaway_start(struct wslx_manager *m, struct wslx_throwaway_source *s
 static void end_machine(struct wslx_manager *m, const char *name)
 {
 	/* What does not stop keeps its folders: a later sweep tries again. */
-	if (wslx_machine_stop(m, name, true, NULL) < 0)
-		return;
-	wslx_remove_tree(m->run_fd, name);
-	wslx_remove_tree(m->machines_fd, name);
+	int r = wslx_machine_stop(m, name, true, NULL);
+
+	if (r == 0)
+		r = wslx_machine_forget(m, name);
+	if (r < 0)
+		log_debug("%s: %s", name, strerror(-r));
 }
 
 void wslx_throwaway_end(struct wslx_manager *m, struct wslx_throwaway *t)

@@ -71,9 +71,9 @@ static const char *text(const char *s)
 
 static json_t *encode_disk(const struct wslx_disk_config *d)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:b, s:i}", "path", text(d->path), "format", format_names[d->format],
-			 "base", text(d->base), "serial", d->serial, "readonly", (int)d->readonly, "queues",
-			 (int)d->queues);
+	return json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:i}", "path", text(d->path), "format",
+			 format_names[d->format], "base", text(d->base), "serial", d->serial, "readonly",
+			 (int)d->readonly, "no_sync", (int)d->no_sync, "queues", (int)d->queues);
 }
 
 static json_t *encode_distro(const struct wslx_distro_config *d)
@@ -260,6 +260,7 @@ static int decode_disk(json_t *j, struct wslx_disk_config *c, struct wslx_err *e
 	c->base = take_path(&d, "base", true);
 	take_copy(&d, "serial", c->serial, sizeof(c->serial));
 	c->readonly = take_bool(&d, "readonly");
+	c->no_sync = take_bool(&d, "no_sync");
 	c->queues = (unsigned)take_number(&d, "queues", 0, WSLX_MAX_CPUS);
 	if (d.r == 0 && (c->format == WSLX_DISK_OVERLAY) != (c->base[0] != '\0'))
 		fail(&d, "base", "an overlay needs a base, and only an overlay");

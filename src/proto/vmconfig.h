@@ -33,6 +33,7 @@ struct wslx_disk_config {
 	char *base;                   /* OVERLAY: raw base image, opened read-only */
 	char serial[WSLX_SERIAL_MAX + 1];
 	bool readonly;
+	bool no_sync;    /* nobody needs its contents after a power loss: flushes need not reach the disk */
 	unsigned queues; /* 0 = one per CPU, at most 4 */
 };
 

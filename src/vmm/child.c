@@ -23,9 +23,9 @@ static void json_decref_p(json_t **j)
 
 static json_t *encode_disk(const struct wslx_child_disk *d)
 {
-	return json_pack("{s:i, s:i, s:i, s:b, s:s, s:i, s:i}", "fd", d->fd, "base_fd", d->base_fd, "format",
-			 (int)d->format, "readonly", (int)d->readonly, "serial", d->serial, "queues", (int)d->queues,
-			 "vhost_fd", d->vhost_fd);
+	return json_pack("{s:i, s:i, s:i, s:b, s:b, s:s, s:i, s:i}", "fd", d->fd, "base_fd", d->base_fd, "format",
+			 (int)d->format, "readonly", (int)d->readonly, "no_sync", (int)d->no_sync, "serial", d->serial,
+			 "queues", (int)d->queues, "vhost_fd", d->vhost_fd);
 }
 
 static void format_mac(const uint8_t mac[6], char ret[18])
@@ -79,12 +79,12 @@ static int check_fd(const char *name, int fd, struct wslx_err *err)
 static int decode_disk(json_t *j, struct wslx_child_disk *d, struct wslx_err *err)
 {
 	const char *serial;
-	int format, readonly, queues, r;
+	int format, readonly, no_sync, queues, r;
 	json_error_t e;
 
-	if (json_unpack_ex(j, &e, 0, "{s:i, s:i, s:i, s:b, s:s, s:i, s:i !}", "fd", &d->fd, "base_fd", &d->base_fd,
-			   "format", &format, "readonly", &readonly, "serial", &serial, "queues", &queues, "vhost_fd",
-			   &d->vhost_fd) < 0)
+	if (json_unpack_ex(j, &e, 0, "{s:i, s:i, s:i, s:b, s:b, s:s, s:i, s:i !}", "fd", &d->fd, "base_fd", &d->base_fd,
+			   "format", &format, "readonly", &readonly, "no_sync", &no_sync, "serial", &serial, "queues",
+			   &queues, "vhost_fd", &d->vhost_fd) < 0)
 		return wslx_err_set(err, EINVAL, "child parameters: disk: %s", e.text);
 	if (format != WSLX_DISK_RAW && format != WSLX_DISK_OVERLAY)
 		return wslx_err_set(err, EINVAL, "child parameters: unknown disk format %d", format);
@@ -94,6 +94,7 @@ static int decode_disk(json_t *j, struct wslx_child_disk *d, struct wslx_err *er
 		return wslx_err_set(err, EINVAL, "child parameters: %d disk queues", queues);
 	d->format = (enum wslx_disk_format)format;
 	d->readonly = readonly;
+	d->no_sync = no_sync;
 	d->queues = (unsigned)queues;
 	memcpy(d->serial, serial, strlen(serial) + 1);
 	r = check_fd("disk fd", d->fd, err);

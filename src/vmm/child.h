@@ -21,6 +21,7 @@ struct wslx_child_disk {
 	int base_fd; /* OVERLAY: base image, else -1 */
 	enum wslx_disk_format format;
 	bool readonly;
+	bool no_sync; /* see vmconfig.h */
 	char serial[WSLX_SERIAL_MAX + 1];
 	unsigned queues;
 	int vhost_fd; /* devices child: connected vhost-user socket, else -1 */

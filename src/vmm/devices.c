@@ -124,6 +124,7 @@ static int open_backend(struct server *s, const struct wslx_child_disk *disk, st
 			.base_fd = disk->base_fd,
 			.readonly = disk->readonly,
 			.no_io_uring = s->params->no_io_uring,
+			.no_sync = disk->no_sync,
 		};
 
 		return wslx_overlay_open(&p, ret, err);
@@ -134,6 +135,7 @@ static int open_backend(struct server *s, const struct wslx_child_disk *disk, st
 			.fd = disk->fd,
 			.readonly = disk->readonly,
 			.no_io_uring = s->params->no_io_uring,
+			.no_sync = disk->no_sync,
 		},
 		ret);
 	return r < 0 ? wslx_err_sys(err, -r, "cannot use it as a raw image") : 0;

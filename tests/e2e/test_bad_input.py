@@ -7,6 +7,8 @@ import tempfile
 
 import pytest
 
+from conftest import WSLX
+
 
 def test_unknown_things(wslx):
     wslx.fails("-d", "nosuch", "-e", "true", needle="nosuch")
@@ -104,6 +106,115 @@ def test_qemu_missing(wslx, mini, tmp_path):
     wslx.fails("-d", mini, "-e", "true", needle="qemu", env=only_path(tmp_path, "passt", "mke2fs"))
 
 
+# Becomes the command with another /dev, made of the real one's nodes, and what the caller wants to be /dev/kvm.
+OTHER_DEV = """set -e
+d=$1; kvm=$2; shift 2
+mount -t tmpfs -o mode=755 dev "$d"
+for f in null zero full random urandom tty; do : >"$d/$f"; mount --bind "/dev/$f" "$d/$f"; done
+ln -s /proc/self/fd "$d/fd"
+eval "$kvm"
+mount --rbind "$d" /dev
+exec "$@"
+"""
+
+NO_KVM = ":"
+# Any device will do: what it is called counts.
+SOME_KVM = ": >$d/kvm; mount --bind /dev/null $d/kvm"
+# No device can be opened on a file system that is mounted so.
+CLOSED_KVM = SOME_KVM + "; mount -o remount,bind,nodev $d/kvm"
+GROUPS_KVM = "mkdir $d/x; mount -t tmpfs -o dev x $d/x; mknod -m 660 $d/x/kvm c 1 3; chgrp 0 $d/x/kvm; : >$d/kvm; " \
+             "mount --bind $d/x/kvm $d/kvm; mount -o remount,bind,nodev $d/kvm"
+
+
+class OtherDev:
+    """wslx on a host with another /dev/kvm, in a mount namespace."""
+
+    def __init__(self, wslx, kvm):
+        self.wslx, self.kvm = wslx, kvm
+
+    def __call__(self, *argv):
+        env = dict(self.wslx.env, WSLX_ENGINE="auto")
+        with tempfile.TemporaryDirectory(prefix="wslx-dev-") as d:
+            return subprocess.run(["unshare", "-m" if os.geteuid() == 0 else "-rm", "sh", "-c", OTHER_DEV, "sh", d,
+                                   self.kvm, WSLX, *argv], env=env, stdin=subprocess.DEVNULL, capture_output=True,
+                                  text=True, timeout=300)
+
+    def refuses_kvm(self, distro, *needles):
+        r = self("run", distro, "--engine", "kvm", "--", "true")
+        assert r.returncode == 255 and not r.stdout
+        assert len(r.stderr.splitlines()) == 1, r.stderr
+        for needle in needles:
+            assert needle in r.stderr, r.stderr
+
+    def doctor_says(self, *needles):
+        r = self("doctor")
+        line, = [s for s in r.stdout.splitlines() if s.split()[1:3] == ["engine", "kvm"]]
+        for needle in needles:
+            assert needle in line, line
+        assert r.returncode == 0 and line.startswith("warn")
+        assert "picks tcg" in r.stdout
+
+
+@pytest.fixture
+def no_probe(wslx):
+    """What is known of the real device's speed is not that of another."""
+    path = pathlib.Path(wslx.home, "run/kvm-probe")
+    saved = path.read_text() if path.exists() else None
+    path.unlink(missing_ok=True)
+    yield path
+    path.unlink(missing_ok=True)
+    if saved:
+        path.write_text(saved)
+
+
+def test_kvm_missing(wslx, mini, no_probe):
+    dev = OtherDev(wslx, NO_KVM)
+    dev.refuses_kvm(mini, "/dev/kvm is missing", "modprobe kvm-intel or kvm-amd")
+    dev.doctor_says("/dev/kvm is missing", "modprobe kvm-intel or kvm-amd")
+
+
+def test_kvm_not_permitted(wslx, mini, no_probe):
+    dev = OtherDev(wslx, CLOSED_KVM)
+    dev.refuses_kvm(mini, "/dev/kvm may not be opened", "container")
+    dev.doctor_says("/dev/kvm may not be opened", "container")
+    if os.geteuid() == 0:  # who alone can make a device
+        dev = OtherDev(wslx, GROUPS_KVM)
+        dev.refuses_kvm(mini, "/dev/kvm may not be opened", "sudo adduser $USER root")
+        dev.doctor_says("/dev/kvm may not be opened", "sudo adduser $USER root")
+
+
+def test_kvm_broken(wslx, mini, no_probe):
+    dev = OtherDev(wslx, SOME_KVM)
+    dev.refuses_kvm(mini, "/dev/kvm opens, but a machine does not work")
+    dev.doctor_says("/dev/kvm opens, but a machine does not work")
+
+
+def slow_kvm(path):
+    """An earlier probe of the device found that it counts too slowly."""
+    st = os.stat("/dev/null")
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    path.write_text(f"{boot} {st.st_rdev} {st.st_ino} 0 27000000\n")
+
+
+def test_kvm_software_backed(wslx, mini, no_probe):
+    dev = OtherDev(wslx, SOME_KVM)
+    slow_kvm(no_probe)
+    dev.refuses_kvm(mini, "software-backed", "--engine tcg")
+    r = wslx("doctor")  # the real one, if it is such
+    if "software-backed" in r.out:
+        wslx.fails("run", mini, "--engine", "kvm", "--", "true", needle="software-backed")
+
+
+@pytest.mark.engine("tcg")
+@pytest.mark.parametrize("kvm", ["missing", "not permitted", "slow"])
+def test_auto_falls_back_to_tcg(wslx, mini, no_probe, kvm):
+    dev = OtherDev(wslx, {"missing": NO_KVM, "not permitted": CLOSED_KVM, "slow": SOME_KVM}[kvm])
+    if kvm == "slow":
+        slow_kvm(no_probe)
+    r = dev("run", mini, "--engine", "auto", "--net", "none", "--", "echo up")
+    assert (r.returncode, r.stdout) == (0, "up\n"), r.stderr
+
+
 def test_unknown_engine_and_values(wslx, mini):
     wslx.fails("run", mini, "--engine", "warp", needle="warp")
     wslx.fails("run", mini, "--cpus", "0")
@@ -113,6 +224,8 @@ def test_unknown_engine_and_values(wslx, mini):
     wslx.fails("run", mini, "--publish", "99999:1")
     wslx.fails("run", mini, "--publish", "x")
     wslx.fails("run", mini, "--net", "carrier-pigeon")
+    wslx.fails("run", mini, "--net", "tap:")
+    wslx.fails("run", mini, "--net", "tap:name-that-is-too-long", needle="name-that-is-too-long")
 
 
 def test_kernel_without_drivers(wslx, prepared, tmp_path):

@@ -1,5 +1,6 @@
 """Running commands: status, streams, terminals, signals, users, directories."""
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -8,11 +9,12 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 
 import pytest
 
-from conftest import WSLX, wait_for
+from conftest import BUILD, ENGINE, WSLX, wait_for
 
 
 def test_output_and_status(wslx):
@@ -228,3 +230,99 @@ def test_killed_client_hangs_up_its_process(wslx):
     p.kill()
     p.wait()
     wait_for("the guest process ends", lambda: wslx("-d", "debian", "-e", "kill", "-0", pid).returncode != 0)
+
+
+def test_parent_that_ignores_sigchld(wslx, mini_tar):
+    """Inherited, it would hide how mke2fs and the start of the supervisor ended."""
+    def ignore():
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    wslx.ok("import", "orphan", mini_tar, "--kernel", "cloud", "--size", "1G", preexec_fn=ignore)
+    try:
+        assert wslx("-d", "orphan", "-e", "sh", "-c", "exit 5", preexec_fn=ignore).returncode == 5
+    finally:
+        wslx.ok("unregister", "orphan", preexec_fn=ignore)
+
+
+class Error(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_int), ("message", ctypes.c_char * 1024)]
+
+
+class Distro(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("name", ctypes.c_char * 257), ("state", ctypes.c_int),
+                ("is_default", ctypes.c_int), ("pid", ctypes.c_int64), ("engine", ctypes.c_char * 8),
+                ("memory", ctypes.c_uint64), ("cpus", ctypes.c_uint32)]
+
+
+class Import(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("name", ctypes.c_char_p), ("fd", ctypes.c_int),
+                ("kernel", ctypes.c_char_p), ("disk_size", ctypes.c_uint64)]
+
+
+class Exec(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("distro", ctypes.c_char_p), ("argv", ctypes.POINTER(ctypes.c_char_p)),
+                ("env", ctypes.POINTER(ctypes.c_char_p)), ("cwd", ctypes.c_char_p), ("user", ctypes.c_char_p),
+                ("flags", ctypes.c_uint), ("fds", ctypes.c_int * 3)]
+
+
+PROGRESS = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64)
+
+
+def library_program(tar):
+    """Runs as a program of its own: what wslx.h offers, laid out as wslx.h says, from a thread."""
+    lib = ctypes.CDLL(os.path.join(BUILD, "src/manager/libwslx.so"))
+    err, w = Error(), ctypes.c_void_p()
+
+    def ok(r):
+        assert r == 0, (r, err.message)
+
+    def run(*argv, out=-1):
+        args = (ctypes.c_char_p * (len(argv) + 1))(*[a.encode() for a in argv], None)
+        ex = Exec(ctypes.sizeof(Exec), b"lib", args, None, None, None, 0, (ctypes.c_int * 3)(-1, out, -1))
+        status = ctypes.c_int(-1)
+        return lib.libwslx_exec(w, ctypes.byref(ex), ctypes.byref(status), ctypes.byref(err)), status.value
+
+    def distros():
+        ret, n = ctypes.POINTER(ctypes.POINTER(Distro))(), ctypes.c_size_t()
+        ok(lib.libwslx_list(w, ctypes.byref(ret), ctypes.byref(n), ctypes.byref(err)))
+        assert not ret[n.value]
+        found = {ret[i].contents.name: (ret[i].contents.size, ret[i].contents.state, ret[i].contents.engine)
+                 for i in range(n.value)}
+        lib.libwslx_list_free(ret)
+        return found
+
+    heard = set()
+    hear = PROGRESS(lambda opaque, what, done, total: heard.add(what))
+    ok(lib.libwslx_open(ctypes.byref(w), ctypes.byref(err)))
+    lib.libwslx_set_progress(w, hear, None)
+    imp = Import(ctypes.sizeof(Import), b"lib", os.open(tar, os.O_RDONLY), b"cloud", 1 << 30)
+    ok(lib.libwslx_import_distro(w, ctypes.byref(imp), ctypes.byref(err)))
+    assert distros()[b"lib"] == (ctypes.sizeof(Distro), 0, b"")
+    ok(lib.libwslx_start(w, b"lib", ctypes.byref(err)))
+    assert distros()[b"lib"] == (ctypes.sizeof(Distro), 2, ENGINE.encode())
+    assert b"importing" in heard and len(heard) > 1, heard
+    r, wr = os.pipe()
+    assert run("sh", "-c", "echo out; exit 5", out=wr) == (0, 5)
+    assert os.read(r, 100) == b"out\n"
+    assert run("/no/such/program") == (-2, 127)
+    # The time is up when the guest's program says so.
+    lib.libwslx_set_cancel_fd(w, r)
+    assert run("sh", "-c", "echo now; exec sleep 4321", out=wr) == (-125, 255)
+    lib.libwslx_set_cancel_fd(w, -1)
+    ok(lib.libwslx_terminate(w, b"lib", 0, ctypes.byref(err)))
+    ok(lib.libwslx_unregister(w, b"lib", ctypes.byref(err)))
+    lib.libwslx_close(w)
+    print("done")
+
+
+def test_library(wslx, mini_tar):
+    both = os.path.join(wslx.home, "libexec")
+    os.mkdir(both)
+    for name, path in (("wslx-vmm", "src/vmm/wslx-vmm"), ("wslx-agent", "src/agent/wslx-agent")):
+        os.symlink(os.path.join(BUILD, path), os.path.join(both, name))
+    r = subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import signal, threading; "
+                        "signal.signal(signal.SIGPIPE, signal.SIG_IGN); import test_exec; "
+                        "t = threading.Thread(target=test_exec.library_program, args=sys.argv[2:]); t.start(); t.join()",
+                        os.path.dirname(__file__), mini_tar], env=dict(wslx.env, WSLX_LIBEXEC=both), timeout=300,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert r.stdout == "done\n", r.stderr

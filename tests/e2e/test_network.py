@@ -1,9 +1,11 @@
-"""Networking through passt: out by TCP, UDP and DNS, in by --publish, repair after its death."""
+"""Networking through passt: out by TCP, UDP and DNS, in by --publish, repair after its death.  And over a TAP interface."""
 
 import os
 import signal
 import socket
 import socketserver
+import struct
+import subprocess
 import threading
 
 import pytest
@@ -124,3 +126,113 @@ def test_passt_death_is_repaired(wslx, tcp_server):
 def test_net_none(wslx, mini):
     out = wslx.ok("run", mini, "--net", "none", "--", "ip -o link | wc -l")
     assert out.strip() == "1"
+
+
+# ---- TAP: an interface of the host's; addresses are the user's affair
+
+HOST, GUEST, LEN = "198.18.77.1", "198.18.77.2", 30
+
+
+def cannot_make_taps():
+    if os.geteuid() != 0:
+        return "needs root to make a TAP interface"
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as e:
+        return f"no TAP interfaces here: {e}"
+    return None
+
+
+def ip(*argv):
+    subprocess.run(["ip", *argv], check=True)
+
+
+@pytest.fixture
+def tap():
+    name = f"wslx{os.getpid() % 100000}"
+    ip("tuntap", "add", "dev", name, "mode", "tap")
+    try:
+        ip("addr", "add", f"{HOST}/{LEN}", "dev", name)
+        ip("link", "set", name, "up")
+        yield name
+    finally:
+        ip("link", "del", name)
+
+
+# The guest's half: an address, a connection out, then one connection in, each with a megabyte of echo.
+SCRIPT = f"""set -e
+dev=$(ls /sys/class/net | grep -v lo)
+ip addr add {GUEST}/{LEN} dev $dev
+ip link set $dev up
+exec python3 -c '
+import socket, sys
+def whole(s):
+    data = b""
+    while more := s.recv(65536):
+        data += more
+    return data
+out = socket.create_connection(("{HOST}", int(sys.argv[1])), 60)
+out.sendall(b"o" * (1 << 20))
+out.shutdown(socket.SHUT_WR)
+print(len(whole(out)), flush=True)
+s = socket.create_server(("{GUEST}", 8080))
+print("listening", flush=True)
+c, peer = s.accept()
+data = whole(c)
+c.sendall(data)
+c.shutdown(socket.SHUT_WR)
+print(peer[0], len(data), flush=True)
+c.recv(1)
+sys.stdin.read()
+' "$0"
+"""
+
+
+def whole(s):
+    data = b""
+    while more := s.recv(65536):
+        data += more
+    return data
+
+
+def echo_once(srv):
+    c, _ = srv.accept()
+    with c:
+        c.sendall(whole(c))
+
+
+def ping(address):
+    """An ICMP echo request and its answer."""
+    data = struct.pack(">HH", os.getpid() & 0xffff, 1) + b"wslx"
+    total = sum(struct.unpack(">4H", data)) + 0x0800
+    total = (total & 0xffff) + (total >> 16)
+    request = struct.pack(">BBH", 8, 0, ~(total + (total >> 16)) & 0xffff) + data
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as s:
+        s.settimeout(30)
+        s.sendto(request, (address, 0))
+        while True:
+            packet, peer = s.recvfrom(1500)
+            if peer[0] == address and packet[20] == 0 and packet[24:] == data:
+                return True
+
+
+@pytest.mark.skipif(cannot_make_taps() is not None, reason=str(cannot_make_taps()))
+def test_tap(wslx, tap):
+    """Connections both ways, a ping; one machine an interface."""
+    with socket.create_server((HOST, 0)) as srv:
+        threading.Thread(target=echo_once, args=(srv,), daemon=True).start()
+        p = wslx.popen("run", "debian", "--net", f"tap:{tap}", "-e", "/bin/sh", "-c", SCRIPT,
+                       str(srv.getsockname()[1]), stdin=subprocess.PIPE)
+        try:
+            assert p.stdout.readline() == b"%d\n" % (1 << 20), p.stderr.read()
+            assert p.stdout.readline() == b"listening\n", p.stderr.read()
+            with socket.create_connection((GUEST, 8080), 60) as c:
+                c.sendall(b"i" * (1 << 20))
+                c.shutdown(socket.SHUT_WR)
+                assert whole(c) == b"i" * (1 << 20)
+            assert p.stdout.readline() == b"%s %d\n" % (HOST.encode(), 1 << 20)
+            assert ping(GUEST)
+            wslx.fails("run", "debian", "--net", f"tap:{tap}", "--", "true", needle=tap)
+        finally:
+            p.communicate(timeout=120)
+    assert p.returncode == 0

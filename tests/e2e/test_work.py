@@ -1,5 +1,6 @@
 """Real work in real machines: kernels, processors, a compile, packages, disks."""
 
+import json
 import os
 import subprocess
 
@@ -90,3 +91,24 @@ def test_run_leaves_nothing(wslx, mini):
 
 def test_run_a_tar_file(wslx, mini_tar):
     assert wslx.ok("run", mini_tar, "--kernel", "cloud", "--", "echo from a file") == "from a file\n"
+
+
+def disk_stats(wslx, machine):
+    """What the root disk has done."""
+    stats = json.loads(wslx.ok("stats", machine, "--json"))
+    return {k.split(".", 1)[1]: v for k, v in stats.items() if k.startswith("blk0.")}
+
+
+def test_throw_away_disks_are_not_synced(wslx, mini):
+    """A power loss may take them; a flush in there does not wait for the host's disk."""
+    wslx.sh("echo x >/root/f; sync", distro=mini)
+    stats = disk_stats(wslx, mini)
+    assert stats["flushes"] > 0 and stats["syncs"] >= stats["flushes"]
+    wslx.ok("terminate", mini)
+    before = set(os.listdir(os.path.join(wslx.home, "run")))
+    p = wslx.popen("run", mini, "--", "echo x >/root/f; sync; echo synced; cat", stdin=subprocess.PIPE)
+    assert p.stdout.readline() == b"synced\n"
+    machine, = [m for m in set(os.listdir(os.path.join(wslx.home, "run"))) - before if m.startswith("run-")]
+    stats = disk_stats(wslx, machine)
+    p.communicate(timeout=120)
+    assert stats["flushes"] > 0 and stats["syncs"] == 0

@@ -80,8 +80,8 @@ class Vmm:
     def _disk(self, d):
         flags = os.O_RDONLY if d.readonly else os.O_RDWR
         return {"fd": self._open(d.path, flags), "base_fd": self._open(d.base, os.O_RDONLY) if d.base else -1,
-                "format": 1 if d.base else 0, "readonly": d.readonly, "serial": d.serial, "queues": d.queues,
-                "vhost_fd": -1}
+                "format": 1 if d.base else 0, "readonly": d.readonly, "no_sync": False, "serial": d.serial,
+                "queues": d.queues, "vhost_fd": -1}
 
     def __enter__(self):
         return self

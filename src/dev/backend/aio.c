@@ -179,6 +179,10 @@ void wslx_aio_complete(struct wslx_aio *a, struct wslx_aio_req *r, int result)
 		return;
 	case -ENOSPC:
 	case -EDQUOT:
+		/* A sync that is tried again succeeds: the kernel tells of what
+		 * it could not write back only once. */
+		if (r->op == WSLX_AIO_SYNC)
+			break;
 		park(a, r);
 		return;
 	case -EOPNOTSUPP:
@@ -230,6 +234,7 @@ void wslx_aio_submit(struct wslx_aio *a, struct wslx_aio_req *r)
 		wslx_aio_defer(a, r, 0);
 		return;
 	}
+	a->block->stats.syncs += r->op == WSLX_AIO_SYNC;
 	start(a, r);
 }
 

@@ -7,6 +7,7 @@
  * system call; wslx_aio_complete() on the loop thread then continues short
  * transfers, retries what was interrupted, falls back where the file system
  * cannot punch or zero, and parks requests that found the host's disk full.
+ * A sync is never parked: whatever made it fail, data may be lost already.
  *
  * Threads: all calls on the loop's thread.  done() is called from the loop
  * (events, timers) or from wslx_aio_wait, never from submit or commit.
@@ -27,7 +28,7 @@
 enum wslx_aio_op {
 	WSLX_AIO_READ, /* an end of file before len bytes is -EIO */
 	WSLX_AIO_WRITE,
-	WSLX_AIO_SYNC,  /* fdatasync */
+	WSLX_AIO_SYNC,  /* fdatasync; its first failure is its result, also a full disk */
 	WSLX_AIO_PUNCH, /* release [off, off + len); reads as zeroes if must_zero */
 	WSLX_AIO_ZERO,  /* zeroes, storage kept */
 };

@@ -15,6 +15,8 @@
  *
  * A full host disk (ENOSPC, EDQUOT) is no error: the request is parked and
  * tried again every second, with a rate-limited log line, until there is room.
+ * Only a flush that finds it full fails, as after any other error: then what
+ * had been accepted could not be written back, and is lost.
  */
 #ifndef WSLX_DEV_BACKEND_BLOCK_H
 #define WSLX_DEV_BACKEND_BLOCK_H
@@ -67,6 +69,7 @@ struct wslx_block_stats {
 	uint64_t reads, writes, flushes, discards;
 	uint64_t read_bytes, written_bytes;
 	uint64_t errors;
+	uint64_t syncs;       /* of the file; two for a flush of an overlay, none with no_sync */
 	uint64_t parked;      /* requests waiting for room on the host's disk, now */
 	uint64_t parked_ever; /* how often one had to wait */
 };

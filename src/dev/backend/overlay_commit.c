@@ -15,8 +15,8 @@
  *
  * A commit that fails because the wait for room on the host's disk was
  * cancelled is taken back and can be repeated.  Any other failure is for good:
- * after a failed fdatasync the kernel no longer knows what is stable, so the
- * table is never written again and every flush fails.
+ * after a failed fdatasync, be it for lack of room, the kernel no longer knows
+ * what is stable, so the table is never written again and every flush fails.
  */
 #include <errno.h>
 
@@ -91,7 +91,7 @@ static void fail(struct overlay *ov, int result)
 {
 	struct ov_commit *c = &ov->commit;
 
-	if (result != -ENOSPC)
+	if (result != -ENOSPC || c->state == OV_SYNC_DATA || c->state == OV_SYNC_TABLE)
 		ov->failed = result;
 	take_back(ov);
 	/* Still not idle: a flush submitted by one that ends here waits. */

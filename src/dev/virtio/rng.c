@@ -71,55 +71,61 @@ static uint32_t fill(struct wslx_chain *c, uint64_t max)
 	return done;
 }
 
-/* One request.  False: no more for now. */
-static bool serve(struct rng *rng)
+enum served { SERVED, EMPTY, LATER };
+
+/* The timer takes the queue up again. */
+static enum served later(struct rng *rng)
+{
+	wslx_timer_arm(rng->timer, 10);
+	rng->n_waits++;
+	return LATER;
+}
+
+/* One request. */
+static enum served serve(struct rng *rng)
 {
 	struct wslx_vq *vq = &rng->d.vq[0];
 	uint32_t n;
 	int r;
 
-	if (!rng->tokens) {
-		wslx_timer_arm(rng->timer, 10);
-		rng->n_waits++;
-		return false;
-	}
+	if (!rng->tokens)
+		return later(rng);
 	r = wslx_vq_pop(vq, &rng->chain);
 	/* 5.4.6.1: only writable buffers. */
 	if (r < 0 || (r == 1 && (rng->chain.n_out || !rng->chain.in_len))) {
 		wslx_vdev_broken(&rng->d, "malformed request for random bytes");
-		return false;
+		return LATER;
 	}
 	if (r == 0)
-		return false;
+		return EMPTY;
 	n = fill(&rng->chain, WSLX_MIN(rng->tokens, (uint64_t)MAX_CHUNK));
 	if (!n) {
 		/* The host's generator is not ready yet, early in its boot. */
 		wslx_vq_unpop(vq);
-		wslx_timer_arm(rng->timer, 10);
-		return false;
+		return later(rng);
 	}
 	rng->tokens -= n;
 	rng->n_requests++;
 	rng->n_bytes += n;
 	wslx_vq_push(vq, rng->chain.head, n);
-	return true;
+	return SERVED;
 }
 
 static void process(struct rng *rng)
 {
 	struct wslx_vq *vq = &rng->d.vq[0];
 	bool pushed = false;
+	enum served s;
 
 	if (!rng->d.active || rng->d.broken || rng->paused || !vq->enabled)
 		return;
 	refill(rng);
 	do {
 		wslx_vq_disable_kick(vq);
-		while (serve(rng))
+		while ((s = serve(rng)) == SERVED)
 			pushed = true;
-		/* Without tokens the timer comes back; the bucket also ends this
-		 * loop, whatever the guest adds meanwhile. */
-	} while (!rng->d.broken && rng->tokens && wslx_vq_enable_kick(vq));
+		/* The bucket ends this loop, whatever the guest adds meanwhile. */
+	} while (s == EMPTY && wslx_vq_enable_kick(vq));
 	if (pushed && !rng->d.broken)
 		wslx_vdev_notify_used(&rng->d, 0);
 }

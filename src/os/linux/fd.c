@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -269,6 +270,12 @@ int wslx_unix_listen(const char *path, int type, int backlog)
 
 int wslx_unix_connect(const char *path, int type)
 {
+	return wslx_unix_connect_within(path, type, 0);
+}
+
+int wslx_unix_connect_within(const char *path, int type, unsigned ms)
+{
+	const struct timeval limit = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000L };
 	cleanup_close int fd = -1, dirfd = -1;
 	struct sockaddr_un addr;
 	int r = unix_addr(path, &addr, &dirfd);
@@ -278,10 +285,13 @@ int wslx_unix_connect(const char *path, int type)
 	fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
+	/* connect() waits for a place in the listener's queue as send() does. */
+	if (ms && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+		return -errno;
 	do
 		r = connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
 	while (r == -EINTR);
 	if (r < 0)
-		return r;
+		return r == -EAGAIN && ms ? -ETIMEDOUT : r;
 	return TAKE_FD(fd);
 }

@@ -35,5 +35,8 @@ WSLX_MUST_CHECK ssize_t wslx_recv_fds(int sock, void *buf, size_t n, int *fds, s
  * SOCK_CLOEXEC ...  Listening replaces a stale socket file. Mode 0600. */
 WSLX_MUST_CHECK int wslx_unix_listen(const char *path, int type, int backlog);
 WSLX_MUST_CHECK int wslx_unix_connect(const char *path, int type);
+/* -ETIMEDOUT when the listener's queue has been full for ms: it does not
+ * answer.  The limit also holds for sending, until another is set; 0 = none. */
+WSLX_MUST_CHECK int wslx_unix_connect_within(const char *path, int type, unsigned ms);
 
 #endif

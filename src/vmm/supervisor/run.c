@@ -259,6 +259,7 @@ static void fill_disks(struct wslx_run *r, const struct ends *e, struct wslx_chi
 			.base_fd = r->p.files->disks[i].base_fd,
 			.format = c->disks[i].format,
 			.readonly = c->disks[i].readonly,
+			.no_sync = c->disks[i].no_sync,
 			.queues = wslx_disk_queues(c, i),
 			.vhost_fd = e->disks[i],
 		};

@@ -122,6 +122,7 @@ static int open_backend(struct vm *vm, const struct wslx_child_disk *disk, struc
 			.base_fd = disk->base_fd,
 			.readonly = disk->readonly,
 			.no_io_uring = vm->params->no_io_uring,
+			.no_sync = disk->no_sync,
 		};
 
 		return wslx_overlay_open(&p, ret, err);
@@ -129,7 +130,8 @@ static int open_backend(struct vm *vm, const struct wslx_child_disk *disk, struc
 	r = wslx_raw_open(&(struct wslx_raw_params) { .loop = loop,
 						      .fd = disk->fd,
 						      .readonly = disk->readonly,
-						      .no_io_uring = vm->params->no_io_uring },
+						      .no_io_uring = vm->params->no_io_uring,
+						      .no_sync = disk->no_sync },
 			  ret);
 	return r < 0 ? wslx_err_sys(err, -r, "cannot use it as a raw image") : 0;
 }

@@ -240,6 +240,32 @@ static void long_socket_paths_work(void **state)
 	rmdir(dir);
 }
 
+/* Nobody accepts: whoever connects next would wait without end. */
+static void full_socket_is_not_waited_for(void **state)
+{
+	char path[] = "/tmp/wslx-base-XXXXXX";
+	int fd = mkstemp(path), l, held[8], c;
+	size_t n = 0;
+
+	close(fd);
+	l = wslx_unix_listen(path, SOCK_STREAM, 1);
+	assert_true(l >= 0);
+	while ((c = wslx_unix_connect(path, SOCK_STREAM | SOCK_NONBLOCK)) >= 0) {
+		assert_true(n < ARRAY_SIZE(held));
+		held[n++] = c;
+	}
+	assert_int_equal(c, -EAGAIN);
+	assert_int_equal(wslx_unix_connect_within(path, SOCK_STREAM, 20), -ETIMEDOUT);
+	close(accept4(l, NULL, NULL, SOCK_CLOEXEC));
+	c = wslx_unix_connect_within(path, SOCK_STREAM, 20);
+	assert_true(c >= 0);
+	close(c);
+	while (n)
+		close(held[--n]);
+	close(l);
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -252,6 +278,7 @@ int main(void)
 		cmocka_unit_test(calls_run_on_the_loop_thread),
 		cmocka_unit_test(descriptors_travel),
 		cmocka_unit_test(long_socket_paths_work),
+		cmocka_unit_test(full_socket_is_not_waited_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -383,6 +383,25 @@ static void test_zero_by_writing(void **state)
 	wslx_loop_free(loop);
 }
 
+/* A throw-away raw disk: a flush is done at once. */
+static void test_no_sync(void **state)
+{
+	for (int no_sync = 0; no_sync < 2; no_sync++) {
+		struct wslx_raw_params p = { .fd = temp_file(SIZE), .no_sync = no_sync };
+		struct wslx_block *b;
+		struct op op;
+
+		assert_int_equal(wslx_loop_new(&p.loop), 0);
+		assert_int_equal(wslx_raw_open(&p, &b), 0);
+		op_init(&op, WSLX_BLOCK_FLUSH, 0, 0);
+		assert_int_equal(op_run(p.loop, b, &op), 0);
+		assert_int_equal(b->stats.flushes, 1);
+		assert_int_equal(b->stats.syncs, no_sync ? 0 : 1);
+		wslx_block_free(b);
+		wslx_loop_free(p.loop);
+	}
+}
+
 /* More requests than slots, all at once. */
 static void test_more_than_depth(void **state)
 {
@@ -419,6 +438,7 @@ int main(void)
 		cmocka_unit_test(test_bad_requests),    cmocka_unit_test(test_empty_requests),
 		cmocka_unit_test(test_readonly),        cmocka_unit_test(test_open_refuses),
 		cmocka_unit_test(test_zero_by_writing), cmocka_unit_test(test_more_than_depth),
+		cmocka_unit_test(test_no_sync),
 	};
 
 	return cmocka_run_group_tests_name("block", tests, NULL, NULL);

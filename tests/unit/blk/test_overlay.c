@@ -455,9 +455,9 @@ struct small {
 	int fd;
 };
 
-static void open_small(struct small *s, uint64_t clusters)
+static void open_small_with(struct small *s, uint64_t clusters, bool no_sync)
 {
-	struct wslx_overlay_params p = { .base_fd = -1 };
+	struct wslx_overlay_params p = { .base_fd = -1, .no_sync = no_sync };
 	struct wslx_err err = { 0 };
 
 	recorder = (struct recorder) { 0 };
@@ -467,6 +467,11 @@ static void open_small(struct small *s, uint64_t clusters)
 	p.loop = s->loop;
 	p.fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
 	assert_int_equal(wslx_ov_open(&p, record_aio_new, &s->b, &err), 0);
+}
+
+static void open_small(struct small *s, uint64_t clusters)
+{
+	open_small_with(s, clusters, false);
 }
 
 static void close_small(struct small *s)
@@ -500,6 +505,23 @@ static int fault(const struct wslx_aio_req *r)
 	return r->op == fault_op && r->file == 0 && (!fault_before || r->off < fault_before) ? fault_error : 0;
 }
 
+static unsigned fault_countdown; /* syncs that still work */
+
+/* Only once: a second fdatasync would succeed. */
+static int sync_fault(const struct wslx_aio_req *r)
+{
+	int e = fault_error;
+
+	if (r->op != WSLX_AIO_SYNC)
+		return 0;
+	if (fault_countdown > 0) {
+		fault_countdown--;
+		return 0;
+	}
+	fault_error = 0;
+	return e;
+}
+
 /* A failed data write: the guest hears of it, the old contents stay. */
 static void test_write_error(void **state)
 {
@@ -522,25 +544,40 @@ static void test_write_error(void **state)
 }
 
 /* A failed sync: that flush and all later ones fail, and the table on disk
- * stays as it was. */
-static void test_sync_error(void **state)
+ * stays as it was.  A full disk is no exception: the kernel would tell a
+ * second fdatasync that all is well. */
+static void sync_error(int error, unsigned which)
 {
 	struct wslx_overlay_info info;
 	struct small s;
 
 	open_small(&s, 4);
 	assert_int_equal(run_op(&s, WSLX_BLOCK_WRITE, 0, CL), 0);
-	recorder.fault = fault;
-	fault_op = WSLX_AIO_SYNC;
-	fault_error = -EIO;
-	fault_before = 0;
-	assert_int_equal(run_op(&s, WSLX_BLOCK_FLUSH, 0, 0), -EIO);
+	recorder.fault = sync_fault;
+	fault_error = error;
+	fault_countdown = which;
+	assert_int_equal(run_op(&s, WSLX_BLOCK_FLUSH, 0, 0), error);
+	assert_int_equal(s.b->stats.parked_ever, 0);
 	recorder.fault = NULL;
 	assert_int_equal(run_op(&s, WSLX_BLOCK_FLUSH, 0, 0), -EIO);
 	assert_int_equal(run_op(&s, WSLX_BLOCK_READ, 0, CL), 0);
+	assert_int_equal(run_op(&s, WSLX_BLOCK_WRITE, CL, CL), 0);
+	/* The end in good order writes no table either. */
+	wslx_block_free(s.b);
+	s.b = NULL;
 	assert_int_equal(wslx_overlay_check(s.fd, &info, NULL), 0);
-	assert_int_equal(info.mapped, 0);
+	assert_int_equal(info.mapped, which);
 	close_small(&s);
+}
+
+static void test_sync_error(void **state)
+{
+	static const int errors[] = { -EIO, -ENOSPC, -EDQUOT };
+
+	for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
+		sync_error(errors[i], 0); /* of the data */
+		sync_error(errors[i], 1); /* of the table, which is written */
+	}
 }
 
 /* A full disk: the write waits.  Giving up (a reset of the device) ends it
@@ -647,6 +684,26 @@ static void test_reuse(void **state)
 	close_small(&s);
 }
 
+/* A throw-away disk: a flush writes the table, and waits for no sync. */
+static void test_no_sync(void **state)
+{
+	for (int no_sync = 0; no_sync < 2; no_sync++) {
+		struct wslx_overlay_info info;
+		struct small s;
+
+		open_small_with(&s, 4, no_sync);
+		recorder.enabled = true;
+		assert_int_equal(run_op(&s, WSLX_BLOCK_WRITE, 0, CL), 0);
+		assert_int_equal(run_op(&s, WSLX_BLOCK_FLUSH, 0, 0), 0);
+		assert_int_equal(s.b->stats.syncs, no_sync ? 0 : 2);
+		for (size_t i = 0; i < recorder.n; i++)
+			assert_true(!no_sync || recorder.log[i].kind != REC_SYNC);
+		assert_int_equal(wslx_overlay_check(s.fd, &info, NULL), 0);
+		assert_int_equal(info.mapped, 1);
+		close_small(&s);
+	}
+}
+
 /* What was never flushed is in the table after an orderly end. */
 static void test_close_commits(void **state)
 {
@@ -672,7 +729,8 @@ int main(void)
 		cmocka_unit_test(test_power_loss),      cmocka_unit_test(test_write_error),
 		cmocka_unit_test(test_sync_error),      cmocka_unit_test(test_full_disk_data),
 		cmocka_unit_test(test_full_disk_table), cmocka_unit_test(test_full_disk_recovers),
-		cmocka_unit_test(test_reuse),           cmocka_unit_test(test_close_commits),
+		cmocka_unit_test(test_no_sync),         cmocka_unit_test(test_reuse),
+		cmocka_unit_test(test_close_commits),
 	};
 
 	return cmocka_run_group_tests_name("overlay", tests, NULL, NULL);

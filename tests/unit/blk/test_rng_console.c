@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -16,6 +18,20 @@
 #include "fake_driver.h"
 
 enum { RX, TX };
+
+static bool rng_not_ready;
+static unsigned rng_asked;
+
+/* In place of the C library's: a host early in its boot has nothing to give. */
+ssize_t getrandom(void *buf, size_t len, unsigned flags)
+{
+	rng_asked++;
+	if (!rng_not_ready)
+		return syscall(SYS_getrandom, buf, len, flags);
+	assert_true(rng_asked < 1000);
+	errno = EAGAIN;
+	return -1;
+}
 
 struct ctx {
 	struct wslx_loop *loop;
@@ -151,6 +167,25 @@ static void test_rng_rate(void **state)
 	assert_false(fake_driver_used(&c->f, 0, &head, &len));
 	c->d->ops->resume(c->d);
 	assert_true(fake_driver_wait(&c->f, 0, &head, &len));
+}
+
+/* The request waits for the timer; the loop does not spin on it. */
+static void test_rng_host_not_ready(void **state)
+{
+	struct ctx *c = *state;
+	struct fake_buf buf = { c->data, 32, true };
+	uint16_t head;
+	uint32_t len;
+
+	rng_not_ready = true;
+	rng_asked = 0;
+	assert_true(fake_driver_add(&c->f, 0, &buf, 1, false) >= 0);
+	fake_driver_kick(&c->f, 0);
+	assert_int_equal(rng_asked, 1);
+	assert_false(fake_driver_used(&c->f, 0, &head, &len));
+	rng_not_ready = false;
+	assert_true(fake_driver_wait(&c->f, 0, &head, &len));
+	assert_int_equal(len, 32);
 }
 
 static void test_rng_broken(void **state)
@@ -356,6 +391,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_rng, setup_rng, teardown_rng),
 		cmocka_unit_test_setup_teardown(test_rng_rate, setup_rng, teardown_rng),
+		cmocka_unit_test_setup_teardown(test_rng_host_not_ready, setup_rng, teardown_rng),
 		cmocka_unit_test_setup_teardown(test_rng_broken, setup_rng, teardown_rng),
 		cmocka_unit_test_setup_teardown(test_console_output, setup_console, teardown_console),
 		cmocka_unit_test_setup_teardown(test_console_backpressure, setup_console, teardown_console),

@@ -333,6 +333,22 @@ static void test_proc_output(void **state)
 	close(extra);
 }
 
+/* Without its status nobody knows whether mke2fs did its work. */
+static void test_proc_without_sigchld(void **state)
+{
+	static const char *const argv[] = { "true", NULL };
+	struct wslx_proc_params run = {
+		.argv = argv, .package = "coreutils", .keep_fd = -1, .dir_fd = -1, .stdout_fd = -1
+	};
+	struct wslx_err err = { 0 };
+
+	signal(SIGCHLD, SIG_IGN);
+	assert_int_equal(wslx_proc_run(&run, NULL, NULL, &err), -ECHILD);
+	signal(SIGCHLD, SIG_DFL);
+	assert_non_null(strstr(err.msg, "SIGCHLD"));
+	assert_int_equal(wslx_proc_run(&run, NULL, NULL, &err), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -342,6 +358,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_fetch, set_up, tear_down),
 		cmocka_unit_test(test_missing_programs),
 		cmocka_unit_test(test_proc_output),
+		cmocka_unit_test(test_proc_without_sigchld),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 struct home {
 	char dir[64];
 	struct wslx_manager *m;
+	unsigned seen; /* for recorders */
 };
 
 int home_setup(void **state);

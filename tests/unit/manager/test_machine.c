@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -157,6 +158,20 @@ static void test_failure_says_why(void **state)
 	assert_int_equal(start(h, NULL, NULL), 0);
 }
 
+/* A program that ignores SIGCHLD gets no status from its children. */
+static void test_start_without_sigchld(void **state)
+{
+	struct home *h = *state;
+	struct wslx_err err = { 0 };
+
+	signal(SIGCHLD, SIG_IGN);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_machine_stop(h->m, "one", false, NULL), 0);
+	setenv("FAKE_VMM", "die", 1);
+	assert_int_equal(start(h, NULL, &err), -EPIPE);
+	signal(SIGCHLD, SIG_DFL);
+}
+
 /* Several commands at once: one machine, all served. */
 static void test_many_starts_make_one_machine(void **state)
 {
@@ -236,6 +251,51 @@ static void test_unregister_stops(void **state)
 	assert_int_equal(wslx_store_lookup(h->m, WSLX_STORE_DISTROS, "one", name), -ENOENT);
 	assert_int_equal(faccessat(h->m->run_fd, "one", F_OK, 0), -1);
 	assert_int_equal(faccessat(h->m->machines_fd, "one", F_OK, 0), -1);
+}
+
+/* It accepts nobody any more: asking ends, and so does the machine. */
+static void test_stopping_one_that_hangs(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *sock = wslx_machine_socket(h->m, "one", WSLX_CONTROL_SOCKET);
+	struct wslx_err err = { 0 };
+	int held[64];
+	size_t n = 0;
+
+	setenv("FAKE_VMM", "deaf", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	while ((held[n] = wslx_unix_connect(sock, SOCK_STREAM | SOCK_NONBLOCK)) >= 0)
+		assert_true(++n < ARRAY_SIZE(held));
+	assert_int_equal(wslx_control_call(sock, "Info", NULL, 50, NULL, &err), -ETIMEDOUT);
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	while (n)
+		close(held[--n]);
+}
+
+/* As soon as the name is free, a machine of a newer distro may run under it. */
+static void on_withdrawn(void *opaque, const struct wslx_statefile_op *op)
+{
+	struct home *h = opaque;
+
+	if (op->kind != WSLX_STATEFILE_RENAME || strcmp(op->name, "one") != 0)
+		return;
+	assert_int_equal(mkdirat(h->m->run_fd, "one", 0700), 0);
+	assert_int_equal(mkdirat(h->m->machines_fd, "one", 0700), 0);
+	h->seen++;
+}
+
+static void test_unregister_spares_the_next_one(void **state)
+{
+	struct home *h = *state;
+	const struct wslx_statefile_recorder rec = { on_withdrawn, h };
+
+	assert_int_equal(start(h, NULL, NULL), 0);
+	h->m->recorder = &rec;
+	assert_int_equal(wslx_distro_unregister(h->m, "one", NULL), 0);
+	h->m->recorder = NULL;
+	assert_int_equal(h->seen, 1);
+	assert_int_equal(faccessat(h->m->run_fd, "one", F_OK, 0), 0);
+	assert_int_equal(faccessat(h->m->machines_fd, "one", F_OK, 0), 0);
 }
 
 static int run_one(struct home *h, struct wslx_throwaway *t, struct wslx_err *err)
@@ -338,10 +398,13 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_start_find_stop),
 		T(test_failure_says_why),
+		T(test_start_without_sigchld),
 		T(test_many_starts_make_one_machine),
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
+		T(test_stopping_one_that_hangs),
 		T(test_unregister_stops),
+		T(test_unregister_spares_the_next_one),
 		T(test_throwaway),
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),

@@ -120,6 +120,7 @@ static struct wslx_child_disk disks[] = {
 	  .base_fd = 22,
 	  .format = WSLX_DISK_OVERLAY,
 	  .readonly = true,
+	  .no_sync = true,
 	  .serial = "0123456789abcdefghij",
 	  .vhost_fd = 30 },
 };
@@ -161,6 +162,8 @@ static void test_params(void **state)
 	assert_int_equal(p->n_disks, 2);
 	assert_int_equal(p->disks[0].queues, 2);
 	assert_false(p->disks[0].readonly);
+	assert_false(p->disks[0].no_sync);
+	assert_true(p->disks[1].no_sync);
 	assert_int_equal(p->disks[1].base_fd, 22);
 	assert_int_equal(p->disks[1].format, WSLX_DISK_OVERLAY);
 	assert_true(p->disks[1].readonly);
