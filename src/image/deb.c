@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "boot/unpack.h"
 #include "image/kernel_internal.h"
 #include "image/source.h"
 #include "os/linux/fd.h"
@@ -119,8 +120,7 @@ static int take_entry(struct deb *d, struct archive *a, struct archive_entry *en
 	if (strncmp(path, vmlinuz, sizeof(vmlinuz) - 1) == 0) {
 		const char *version = path + sizeof(vmlinuz) - 1;
 
-		if (d->has_kernel || !*version || strlen(version) >= d->version_size || strchr(version, '/') ||
-		    version[0] == '.')
+		if (d->has_kernel || strlen(version) >= d->version_size || !wslx_kernel_version_ok(version))
 			return wslx_err_set(d->err, EINVAL, "not a kernel package: it has '%.200s'", path);
 		strcpy(d->version, version);
 		d->has_kernel = true;
