@@ -22,6 +22,14 @@ struct wslx_import_meter {
 /* Cheap; -ECANCELED with a message when cancelled. */
 int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *err);
 
+/* Bytes that may be put on the disk: max_bytes, and what the host has free less
+ * a sixteenth of it, at most 512 MiB, so that it can go on. */
+WSLX_MUST_CHECK int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err);
+
+/* What is still unpacked behind the end of an archive or image, to see its
+ * checksum. */
+#define WSLX_IMPORT_DRAIN_MAX (64 * WSLX_MIB)
+
 /* --- import_tar.c --- */
 
 /* first: the source's first block, already fetched. */

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 
 #include "base/cleanup.h"
 #include "base/loop.h"
@@ -18,8 +17,6 @@
 
 #define TAR_BLOCK 512u
 #define CONF_MAX ((size_t)64 << 10)
-/* What is still unpacked behind the end of the archive, to see its checksum. */
-#define DRAIN_MAX (64 * WSLX_MIB)
 
 struct tar {
 	const struct wslx_import_params *p;
@@ -311,7 +308,7 @@ static int drain(struct tar *t)
 	uint64_t fed = t->fed;
 	const void *p;
 
-	while (!t->ended && more < DRAIN_MAX) {
+	while (!t->ended && more < WSLX_IMPORT_DRAIN_MAX) {
 		ssize_t n = feed(t->a, t, &p);
 
 		if (n < 0)
@@ -389,16 +386,12 @@ int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src,
 		.max_memory = p->max_memory,
 		.task = &p->task,
 	};
-	struct statvfs vfs;
 	locale_t plain, before;
 	int r;
 
-	if (fstatvfs(p->out_fd, &vfs) < 0)
-		return wslx_err_sys(err, errno, "cannot look at the disk image");
-	/* No blocks at all: a tmpfs without a limit. */
-	t.free_bytes = vfs.f_blocks ? (uint64_t)vfs.f_bavail * vfs.f_frsize : p->size;
-	if (p->max_bytes && p->max_bytes < t.free_bytes)
-		t.free_bytes = p->max_bytes;
+	r = wslx_import_room(p, &t.free_bytes, err);
+	if (r < 0)
+		return r;
 	fs.max_bytes = t.free_bytes;
 	clock_gettime(CLOCK_REALTIME, &t.now);
 	t.meter = (struct wslx_import_meter) {
