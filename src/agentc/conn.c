@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "os/linux/fd.h"
 
 #define OK_LINE_MAX 64u
@@ -16,13 +17,6 @@
 
 static void conn_end(struct wslx_agentc *c, int code, const char *text);
 static void set_events(struct wslx_agentc *c);
-
-void wslx_agentc_sanitize(char *s)
-{
-	for (; *s; s++)
-		if ((unsigned char)*s < 0x20 || *s == 0x7f)
-			*s = '?';
-}
 
 /* ---- life ---- */
 
@@ -195,7 +189,7 @@ static int answer_status(struct request *q, const struct wslx_agent_msg *m)
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < st.n_distros; i++)
-		wslx_agentc_sanitize(st.distros[i].name);
+		wslx_sanitize(st.distros[i].name);
 	q->fn(q->opaque, &(struct wslx_agentc_reply) { .text = "", .status = &st });
 	wslx_agent_status_free(&st);
 	return 0;
@@ -209,7 +203,7 @@ static int answer_started(struct request *q, const struct wslx_agent_msg *m)
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < st.n_warnings; i++)
-		wslx_agentc_sanitize(st.warnings[i]);
+		wslx_sanitize(st.warnings[i]);
 	q->fn(q->opaque, &(struct wslx_agentc_reply) { .text = "", .started = &st });
 	return 0;
 }
@@ -233,7 +227,7 @@ static int answer(struct request *q, const struct wslx_agent_msg *m)
 			e.code = 0;
 		else if (!e.code)
 			e.code = EIO;
-		wslx_agentc_sanitize(e.text);
+		wslx_sanitize(e.text);
 	}
 	q->fn(q->opaque, &(struct wslx_agentc_reply) { .code = -e.code, .text = e.text });
 	return 0;
@@ -274,8 +268,8 @@ static int event_frame(struct wslx_agentc *c, const struct wslx_agent_msg *m)
 
 	if (r < 0)
 		return r;
-	wslx_agentc_sanitize(ev.distro);
-	wslx_agentc_sanitize(ev.text);
+	wslx_sanitize(ev.distro);
+	wslx_sanitize(ev.text);
 	if (c->events.event)
 		c->events.event(c->opaque, &ev);
 	return 0;
@@ -294,8 +288,8 @@ static int hello_frame(struct wslx_agentc *c, const struct wslx_agent_msg *m)
 	r = wslx_agent_version_pick(&ours, &c->hello);
 	if (r < 0)
 		return r;
-	wslx_agentc_sanitize(c->hello.agent_version);
-	wslx_agentc_sanitize(c->hello.kernel_release);
+	wslx_sanitize(c->hello.agent_version);
+	wslx_sanitize(c->hello.kernel_release);
 	wslx_timer_disarm(c->hello_timer);
 	c->state = CONN_READY;
 	if (wslx_agent_tx_pending(&c->early)) {
@@ -316,7 +310,7 @@ static int fatal_frame(struct wslx_agentc *c, const struct wslx_agent_msg *m)
 
 	if (wslx_agent_error_decode(m->body, m->h.len, &e) < 0)
 		return -EPROTO;
-	wslx_agentc_sanitize(e.text);
+	wslx_sanitize(e.text);
 	conn_end(c, -(e.code ? e.code : EIO), *e.text ? e.text : "the agent gave up the connection");
 	return 0;
 }

@@ -10,6 +10,7 @@
 #include "agentc/internal.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/text.h"
 
 static bool receives(unsigned stream)
 {
@@ -184,7 +185,7 @@ static int started(struct wslx_agentc_exec *e, const struct wslx_agent_msg *m)
 		return r;
 	e->started = true;
 	for (size_t i = 0; i < st.n_warnings; i++)
-		wslx_agentc_sanitize(st.warnings[i]);
+		wslx_sanitize(st.warnings[i]);
 	for (unsigned i = 0; i < WSLX_STREAM_COUNT; i++)
 		e->s[i].credit = sends(i) ? st.window : 0;
 	e->busy++;
@@ -204,7 +205,7 @@ static int refused(struct wslx_agentc_exec *e, const struct wslx_agent_msg *m)
 
 	if (r < 0)
 		return r;
-	wslx_agentc_sanitize(err.text);
+	wslx_sanitize(err.text);
 	x.code = err.code ? -err.code : -EIO;
 	x.status = err.exit_status > 0 ? err.exit_status : 255;
 	x.text = *err.text ? err.text : strerror(-x.code);

@@ -84,8 +84,6 @@ struct wslx_agent_tx *wslx_agentc_tx(struct wslx_agentc *c);
 void wslx_agentc_flush(struct wslx_agentc *c);
 void wslx_agentc_fail_later(struct wslx_agentc *c, int code);
 uint32_t wslx_agentc_new_id(struct wslx_agentc *c);
-/* Replaces control characters of guest text. */
-void wslx_agentc_sanitize(char *s);
 
 /* exec.c: frames with a channel.  0 or -EPROTO. */
 int wslx_agentc_exec_frame(struct wslx_agentc *c, const struct wslx_agent_msg *m);

@@ -3,15 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void sanitize(char *s)
-{
-	for (; *s; s++) {
-		unsigned char c = (unsigned char)*s;
-
-		if (c < 0x20 || c == 0x7f)
-			*s = '?';
-	}
-}
+#include "base/text.h"
 
 int wslx_err_set(struct wslx_err *err, int code, const char *fmt, ...)
 {
@@ -22,7 +14,7 @@ int wslx_err_set(struct wslx_err *err, int code, const char *fmt, ...)
 		va_start(ap, fmt);
 		vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
 		va_end(ap);
-		sanitize(err->msg);
+		wslx_sanitize(err->msg);
 	}
 	return -code;
 }
@@ -39,7 +31,7 @@ int wslx_err_sys(struct wslx_err *err, int code, const char *fmt, ...)
 		va_end(ap);
 		n = strlen(err->msg);
 		snprintf(err->msg + n, sizeof(err->msg) - n, ": %s", strerror(code));
-		sanitize(err->msg);
+		wslx_sanitize(err->msg);
 	}
 	return -code;
 }
@@ -58,6 +50,6 @@ int wslx_err_prefix(struct wslx_err *err, const char *fmt, ...)
 	va_end(ap);
 	n = strlen(err->msg);
 	snprintf(err->msg + n, sizeof(err->msg) - n, ": %s", old);
-	sanitize(err->msg);
+	wslx_sanitize(err->msg);
 	return -err->code;
 }

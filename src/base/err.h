@@ -13,11 +13,12 @@
 
 struct wslx_err {
 	int code;       /* positive errno value, 0 = unset */
-	char msg[1024]; /* one line, no newline, control characters replaced */
+	char msg[1024]; /* one line, no newline, UTF-8, control characters replaced */
 };
 
 /* Sets err and returns -code, so that `return wslx_err_set(...)` reads well.
- * Control characters in the result (file names, guest text) become '?'. */
+ * Control characters in the result (file names, guest text), and what is no
+ * UTF-8, become '?'. */
 int wslx_err_set(struct wslx_err *err, int code, const char *fmt, ...) WSLX_PRINTF(3, 4);
 
 /* As wslx_err_set, and appends ": " and strerror(code). */

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/text.h"
+
 #define LIMIT_WINDOW_MS 10000
 #define LIMIT_BURST 10
 
@@ -43,10 +45,8 @@ static void log_line(enum wslx_log_level level, const char *fmt, va_list ap)
 	body = vsnprintf(line + head, sizeof(line) - 1 - (size_t)head, fmt, ap);
 	if (body < 0)
 		return;
+	wslx_sanitize(line);
 	n = strlen(line);
-	for (size_t i = 0; i < n; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-			line[i] = '?';
 	line[n++] = '\n';
 	if (write(log_fd, line, n) < 0)
 		(void)0; /* nowhere left to report it */

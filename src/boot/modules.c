@@ -186,7 +186,7 @@ static int parse_builtin(struct wslx_modules *m, struct wslx_err *err)
 static int read_index(struct wslx_modules *m, const char *file, bool required, char **ret, struct wslx_err *err)
 {
 	size_t len;
-	int r = wslx_read_file(m->dirfd, file, INDEX_MAX, ret, &len);
+	int r = wslx_read_file_nofollow(m->dirfd, file, INDEX_MAX, ret, &len);
 
 	if (r == -ENOENT && !required) {
 		*ret = strdup("");

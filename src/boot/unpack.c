@@ -144,6 +144,15 @@ static bool version_char(char c)
 	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c && strchr("._+~-", c));
 }
 
+bool wslx_kernel_version_ok(const char *version)
+{
+	const char *s = version;
+
+	while (version_char(*s))
+		s++;
+	return *version >= '0' && *version <= '9' && !*s;
+}
+
 /* The release at the start of s (n bytes): begins with a digit, ends at a space. */
 static int take_version(const char *s, size_t n, char *buf, size_t size)
 {

@@ -8,6 +8,7 @@
 #ifndef WSLX_BOOT_UNPACK_H
 #define WSLX_BOOT_UNPACK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,5 +32,8 @@ WSLX_MUST_CHECK int wslx_kernel_unpack(int in_fd, int out_fd, struct wslx_err *e
  * kernel's "Linux version " banner, NUL-terminated and free of anything but
  * [A-Za-z0-9._+~-].  0, -ENODATA when there is none, -ENAMETOOLONG, -errno. */
 WSLX_MUST_CHECK int wslx_kernel_version(int fd, char *buf, size_t size);
+/* Can this be a release?  It becomes part of paths and of a program's arguments,
+ * and is shown: a digit, then as above. */
+bool wslx_kernel_version_ok(const char *version);
 
 #endif

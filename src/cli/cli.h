@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/err.h"
 #include "base/macros.h"
@@ -97,8 +98,18 @@ WSLX_MUST_CHECK int cli_apply_settings(const struct cli_opts *o, struct wslx_set
 /* "wslx: LINE" on stderr. */
 void cli_complain(const struct wslx_err *err);
 void cli_warn(const char *fmt, ...) WSLX_PRINTF(1, 2);
-/* A table cell or line that came from outside: control characters as \xNN. */
-void cli_put_escaped(const char *s, size_t n, bool keep_newlines);
+/* A stream of text that came from outside, in pieces as they come: control
+ * characters as \xNN and \uNNNN, and bytes that are no UTF-8 as \xNN. */
+struct cli_filter {
+	FILE *out;
+	bool lines;            /* newlines stay, and returns are left out */
+	unsigned char held[4]; /* a character whose end has not come yet */
+	unsigned n_held;
+};
+void cli_filter_put(struct cli_filter *f, const char *s, size_t n);
+void cli_filter_end(struct cli_filter *f);
+/* A table cell, by the same rules, on stdout.  Returns how many bytes it took. */
+size_t cli_put_escaped(const char *s);
 /* "1.5G" */
 void cli_format_size(uint64_t n, char buf[16]);
 

@@ -29,7 +29,7 @@ static int print_json(const struct wslx_doctor *d, struct wslx_err *err)
 	json_object_set_new(root, "engine", json_string(d->engine));
 	json_object_set_new(root, "works", json_boolean(d->engine_works));
 	json_object_set_new(root, "checks", list);
-	text = json_dumps(root, JSON_INDENT(2));
+	text = json_dumps(root, JSON_INDENT(2) | JSON_ENSURE_ASCII);
 	json_decref(root);
 	if (!text)
 		return wslx_err_sys(err, ENOMEM, "cannot report");

@@ -44,12 +44,15 @@ static int list(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 			json_array_append_new(out, k);
 			continue;
 		}
-		printf("%c %-*s    %-36s", strcmp(names[i], def) ? ' ' : '*', (int)width, names[i], info.version);
-		cli_put_escaped(info.source, strlen(info.source), false);
+		printf("%c %-*s    ", strcmp(names[i], def) ? ' ' : '*', (int)width, names[i]);
+		size_t used = cli_put_escaped(info.version);
+
+		printf("%*s", used < 36 ? (int)(36 - used) : 0, "");
+		cli_put_escaped(info.source);
 		putchar('\n');
 	}
 	if (r == 0 && o->json) {
-		cleanup_free char *text = json_dumps(out, JSON_INDENT(2));
+		cleanup_free char *text = json_dumps(out, JSON_INDENT(2) | JSON_ENSURE_ASCII);
 
 		puts(text ? text : "[]");
 	}

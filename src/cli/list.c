@@ -114,7 +114,7 @@ static int print_json(struct cli *c, const struct row *rows, size_t n, struct ws
 	for (size_t i = 0; i < n; i++)
 		json_array_append_new(list, row_json(c, &rows[i]));
 	json_object_set_new(root, "distros", list);
-	text = json_dumps(root, JSON_INDENT(2));
+	text = json_dumps(root, JSON_INDENT(2) | JSON_ENSURE_ASCII);
 	json_decref(root);
 	if (!text)
 		return wslx_err_sys(err, ENOMEM, "cannot list");

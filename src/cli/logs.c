@@ -16,7 +16,8 @@
 
 struct log {
 	int dir, fd;
-	bool escape; /* standard output is a terminal */
+	bool escape;              /* standard output is a terminal */
+	struct cli_filter filter; /* ... and what it is shown goes through this */
 };
 
 static int open_log(struct log *l)
@@ -33,7 +34,7 @@ static int copy(struct log *l)
 
 	while ((n = read(l->fd, part, sizeof(part))) > 0) {
 		if (l->escape)
-			cli_put_escaped(part, (size_t)n, true);
+			cli_filter_put(&l->filter, part, (size_t)n);
 		else if (fwrite(part, 1, (size_t)n, stdout) != (size_t)n)
 			return -EIO;
 	}
@@ -80,7 +81,7 @@ int cli_logs(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
 	char name[WSLX_NAME_MAX + 1];
 	cleanup_close int dir = -1;
-	struct log l = { .fd = -1, .escape = isatty(STDOUT_FILENO) };
+	struct log l = { .fd = -1, .escape = isatty(STDOUT_FILENO), .filter = { .out = stdout, .lines = true } };
 	int r;
 
 	if (wslx_store_lookup(c->m, WSLX_STORE_DISTROS, o->pos[0], name) < 0) {
@@ -95,6 +96,7 @@ int cli_logs(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		return wslx_err_set(err, ENOENT, "'%s' has no console log: it has not been started yet", name);
 	if (r == 0)
 		r = o->follow ? follow(c, name, &l) : copy(&l);
+	cli_filter_end(&l.filter);
 	wslx_close(&l.fd);
 	return r < 0 && r != -EPIPE ? wslx_err_sys(err, -r, "cannot show the console of '%s'", name) : 0;
 }

@@ -1,10 +1,11 @@
-#include <ctype.h>
-#include <inttypes.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
+#include "base/text.h"
 #include "cli/cli.h"
 
 void cli_complain(const struct wslx_err *err)
@@ -28,22 +29,63 @@ void cli_warn(const char *fmt, ...)
 	fprintf(stderr, "wslx: warning: %s\n", line.msg);
 }
 
-void cli_put_escaped(const char *s, size_t n, bool keep_newlines)
+static void put_char(const struct cli_filter *f, uint32_t c, size_t len)
+{
+	if (c == '\t' || (f->lines && c == '\n'))
+		putc((int)c, f->out);
+	else if (c == '\r' && f->lines)
+		return; /* a serial console ends its lines with both */
+	else if (wslx_is_control(c))
+		fprintf(f->out, c < 0x80 ? "\\x%02x" : "\\u%04x", (unsigned)c);
+	else
+		fwrite(f->held, 1, len, f->out);
+}
+
+/* Writes out what is held, but for the beginning of a character. */
+static void release_held(struct cli_filter *f, bool last)
+{
+	while (f->n_held) {
+		uint32_t c = 0;
+		int k = wslx_utf8_next(f->held, f->n_held, &c);
+
+		if (k == -EAGAIN && !last)
+			return;
+		if (k > 0)
+			put_char(f, c, (size_t)k);
+		else
+			fprintf(f->out, "\\x%02x", f->held[0]);
+		k = k > 0 ? k : 1;
+		f->n_held -= (unsigned)k;
+		memmove(f->held, f->held + k, f->n_held);
+	}
+}
+
+void cli_filter_put(struct cli_filter *f, const char *s, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
-		unsigned char ch = (unsigned char)s[i];
-
-		if (ch == '\t' || (keep_newlines && ch == '\n'))
-			putchar(ch);
-		else if (ch == '\r' && keep_newlines)
-			continue; /* a serial console ends its lines with both */
-		else if (ch < 0x20 || ch == 0x7f)
-			printf("\\x%02x", ch);
-		else if (ch == 0xc2 && i + 1 < n && (unsigned char)s[i + 1] >= 0x80 && (unsigned char)s[i + 1] < 0xa0)
-			printf("\\u00%02x", (unsigned char)s[++i]); /* C1 controls in UTF-8 */
-		else
-			putchar(ch);
+		f->held[f->n_held++] = (unsigned char)s[i];
+		release_held(f, false);
 	}
+}
+
+void cli_filter_end(struct cli_filter *f)
+{
+	release_held(f, true);
+}
+
+size_t cli_put_escaped(const char *s)
+{
+	cleanup_free char *text = NULL;
+	size_t len = 0;
+	struct cli_filter f = { .out = open_memstream(&text, &len) };
+
+	if (!f.out)
+		return 0;
+	cli_filter_put(&f, s, strlen(s));
+	cli_filter_end(&f);
+	if (fclose(f.out) == EOF)
+		return 0;
+	return fwrite(text, 1, len, stdout);
 }
 
 void cli_format_size(uint64_t n, char buf[16])

@@ -49,13 +49,13 @@ int cli_stats(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		return r;
 	stats = json_object_get(reply, "stats");
 	if (o->json) {
-		cleanup_free char *text = json_dumps(stats, JSON_INDENT(2) | JSON_SORT_KEYS);
+		cleanup_free char *text = json_dumps(stats, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENSURE_ASCII);
 
 		puts(text ? text : "{}");
 		return 0;
 	}
 	json_object_foreach (stats, key, v) {
-		cli_put_escaped(key, strlen(key), false);
+		cli_put_escaped(key);
 		printf(" %lld\n", (long long)json_integer_value(v));
 	}
 	return 0;
@@ -72,7 +72,7 @@ int cli_debug(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 	r = ask(c, o->pos[1], "TestConfinement", &reply, err);
 	if (r < 0)
 		return r;
-	text = json_dumps(reply, JSON_COMPACT);
+	text = json_dumps(reply, JSON_COMPACT | JSON_ENSURE_ASCII);
 	puts(text ? text : "{}");
 	return 0;
 }

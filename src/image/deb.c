@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "boot/unpack.h"
 #include "image/kernel_internal.h"
 #include "image/source.h"
 #include "os/linux/fd.h"
@@ -27,6 +28,8 @@ struct deb {
 	char *version;
 	size_t version_size;
 	bool has_kernel;
+	bool in_header;  /* libarchive reads a header: it keeps all of it */
+	uint64_t header; /* bytes of it */
 	int error;
 	struct wslx_err *err;
 };
@@ -70,6 +73,12 @@ static ssize_t feed(struct archive *a, void *opaque, const void **ret)
 		d->error = wslx_source_error(d->src, d->err);
 		return -1;
 	}
+	if (d->in_header && d->header > WSLX_ARCHIVE_HEADER_MAX) {
+		d->error = wslx_err_set(d->err, E2BIG, "the package has a file whose header is larger than %u MiB",
+					(unsigned)(WSLX_ARCHIVE_HEADER_MAX >> 20));
+		return -1;
+	}
+	d->header += (uint64_t)n;
 	return n;
 }
 
@@ -111,8 +120,7 @@ static int take_entry(struct deb *d, struct archive *a, struct archive_entry *en
 	if (strncmp(path, vmlinuz, sizeof(vmlinuz) - 1) == 0) {
 		const char *version = path + sizeof(vmlinuz) - 1;
 
-		if (d->has_kernel || !*version || strlen(version) >= d->version_size || strchr(version, '/') ||
-		    version[0] == '.')
+		if (d->has_kernel || strlen(version) >= d->version_size || !wslx_kernel_version_ok(version))
 			return wslx_err_set(d->err, EINVAL, "not a kernel package: it has '%.200s'", path);
 		strcpy(d->version, version);
 		d->has_kernel = true;
@@ -123,15 +131,31 @@ static int take_entry(struct deb *d, struct archive *a, struct archive_entry *en
 	return 0;
 }
 
+/* As import_tar.c's: a file that is left out is skipped before, and not counted. */
+static int next_header(struct deb *d, struct archive *a, bool first, struct archive_entry **ret)
+{
+	int c = first ? ARCHIVE_OK : archive_read_data_skip(a);
+
+	if (c != ARCHIVE_OK && c != ARCHIVE_WARN)
+		return c;
+	d->header = 0;
+	d->in_header = true;
+	c = archive_read_next_header(a, ret);
+	d->in_header = false;
+	return c;
+}
+
 static int stage(struct deb *d, struct archive *a)
 {
 	struct archive_entry *entry;
+	bool first = true;
 	int r = 0, c;
 
 	if (archive_read_support_format_tar(a) != ARCHIVE_OK || archive_read_open(a, d, NULL, feed, NULL) != ARCHIVE_OK)
 		c = ARCHIVE_FATAL;
 	else
-		while ((c = archive_read_next_header(a, &entry)) == ARCHIVE_OK || c == ARCHIVE_WARN) {
+		while ((c = next_header(d, a, first, &entry)) == ARCHIVE_OK || c == ARCHIVE_WARN) {
+			first = false;
 			r = take_entry(d, a, entry);
 			if (r < 0)
 				return r;

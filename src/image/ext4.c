@@ -45,6 +45,16 @@ void ext4w_free_mem(struct wslx_ext4 *e, void *p, size_t n)
 	e->memory -= n + MALLOC_OVERHEAD;
 }
 
+void *wslx_ext4_alloc(struct wslx_ext4 *e, size_t n)
+{
+	return ext4w_alloc_mem(e, n);
+}
+
+void wslx_ext4_release(struct wslx_ext4 *e, void *p, size_t n)
+{
+	ext4w_free_mem(e, p, n);
+}
+
 /* What an empty file system takes is what must be free. */
 static bool host_full(int fd)
 {

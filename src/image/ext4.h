@@ -97,6 +97,11 @@ void wslx_ext4_pin(struct wslx_ext4_node *n);
 /* False: it had no name left, and is gone now. */
 bool wslx_ext4_unpin(struct wslx_ext4 *e, struct wslx_ext4_node *n);
 
+/* Zeroed memory for what is kept about the tree, within max_memory: NULL with
+ * errno ENOMEM or E2BIG.  n: the same for both; NULL is fine. */
+void *wslx_ext4_alloc(struct wslx_ext4 *e, size_t n);
+void wslx_ext4_release(struct wslx_ext4 *e, void *p, size_t n);
+
 /* File data accepted so far. */
 uint64_t wslx_ext4_bytes(const struct wslx_ext4 *e);
 

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -22,6 +23,7 @@
 
 #define TICK_MS 100
 #define HEAD 4096u
+#define RESERVE_MAX (512 * WSLX_MIB)
 
 int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *err)
 {
@@ -36,6 +38,21 @@ int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *er
 		m->last_ms = now;
 		wslx_task_report(m->task, &m->now);
 	}
+	return 0;
+}
+
+int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err)
+{
+	struct statvfs vfs;
+	uint64_t room, reserve;
+
+	if (fstatvfs(p->out_fd, &vfs) < 0)
+		return wslx_err_sys(err, errno, "cannot look at the disk image");
+	/* No blocks at all: a tmpfs without a limit. */
+	room = vfs.f_blocks ? (uint64_t)vfs.f_bavail * vfs.f_frsize : WSLX_IMPORT_SIZE_MAX;
+	reserve = room / 16;
+	room -= WSLX_MIN(reserve, RESERVE_MAX);
+	*ret = p->max_bytes && p->max_bytes < room ? p->max_bytes : room;
 	return 0;
 }
 

@@ -34,8 +34,10 @@ struct wslx_import_params {
 	uint64_t size;
 	uint64_t max_entries; /* 0 = the default */
 	uint64_t max_memory;  /* 0 = the default */
-	uint64_t max_bytes;   /* of file data put on the disk; 0 = what the host's file system has free */
-	bool no_sync;         /* leave out the final fsync of out_fd */
+	/* Of data put on the disk; 0 = no other limit than what the host's file
+	 * system has free, less a reserve. */
+	uint64_t max_bytes;
+	bool no_sync; /* leave out the final fsync of out_fd */
 	struct wslx_task task;
 };
 

@@ -2,9 +2,12 @@
  * POSIX ACLs of archive entries, into the system.posix_acl_* form.
  *
  * An ACL may give a user or group by name only.  Names mean what the imported
- * system's own etc/passwd and etc/group say.
+ * system's own etc/passwd and etc/group say, and those may come last: until
+ * then ACLs are kept in a compact form, each name once, within the tree's
+ * memory limit.
  */
 #include <errno.h>
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,9 +17,11 @@
 #include "base/cleanup.h"
 #include "image/import_internal.h"
 
-#define MAX_NOTED 65536u
 #define MAX_ENTRIES 256u /* more do not fit a block */
+#define MAX_NAME 256u
+#define MAX_PATH 200u /* of an entry, for messages */
 #define MAX_FILE ((size_t)4 << 20)
+#define TREE_NODE 48u /* what tsearch(3) allocates for each */
 
 #define TAG_USER_OBJ 0x01
 #define TAG_USER 0x02
@@ -25,85 +30,203 @@
 #define TAG_MASK 0x10
 #define TAG_OTHER 0x20
 
-struct noted {
-	struct wslx_ext4_node *node;
-	struct archive_entry *entry;
-};
+enum { ACCESS, DEFAULT, N_TYPES };
+static const int archive_types[N_TYPES] = { ARCHIVE_ENTRY_ACL_TYPE_ACCESS, ARCHIVE_ENTRY_ACL_TYPE_DEFAULT };
+static const char *const attr_names[N_TYPES] = { "system.posix_acl_access", "system.posix_acl_default" };
 
-struct wslx_import_acls {
-	struct noted *list;
-	size_t n, cap;
+/* A user or group whose number is to be found. */
+struct acl_name {
+	struct acl_name *next;
+	const char *text; /* the own one, but for a key to search with */
+	uint16_t tag;     /* TAG_USER or TAG_GROUP */
+	bool found;
+	uint32_t id;
+	char own[];
 };
 
 struct acl_entry {
 	uint16_t tag, perm;
 	uint32_t id;
+	const struct acl_name *name; /* NULL: id is it */
 };
 
-struct names {
-	char *passwd, *group; /* contents; NULL = none */
+struct noted {
+	struct noted *next;
+	struct wslx_ext4_node *node;
+	size_t size;       /* of this */
+	size_t n[N_TYPES]; /* entries of each kind, one kind after the other */
+	char path[MAX_PATH + 1];
+	struct acl_entry list[];
 };
 
-int wslx_import_acl_note(struct wslx_import_acls **acls, struct wslx_ext4_node *n, struct archive_entry *entry,
-			 struct wslx_err *err)
+struct wslx_import_acls {
+	struct noted *first, **last;
+	struct acl_name *names;
+	void *by_name; /* tsearch(3): a hash table could be made to degenerate */
+};
+
+static int no_memory(struct wslx_err *err)
 {
-	struct wslx_import_acls *a = *acls;
+	if (errno == E2BIG)
+		return wslx_err_set(err, E2BIG, "too many ACLs: more names and attributes than the limit");
+	return wslx_err_sys(err, ENOMEM, "cannot keep an ACL");
+}
 
-	if (!(archive_entry_acl_types(entry) & ARCHIVE_ENTRY_ACL_TYPE_POSIX1E))
-		return 0;
-	if (!a) {
-		a = calloc(1, sizeof(*a));
-		if (!a)
+static int compare_names(const void *a, const void *b)
+{
+	const struct acl_name *x = a, *y = b;
+
+	return x->tag != y->tag ? (x->tag < y->tag ? -1 : 1) : strcmp(x->text, y->text);
+}
+
+static struct acl_name *find_name(const struct wslx_import_acls *a, uint16_t tag, const char *text)
+{
+	struct acl_name key = { .tag = tag, .text = text }, **found = tfind(&key, &a->by_name, compare_names);
+
+	return found ? *found : NULL;
+}
+
+static size_t name_size(const char *text)
+{
+	return sizeof(struct acl_name) + strlen(text) + 1 + TREE_NODE;
+}
+
+static int keep_name(struct wslx_import_acls *a, struct wslx_ext4 *e, uint16_t tag, const char *text,
+		     const struct acl_name **ret, struct wslx_err *err)
+{
+	struct acl_name *x = find_name(a, tag, text);
+
+	if (!x) {
+		x = wslx_ext4_alloc(e, name_size(text));
+		if (!x)
+			return no_memory(err);
+		strcpy(x->own, text);
+		x->text = x->own;
+		x->tag = tag;
+		if (!tsearch(x, &a->by_name, compare_names)) {
+			wslx_ext4_release(e, x, name_size(text));
 			return wslx_err_sys(err, ENOMEM, "cannot keep an ACL");
-		*acls = a;
+		}
+		x->next = a->names;
+		a->names = x;
 	}
-	if (a->n == MAX_NOTED)
-		return wslx_err_set(err, E2BIG, "more than %u entries with ACLs", MAX_NOTED);
-	if (a->n == a->cap) {
-		size_t cap = a->cap ? a->cap * 2 : 64;
-		struct noted *list = realloc(a->list, cap * sizeof(*list));
-
-		if (!list)
-			return wslx_err_sys(err, ENOMEM, "cannot keep an ACL");
-		a->list = list;
-		a->cap = cap;
-	}
-	struct archive_entry *copy = archive_entry_clone(entry);
-
-	if (!copy)
-		return wslx_err_sys(err, ENOMEM, "cannot keep an ACL");
-	wslx_ext4_pin(n);
-	a->list[a->n++] = (struct noted) { .node = n, .entry = copy };
+	*ret = x;
 	return 0;
 }
 
-/* "name:x:ID:..." */
-static bool lookup(const char *text, const char *name, uint32_t *ret)
+static uint16_t tag_of(int tag)
 {
-	size_t len = strlen(name);
-
-	/* Also of a system that does without the files. */
-	if (!text && strcmp(name, "root") == 0) {
-		*ret = 0;
-		return true;
+	switch (tag) {
+	case ARCHIVE_ENTRY_ACL_USER_OBJ:
+		return TAG_USER_OBJ;
+	case ARCHIVE_ENTRY_ACL_USER:
+		return TAG_USER;
+	case ARCHIVE_ENTRY_ACL_GROUP_OBJ:
+		return TAG_GROUP_OBJ;
+	case ARCHIVE_ENTRY_ACL_GROUP:
+		return TAG_GROUP;
+	case ARCHIVE_ENTRY_ACL_MASK:
+		return TAG_MASK;
+	case ARCHIVE_ENTRY_ACL_OTHER:
+		return TAG_OTHER;
+	default:
+		return 0;
 	}
+}
 
-	for (const char *p = text; p && *p;) {
-		const char *next = strchr(p, '\n');
+/* Who a user's or group's entry is for. */
+static int take_id(struct wslx_import_acls *a, struct wslx_ext4 *e, struct acl_entry *x, int id, const char *name,
+		   struct wslx_err *err)
+{
+	if (id >= 0) {
+		x->id = (uint32_t)id;
+		return 0;
+	}
+	if (!name || !*name || strlen(name) > MAX_NAME)
+		return wslx_err_set(err, EINVAL, "its ACL is malformed: a %s without a number, and %s",
+				    x->tag == TAG_USER ? "user" : "group",
+				    name && *name ? "with too long a name" : "without a name");
+	return keep_name(a, e, x->tag, name, &x->name, err);
+}
 
-		if (strncmp(p, name, len) == 0 && p[len] == ':') {
-			const char *id = strchr(p + len + 1, ':');
+static int collect(struct wslx_import_acls *a, struct wslx_ext4 *e, struct archive_entry *entry, int type,
+		   struct acl_entry *list, size_t *ret_n, struct wslx_err *err)
+{
+	int t, perm, tag, id, r;
+	const char *name;
+	size_t n = 0;
 
-			if (id && (!next || id < next) && id[1] >= '0' && id[1] <= '9') {
-				unsigned long long v = strtoull(id + 1, NULL, 10);
+	*ret_n = 0;
+	/* None, or no more than the mode says. */
+	if (archive_entry_acl_reset(entry, type) == 0)
+		return 0;
+	while (archive_entry_acl_next(entry, type, &t, &perm, &tag, &id, &name) == ARCHIVE_OK) {
+		struct acl_entry x = { .tag = tag_of(tag), .perm = (uint16_t)(perm & 7), .id = UINT32_MAX };
 
-				*ret = (uint32_t)v;
-				return v < UINT32_MAX;
-			}
+		if (!x.tag)
+			continue;
+		if (n == MAX_ENTRIES)
+			return wslx_err_set(err, E2BIG, "its ACL has more than %u entries", MAX_ENTRIES);
+		if (x.tag == TAG_USER || x.tag == TAG_GROUP) {
+			r = take_id(a, e, &x, id, name, err);
+			if (r < 0)
+				return r;
 		}
-		p = next ? next + 1 : NULL;
+		list[n++] = x;
 	}
-	return false;
+	*ret_n = n;
+	return 0;
+}
+
+static int keep(struct wslx_import_acls *a, struct wslx_ext4 *e, struct wslx_ext4_node *node,
+		struct archive_entry *entry, struct wslx_err *err)
+{
+	struct acl_entry list[N_TYPES * MAX_ENTRIES];
+	const char *path = archive_entry_pathname(entry);
+	size_t n[N_TYPES], total = 0;
+
+	for (size_t i = 0; i < N_TYPES; i++) {
+		int r = collect(a, e, entry, archive_types[i], list + total, &n[i], err);
+
+		if (r < 0)
+			return r;
+		total += n[i];
+	}
+	if (!total)
+		return 0;
+	size_t size = sizeof(struct noted) + total * sizeof(*list);
+	struct noted *x = wslx_ext4_alloc(e, size);
+
+	if (!x)
+		return no_memory(err);
+	x->node = node;
+	x->size = size;
+	memcpy(x->n, n, sizeof(n));
+	memcpy(x->list, list, total * sizeof(*list));
+	strncat(x->path, path ? path : "?", MAX_PATH);
+	wslx_ext4_pin(node);
+	/* In the archive's order: a folder's second entry has the last word. */
+	*a->last = x;
+	a->last = &x->next;
+	return 0;
+}
+
+int wslx_import_acl_note(struct wslx_import_acls **acls, struct wslx_ext4 *e, struct wslx_ext4_node *n,
+			 struct archive_entry *entry, struct wslx_err *err)
+{
+	if (!(archive_entry_acl_types(entry) & ARCHIVE_ENTRY_ACL_TYPE_POSIX1E))
+		return 0;
+	if (!*acls) {
+		*acls = calloc(1, sizeof(**acls));
+		if (!*acls)
+			return wslx_err_sys(err, ENOMEM, "cannot keep an ACL");
+		(*acls)->last = &(*acls)->first;
+	}
+	int r = keep(*acls, e, n, entry, err);
+
+	if (r < 0)
+		wslx_err_prefix(err, "entry '%.200s'", archive_entry_pathname(entry));
+	return r;
 }
 
 static int by_tag_and_id(const void *a, const void *b)
@@ -113,52 +236,6 @@ static int by_tag_and_id(const void *a, const void *b)
 	if (x->tag != y->tag)
 		return x->tag < y->tag ? -1 : 1;
 	return x->id < y->id ? -1 : x->id > y->id;
-}
-
-static int collect(struct archive_entry *entry, int type, const struct names *names, struct acl_entry *list,
-		   size_t *ret_n, struct wslx_err *err)
-{
-	int t, perm, tag, id;
-	const char *name;
-	size_t n = 0;
-
-	while (archive_entry_acl_next(entry, type, &t, &perm, &tag, &id, &name) == ARCHIVE_OK) {
-		struct acl_entry x = { .perm = (uint16_t)(perm & 7), .id = UINT32_MAX };
-
-		if (n == MAX_ENTRIES)
-			return wslx_err_set(err, E2BIG, "its ACL has more than %u entries", MAX_ENTRIES);
-		switch (tag) {
-		case ARCHIVE_ENTRY_ACL_USER_OBJ:
-			x.tag = TAG_USER_OBJ;
-			break;
-		case ARCHIVE_ENTRY_ACL_GROUP_OBJ:
-			x.tag = TAG_GROUP_OBJ;
-			break;
-		case ARCHIVE_ENTRY_ACL_MASK:
-			x.tag = TAG_MASK;
-			break;
-		case ARCHIVE_ENTRY_ACL_OTHER:
-			x.tag = TAG_OTHER;
-			break;
-		case ARCHIVE_ENTRY_ACL_USER:
-		case ARCHIVE_ENTRY_ACL_GROUP:
-			x.tag = tag == ARCHIVE_ENTRY_ACL_USER ? TAG_USER : TAG_GROUP;
-			if (id >= 0)
-				x.id = (uint32_t)id;
-			else if (!name || !lookup(x.tag == TAG_USER ? names->passwd : names->group, name, &x.id))
-				return wslx_err_set(err, EINVAL,
-						    "its ACL names the %s '%.64s', whom the archive's %s "
-						    "does not have",
-						    x.tag == TAG_USER ? "user" : "group", name ? name : "",
-						    x.tag == TAG_USER ? "/etc/passwd" : "/etc/group");
-			break;
-		default:
-			continue;
-		}
-		list[n++] = x;
-	}
-	*ret_n = n;
-	return 0;
 }
 
 /* Sorts, checks that the obligatory entries are there once, adds a missing
@@ -200,19 +277,33 @@ static int complete(struct acl_entry *list, size_t *n, uint16_t *ret_mask)
 	return 0;
 }
 
-static int apply_one(struct wslx_ext4 *e, struct wslx_ext4_node *node, struct archive_entry *entry, int type,
-		     const struct names *names, struct wslx_err *err)
+static int resolve(struct acl_entry *list, size_t n, struct wslx_err *err)
+{
+	for (size_t i = 0; i < n; i++) {
+		const struct acl_name *name = list[i].name;
+
+		if (name && !name->found)
+			return wslx_err_set(err, EINVAL,
+					    "its ACL names the %s '%.64s', whom the archive's %s does not have",
+					    name->tag == TAG_USER ? "user" : "group", name->text,
+					    name->tag == TAG_USER ? "/etc/passwd" : "/etc/group");
+		if (name)
+			list[i].id = name->id;
+	}
+	return 0;
+}
+
+static int apply_one(struct wslx_ext4 *e, struct wslx_ext4_node *node, const struct acl_entry *from, size_t n, int type,
+		     struct wslx_err *err)
 {
 	struct acl_entry list[MAX_ENTRIES + 1];
 	uint8_t value[4 + 8 * (MAX_ENTRIES + 1)];
-	bool access = type == ARCHIVE_ENTRY_ACL_TYPE_ACCESS;
 	uint16_t mask = 0;
-	size_t n = 0;
 
-	/* None, or no more than the mode says. */
-	if (archive_entry_acl_reset(entry, type) == 0)
+	if (!n)
 		return 0;
-	int r = collect(entry, type, names, list, &n, err);
+	memcpy(list, from, n * sizeof(*list));
+	int r = resolve(list, n, err);
 
 	if (r < 0)
 		return r;
@@ -224,62 +315,107 @@ static int apply_one(struct wslx_ext4 *e, struct wslx_ext4_node *node, struct ar
 			wslx_put_le16(value + 6 + i * 8, list[i].perm);
 			wslx_put_le32(value + 8 + i * 8, list[i].id);
 		}
-		r = wslx_ext4_xattr(e, node, access ? "system.posix_acl_access" : "system.posix_acl_default", value,
-				    4 + n * 8);
+		r = wslx_ext4_xattr(e, node, attr_names[type], value, 4 + n * 8);
+	}
+	if (r == -ENOBUFS || r == -ENOMEM) {
+		errno = r == -ENOBUFS ? E2BIG : ENOMEM;
+		return no_memory(err);
 	}
 	if (r < 0)
 		return wslx_err_set(err, -r, "its ACL is malformed or too long");
 	/* The mode's group bits are the mask (acl(5)); libarchive has the owning
 	 * group's there. */
-	if (access)
+	if (type == ACCESS)
 		wslx_ext4_set_group_bits(node, mask);
 	return 0;
 }
 
-static char *read_text(struct wslx_ext4 *e, const char *path)
+/* The numbers of the noted names of one kind, of "name:x:ID:..." lines. */
+static int look_up(const struct wslx_import_acls *a, struct wslx_ext4 *e, const char *path, uint16_t tag,
+		   const struct wslx_task *task, struct wslx_err *err)
 {
-	struct wslx_ext4_node *n = wslx_ext4_lookup(e, path);
-	char *text = NULL;
+	struct wslx_ext4_node *file = wslx_ext4_lookup(e, path);
+	cleanup_free char *text = NULL;
+	char *save, *line, *colon;
+	struct acl_name *x;
 	size_t len;
 
-	return n && wslx_ext4_read(e, n, MAX_FILE, &text, &len) == 0 ? text : NULL;
+	if (!file || wslx_ext4_read(e, file, MAX_FILE, &text, &len) < 0) {
+		/* Also a system that does without the files has one. */
+		x = find_name(a, tag, "root");
+		if (x)
+			x->found = true;
+		return 0;
+	}
+	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		if (wslx_task_cancelled(task))
+			return wslx_err_set(err, ECANCELED, "interrupted");
+		colon = strchr(line, ':');
+		if (!colon)
+			continue;
+		*colon = 0;
+		x = find_name(a, tag, line);
+		colon = strchr(colon + 1, ':');
+		if (!x || x->found || !colon || colon[1] < '0' || colon[1] > '9')
+			continue;
+		unsigned long long v = strtoull(colon + 1, NULL, 10);
+
+		x->found = v < UINT32_MAX;
+		x->id = (uint32_t)v;
+	}
+	return 0;
 }
 
-int wslx_import_acl_apply(struct wslx_import_acls *acls, struct wslx_ext4 *e, struct wslx_err *err)
+int wslx_import_acl_apply(struct wslx_import_acls *acls, struct wslx_ext4 *e, const struct wslx_task *task,
+			  struct wslx_err *err)
 {
-	static const int types[] = { ARCHIVE_ENTRY_ACL_TYPE_ACCESS, ARCHIVE_ENTRY_ACL_TYPE_DEFAULT };
-	int r = 0;
-
 	if (!acls)
 		return 0;
-	cleanup_free char *passwd = read_text(e, "etc/passwd");
-	cleanup_free char *group = read_text(e, "etc/group");
-	struct names names = { .passwd = passwd, .group = group };
+	int r = look_up(acls, e, "etc/passwd", TAG_USER, task, err);
 
-	for (; acls->n && r == 0; acls->n--) {
-		struct noted *x = &acls->list[acls->n - 1];
+	if (r == 0)
+		r = look_up(acls, e, "etc/group", TAG_GROUP, task, err);
+	while (acls->first && r == 0) {
+		struct noted *x = acls->first;
+		const struct acl_entry *list = x->list;
 
+		if (wslx_task_cancelled(task))
+			return wslx_err_set(err, ECANCELED, "interrupted");
 		if (wslx_ext4_unpin(e, x->node))
-			for (size_t i = 0; i < ARRAY_SIZE(types) && r == 0; i++)
-				r = apply_one(e, x->node, x->entry, types[i], &names, err);
-		if (r < 0) {
-			const char *path = archive_entry_pathname(x->entry);
-
-			wslx_err_prefix(err, "entry '%.200s'", path ? path : "?");
-		}
-		archive_entry_free(x->entry);
+			for (int i = 0; i < N_TYPES && r == 0; i++) {
+				r = apply_one(e, x->node, list, x->n[i], i, err);
+				list += x->n[i];
+			}
+		if (r < 0)
+			wslx_err_prefix(err, "entry '%.200s'", x->path);
+		acls->first = x->next;
+		wslx_ext4_release(e, x, x->size);
 	}
 	return r;
+}
+
+static void keep_node(void *node)
+{
 }
 
 void wslx_import_acl_free(struct wslx_import_acls *acls, struct wslx_ext4 *e)
 {
 	if (!acls)
 		return;
-	for (size_t i = 0; i < acls->n; i++) {
-		(void)wslx_ext4_unpin(e, acls->list[i].node);
-		archive_entry_free(acls->list[i].entry);
+	while (acls->first) {
+		struct noted *x = acls->first;
+
+		acls->first = x->next;
+		(void)wslx_ext4_unpin(e, x->node);
+		wslx_ext4_release(e, x, x->size);
 	}
-	free(acls->list);
+	/* The tree's own nodes only. */
+	tdestroy(acls->by_name, keep_node);
+	while (acls->names) {
+		struct acl_name *x = acls->names;
+
+		acls->names = x->next;
+		wslx_ext4_release(e, x, name_size(x->text));
+	}
 	free(acls);
 }

@@ -22,6 +22,14 @@ struct wslx_import_meter {
 /* Cheap; -ECANCELED with a message when cancelled. */
 int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *err);
 
+/* Bytes that may be put on the disk: max_bytes, and what the host has free less
+ * a sixteenth of it, at most 512 MiB, so that it can go on. */
+WSLX_MUST_CHECK int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err);
+
+/* What is still unpacked behind the end of an archive or image, to see its
+ * checksum. */
+#define WSLX_IMPORT_DRAIN_MAX (64 * WSLX_MIB)
+
 /* --- import_tar.c --- */
 
 /* first: the source's first block, already fetched. */
@@ -35,9 +43,10 @@ bool wslx_import_is_tar(const uint8_t *p, size_t n);
 /* ACLs may name users whom only the archive's own etc/passwd knows, and that
  * file may come later: they are put into the tree at its end. */
 struct wslx_import_acls;
-WSLX_MUST_CHECK int wslx_import_acl_note(struct wslx_import_acls **acls, struct wslx_ext4_node *n,
+WSLX_MUST_CHECK int wslx_import_acl_note(struct wslx_import_acls **acls, struct wslx_ext4 *e, struct wslx_ext4_node *n,
 					 struct archive_entry *entry, struct wslx_err *err);
-WSLX_MUST_CHECK int wslx_import_acl_apply(struct wslx_import_acls *acls, struct wslx_ext4 *e, struct wslx_err *err);
+WSLX_MUST_CHECK int wslx_import_acl_apply(struct wslx_import_acls *acls, struct wslx_ext4 *e,
+					  const struct wslx_task *task, struct wslx_err *err);
 void wslx_import_acl_free(struct wslx_import_acls *acls, struct wslx_ext4 *e);
 
 /* --- import_ext4.c --- */

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 
 #include "base/cleanup.h"
 #include "base/loop.h"
@@ -18,8 +17,6 @@
 
 #define TAR_BLOCK 512u
 #define CONF_MAX ((size_t)64 << 10)
-/* What is still unpacked behind the end of the archive, to see its checksum. */
-#define DRAIN_MAX (64 * WSLX_MIB)
 
 struct tar {
 	const struct wslx_import_params *p;
@@ -33,9 +30,11 @@ struct tar {
 	struct timespec now;
 	uint64_t free_bytes; /* what file contents may take */
 	uint64_t fed;        /* bytes given to libarchive */
-	bool last_zero;      /* the last 512 of them are zero */
-	bool ended;          /* the source's end was seen */
-	int error;           /* of the source, or -ECANCELED */
+	uint64_t header;     /* and of those, for the next header; see next_header */
+	bool in_header;
+	bool last_zero; /* the last 512 of them are zero */
+	bool ended;     /* the source's end was seen */
+	int error;      /* of the source, or -ECANCELED */
 	struct wslx_err *err;
 };
 
@@ -92,6 +91,14 @@ static ssize_t feed(struct archive *a, void *opaque, const void **ret)
 		t->error = wslx_source_error(t->src, t->err);
 		archive_set_error(a, EIO, "source");
 		return -1;
+	}
+	if (t->in_header && n > 0) {
+		if (t->header > WSLX_ARCHIVE_HEADER_MAX) {
+			t->error = wslx_err_set(t->err, E2BIG, "an entry's header is larger than %" PRIu64 " MiB",
+						WSLX_ARCHIVE_HEADER_MAX >> 20);
+			return -1;
+		}
+		t->header += (uint64_t)n;
 	}
 	if (n == 0)
 		t->ended = true;
@@ -245,10 +252,25 @@ static int import_entry(struct tar *t, struct archive_entry *entry)
 		return r;
 	r = add_xattrs(t, entry, n, path);
 	if (r == 0)
-		r = wslx_import_acl_note(&t->acls, n, entry, t->err);
+		r = wslx_import_acl_note(&t->acls, t->fs, n, entry, t->err);
 	if (r == 0 && archive_entry_filetype(entry) == AE_IFREG)
 		r = copy_data(t, entry, n, path);
 	return r;
+}
+
+/* What libarchive reads in here it keeps, outside our memory limit: feed counts
+ * it.  The rest of the entry before, which it would skip in here, is none of it. */
+static int next_header(struct tar *t, struct archive_entry **ret)
+{
+	int a = t->meter.now.entries ? archive_read_data_skip(t->a) : ARCHIVE_OK;
+
+	if (a != ARCHIVE_OK && a != ARCHIVE_WARN)
+		return a;
+	t->header = 0;
+	t->in_header = true;
+	a = archive_read_next_header(t->a, ret);
+	t->in_header = false;
+	return a;
 }
 
 static int import_entries(struct tar *t)
@@ -256,7 +278,7 @@ static int import_entries(struct tar *t)
 	struct archive_entry *entry;
 
 	for (;;) {
-		int a = archive_read_next_header(t->a, &entry);
+		int a = next_header(t, &entry);
 		int r;
 
 		if (a == ARCHIVE_EOF)
@@ -286,7 +308,7 @@ static int drain(struct tar *t)
 	uint64_t fed = t->fed;
 	const void *p;
 
-	while (!t->ended && more < DRAIN_MAX) {
+	while (!t->ended && more < WSLX_IMPORT_DRAIN_MAX) {
 		ssize_t n = feed(t->a, t, &p);
 
 		if (n < 0)
@@ -341,7 +363,7 @@ static int run(struct tar *t, struct wslx_import_result *ret)
 	if (r == 0)
 		r = check_root(t);
 	if (r == 0)
-		r = wslx_import_acl_apply(t->acls, t->fs, t->err);
+		r = wslx_import_acl_apply(t->acls, t->fs, &t->p->task, t->err);
 	if (r < 0)
 		return r;
 	read_conf(t, ret);
@@ -364,16 +386,12 @@ int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src,
 		.max_memory = p->max_memory,
 		.task = &p->task,
 	};
-	struct statvfs vfs;
 	locale_t plain, before;
 	int r;
 
-	if (fstatvfs(p->out_fd, &vfs) < 0)
-		return wslx_err_sys(err, errno, "cannot look at the disk image");
-	/* No blocks at all: a tmpfs without a limit. */
-	t.free_bytes = vfs.f_blocks ? (uint64_t)vfs.f_bavail * vfs.f_frsize : p->size;
-	if (p->max_bytes && p->max_bytes < t.free_bytes)
-		t.free_bytes = p->max_bytes;
+	r = wslx_import_room(p, &t.free_bytes, err);
+	if (r < 0)
+		return r;
 	fs.max_bytes = t.free_bytes;
 	clock_gettime(CLOCK_REALTIME, &t.now);
 	t.meter = (struct wslx_import_meter) {

@@ -168,7 +168,7 @@ static int version_of(const char *modules_dir, char *buf, size_t size, struct ws
 	if (!realpath(modules_dir, real))
 		return wslx_err_sys(err, errno, "cannot open the module folder %s", modules_dir);
 	slash = strrchr(real, '/');
-	if (!slash || !slash[1] || strlen(slash + 1) >= size)
+	if (!slash || strlen(slash + 1) >= size || !wslx_kernel_version_ok(slash + 1))
 		return wslx_err_set(err, EINVAL, "%s is no module folder: it should be .../lib/modules/VERSION",
 				    modules_dir);
 	strcpy(buf, slash + 1);
@@ -379,7 +379,9 @@ int wslx_kernel_info_from_json(const json_t *json, struct wslx_kernel_info *ret,
 		return wslx_err_set(err, EINVAL, "kernel.json: %s", e.text);
 	if (format != 1)
 		return wslx_err_set(err, EINVAL, "kernel.json has format %d: made by a newer wslx", format);
-	if (size < 0 || !take_string(version, info.version, sizeof(info.version)) ||
+	/* "": not known. */
+	if (size < 0 || (*version && !wslx_kernel_version_ok(version)) ||
+	    !take_string(version, info.version, sizeof(info.version)) ||
 	    !take_string(source, info.source, sizeof(info.source)) ||
 	    !take_string(hash, info.agent_hash, sizeof(info.agent_hash)) || (!bzimage && !vmlinux))
 		return wslx_err_set(err, EINVAL, "kernel.json has values that cannot be");

@@ -209,7 +209,7 @@ int wslx_modules_index(struct wslx_staging *s, const char *version, struct wslx_
 {
 	struct walk w = { .s = s, .err = err, .file = unpack_file };
 	char dep[512], base[512];
-	const char *argv[] = { "depmod", "-b", base, version, NULL };
+	const char *argv[] = { "depmod", "-b", base, "--", version, NULL };
 	struct wslx_proc_params run = {
 		.argv = argv, .package = "kmod", .keep_fd = s->dir_fd, .dir_fd = -1, .stdout_fd = -1
 	};
@@ -218,7 +218,7 @@ int wslx_modules_index(struct wslx_staging *s, const char *version, struct wslx_
 	if (r < 0)
 		return r;
 	snprintf(dep, sizeof(dep), "lib/modules/%s/modules.dep", version);
-	if (!w.packed && faccessat(s->fd, dep, F_OK, 0) == 0)
+	if (!w.packed && faccessat(s->fd, dep, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		return 0;
 	wslx_staging_path(s, "", base, sizeof(base));
 	return wslx_proc_run(&run, s->task, NULL, err);

@@ -21,6 +21,11 @@
 
 struct wslx_source;
 
+/* Most that libarchive may read for one entry's header, long names, attributes
+ * and sparse map included.  It keeps all of them in memory (some 80 bytes for a
+ * map's 4), and 1 MiB is its own limit for each kind but the map. */
+#define WSLX_ARCHIVE_HEADER_MAX (16 * WSLX_MIB)
+
 /* in_fd: borrowed until close. */
 WSLX_MUST_CHECK int wslx_source_open(int in_fd, struct wslx_source **ret);
 /* Stops the thread; NULL is fine. */

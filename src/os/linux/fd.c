@@ -88,9 +88,9 @@ int wslx_pwrite_full(int fd, const void *buf, size_t n, off_t off)
 	return 0;
 }
 
-int wslx_read_file(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len)
+static int read_file(int dirfd, const char *path, int flags, size_t max, char **ret, size_t *ret_len)
 {
-	cleanup_close int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	cleanup_close int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | flags);
 	cleanup_free char *data = NULL;
 	struct stat st;
 	size_t size;
@@ -116,6 +116,16 @@ int wslx_read_file(int dirfd, const char *path, size_t max, char **ret, size_t *
 		*ret_len = size;
 	*ret = TAKE_PTR(data);
 	return 0;
+}
+
+int wslx_read_file(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len)
+{
+	return read_file(dirfd, path, 0, max, ret, ret_len);
+}
+
+int wslx_read_file_nofollow(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len)
+{
+	return read_file(dirfd, path, O_NOFOLLOW, max, ret, ret_len);
 }
 
 int wslx_fd_nonblock(int fd, int on)

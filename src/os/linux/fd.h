@@ -17,6 +17,8 @@ WSLX_MUST_CHECK int wslx_pwrite_full(int fd, const void *buf, size_t n, off_t of
 /* A whole regular file, at most max bytes (-EFBIG), NUL-terminated for
  * convenience; caller frees. */
 WSLX_MUST_CHECK int wslx_read_file(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len);
+/* The same of a file that someone else made: a symbolic link is -ELOOP. */
+WSLX_MUST_CHECK int wslx_read_file_nofollow(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len);
 
 int wslx_fd_nonblock(int fd, int on);
 int wslx_fd_cloexec(int fd, int on);

@@ -93,7 +93,7 @@ static void until(struct peer *p, const bool *flag)
 
 static size_t hello(uint8_t *to, uint16_t min, uint16_t max)
 {
-	struct wslx_agent_hello h = { .version_min = min, .version_max = max, .agent_version = "a\x1b[2J" };
+	struct wslx_agent_hello h = { .version_min = min, .version_max = max, .agent_version = "a\x1b[2J\xc2\x9b\x9b" };
 	struct wslx_buf b, out;
 	size_t n;
 
@@ -127,7 +127,7 @@ static void in_one_piece(void **state)
 	until(&p, &p.replied);
 	assert_true(p.ready);
 	assert_int_equal(p.reply, 0);
-	assert_string_equal(p.agent, "a?[2J");
+	assert_string_equal(p.agent, "a?[2J???");
 	assert_int_equal(wslx_read_full(p.fd, bytes, 16), 0);
 	assert_int_equal(wslx_get_le16(bytes + 4), WSLX_AGENT_HELLO);
 	finish(&p);

@@ -34,6 +34,30 @@ static void err_is_one_clean_line(void **state)
 	assert_int_equal(wslx_err_prefix(&e, "import"), -ENOENT);
 	assert_string_equal(e.msg, "import: opening x: No such file or directory");
 	assert_int_equal(wslx_err_set(NULL, EIO, "x"), -EIO);
+	/* C1 controls, in UTF-8 and on their own; what is cut off in a character. */
+	wslx_err_set(&e, EIO,
+		     "\xc2\x9b"
+		     "2J \x9b"
+		     "2J \xc3\xa9 %.4s",
+		     "abc\xc3\xa9");
+	assert_string_equal(e.msg, "??2J ?2J \xc3\xa9 abc?");
+}
+
+static void log_lines_are_clean(void **state)
+{
+	char buf[256] = "";
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	wslx_log_init("test", fds[1], WSLX_LOG_WARN);
+	log_error("a\nb\xc2\x9b"
+		  "c\x9b"
+		  "d\033\xe2\x82\xac");
+	wslx_log_init("test", STDERR_FILENO, WSLX_LOG_WARN);
+	assert_true(read(fds[0], buf, sizeof(buf) - 1) > 0);
+	assert_string_equal(buf, "test: error: a?b??c?d?\xe2\x82\xac\n");
+	close(fds[0]);
+	close(fds[1]);
 }
 
 static void ranges(void **state)
@@ -270,6 +294,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(err_is_one_clean_line),
+		cmocka_unit_test(log_lines_are_clean),
 		cmocka_unit_test(ranges),
 		cmocka_unit_test(buffer_is_bounded),
 		cmocka_unit_test(removed_watch_is_not_called),

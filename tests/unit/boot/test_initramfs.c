@@ -320,6 +320,28 @@ static void test_traversal(void **state)
 	fails(w, EINVAL, "modules.builtin");
 }
 
+/* Lines of another file would show in messages and in the initramfs. */
+static void test_symlinked_index(void **state)
+{
+	static const char *const names[] = { "modules.dep", "modules.builtin", "modules.softdep" };
+	struct world *w = *state;
+
+	put_file(w->root, "elsewhere", "", 0);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		cleanup_free char *path = NULL;
+		struct wslx_modules *m;
+		struct wslx_err err;
+
+		assert_true(asprintf(&path, "%s/%s", w->dir, names[i]) > 0);
+		assert_int_equal(unlink(path), 0);
+		assert_int_equal(symlink("../elsewhere", path), 0);
+		assert_int_equal(wslx_modules_open(w->dir, &m, &err), -ELOOP);
+		assert_non_null(strstr(err.msg, names[i]));
+		assert_int_equal(unlink(path), 0);
+		put_text(w, names[i], "");
+	}
+}
+
 static void test_symlink_out(void **state)
 {
 	struct world *w = *state;
@@ -403,9 +425,9 @@ static void test_without_modules(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_content),   TEST(test_reproducible), TEST(test_missing_driver),  TEST(test_bad_folder),
-		TEST(test_no_depmod), TEST(test_traversal),    TEST(test_symlink_out),     TEST(test_circle),
-		TEST(test_deep),      TEST(test_names),        TEST(test_without_modules),
+		TEST(test_content),   TEST(test_reproducible), TEST(test_missing_driver), TEST(test_bad_folder),
+		TEST(test_no_depmod), TEST(test_traversal),    TEST(test_symlink_out),    TEST(test_symlinked_index),
+		TEST(test_circle),    TEST(test_deep),         TEST(test_names),          TEST(test_without_modules),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "image/import_internal.h"
 
 /* One entry each, behind a good `etc`. */
 static const struct {
@@ -423,6 +424,177 @@ static void test_limits(void **state)
 	image_free(&im);
 }
 
+/* A sparse map in front of a file's data (GNU's pax format 1.0), as long as asked for. */
+static void sparse_map(struct raw *r, size_t size)
+{
+	static const char keys[] = "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+				   "25 GNU.sparse.name=etc/x\n25 GNU.sparse.realsize=1\n";
+	char *map = malloc(size + 512);
+	size_t n = (size_t)sprintf(map, "%zu\n", size / 100);
+
+	/* Comments count as well, and cost the test less than numbers. */
+	while (n < size)
+		n += (size_t)sprintf(map + n, "#%090d\n", 0);
+	raw_header(r, "PaxHeader", 'x', sizeof(keys) - 1, NULL);
+	raw_bytes(r, keys, sizeof(keys) - 1);
+	raw_header(r, "etc/x", '0', (n + 511) & ~(size_t)511, NULL);
+	raw_bytes(r, map, n);
+	free(map);
+}
+
+/* What libarchive keeps of one header is bounded; what it only skips is not. */
+static void test_large_headers(void **state)
+{
+	char *big = calloc(1, 40 << 20), *value;
+	struct image im;
+	struct raw r = { 0 };
+	struct tar t;
+
+	raw_header(&r, "etc", '5', 0, NULL);
+	sparse_map(&r, 24 << 20);
+	raw_end(&r);
+	image_import(&im, raw_fd(&r));
+	image_assert_fails(&im, E2BIG, "an entry's header is larger than 16 MiB");
+	image_free(&im);
+
+	tar_begin(&t, "pax", "none");
+	tar_root(&t);
+	/* Close to the longest that libarchive takes (it is written twice); of no use to Linux. */
+	value = calloc(1, 400000);
+	tar_entry(&t, "etc/attributes", S_IFREG | 0644);
+	archive_entry_xattr_add_entry(t.e, "com.apple.long", value, 400000);
+	tar_put(&t, "x", 1);
+	free(value);
+	tar_file(&t, "etc/last", 0644, "last");
+	image_import(&im, tar_end(&t));
+	image_check(&im);
+	image_assert_text(&im, "/etc/attributes", "x");
+	image_assert_text(&im, "/etc/last", "last");
+	image_free(&im);
+
+	/* A pax hard link may bring its data again. */
+	raw_header(&r, "etc", '5', 0, NULL);
+	raw_header(&r, "etc/file", '0', 3, NULL);
+	raw_bytes(&r, "abc", 3);
+	raw_pax(&r, "comment=pax");
+	raw_header(&r, "etc/link", '1', 40 << 20, "etc/file");
+	raw_bytes(&r, big, 40 << 20);
+	raw_header(&r, "etc/last", '0', 4, NULL);
+	raw_bytes(&r, "last", 4);
+	raw_end(&r);
+	image_import(&im, raw_fd(&r));
+	image_check(&im);
+	image_assert_text(&im, "/etc/link", "abc");
+	image_assert_text(&im, "/etc/last", "last");
+	image_free(&im);
+	free(big);
+}
+
+/* One entry with an ACL of n named users; the obligatory entries come on top. */
+static void acl_entry(struct tar *t, const char *name, int n)
+{
+	tar_entry(t, name, S_IFREG | 0640);
+	archive_entry_acl_add_entry(t->e, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, 6, ARCHIVE_ENTRY_ACL_USER_OBJ, -1, NULL);
+	archive_entry_acl_add_entry(t->e, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, 4, ARCHIVE_ENTRY_ACL_GROUP_OBJ, -1, NULL);
+	archive_entry_acl_add_entry(t->e, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, 0, ARCHIVE_ENTRY_ACL_OTHER, -1, NULL);
+	for (int i = 0; i < n; i++)
+		archive_entry_acl_add_entry(t->e, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, 4, ARCHIVE_ENTRY_ACL_USER, i, "x");
+	tar_put(t, NULL, 0);
+}
+
+static void test_acl_limits(void **state)
+{
+	struct wslx_import_params p = { .size = 64 * WSLX_MIB, .max_memory = 512 * 1024 };
+	struct image im;
+	struct tar t;
+
+	/* Refused where it is, even if the file does not stay. */
+	tar_begin(&t, "pax", "none");
+	tar_root(&t);
+	acl_entry(&t, "etc/acl", 254);
+	tar_file(&t, "etc/acl", 0644, "");
+	image_import(&im, tar_end(&t));
+	image_assert_fails(&im, E2BIG, "entry 'etc/acl': its ACL has more than 256 entries");
+	image_free(&im);
+
+	/* Replaced again and again: each is kept until the end, and counts. */
+	for (int n = 1; n <= 200; n += 199) {
+		tar_begin(&t, "pax", "none");
+		tar_root(&t);
+		for (int i = 0; i < 300; i++)
+			acl_entry(&t, "etc/same", n);
+		image_import_with(&im, tar_end(&t), &p);
+		if (n == 1)
+			image_check(&im);
+		else
+			image_assert_fails(&im, E2BIG, "entry 'etc/same': too many ACLs");
+		image_free(&im);
+	}
+}
+
+/* 50,000 names to find in 4 MiB: each line is looked at once (a search for each
+ * name took minutes). */
+static void test_acl_names(void **state)
+{
+	char record[8000], *passwd = malloc(4 << 20), last[64];
+	size_t n = 0, k = (size_t)sprintf(record, "SCHILY.acl.access=user::rw-\ngroup::r--\nother::---\nmask::r--");
+	struct image im;
+	struct raw r = { 0 };
+
+	for (int i = 0; i < 250; i++)
+		k += (size_t)sprintf(record + k, "\nuser:name%03d:r--", i);
+	/* The first of a name that has a number is the one that counts. */
+	n = (size_t)sprintf(passwd, "name000:x\nname000:x:no:0\nname000\n:x:5\nname000:x:7000:0\nname000:x:8:0\n");
+	while (n < (4 << 20) - 6000)
+		n += (size_t)sprintf(passwd + n, "u%zu:x:1\n", n);
+	for (int i = 1; i < 250; i++)
+		n += (size_t)sprintf(passwd + n, "name%03d:x:%d:\n", i, 7000 + i);
+	raw_header(&r, "etc", '5', 0, NULL);
+	for (int i = 0; i < 200; i++) {
+		raw_pax(&r, record);
+		snprintf(last, sizeof(last), "etc/%d", i);
+		raw_header(&r, last, '0', 0, NULL);
+	}
+	raw_header(&r, "etc/passwd", '0', n, NULL);
+	raw_bytes(&r, passwd, n);
+	raw_end(&r);
+	image_import(&im, raw_fd(&r));
+	image_check(&im);
+	for (int i = 0; i < 250; i++) {
+		uint8_t acl[4096];
+
+		assert_int_equal(image_xattr(&im, "/etc/199", "system.posix_acl_access", acl, sizeof(acl)),
+				 4 + 254 * 8);
+		assert_int_equal(wslx_get_le32(acl + 4 + (size_t)(i + 1) * 8 + 4), 7000 + i);
+	}
+	image_free(&im);
+	free(passwd);
+}
+
+static void test_acl_cancel(void **state)
+{
+	volatile sig_atomic_t cancel = 1;
+	struct wslx_task task = { .cancel = &cancel };
+	struct wslx_ext4_params p = { .fd = make_temp(), .size = 64 * WSLX_MIB };
+	struct wslx_ext4_attr attr = { .mode = S_IFREG | 0644 };
+	struct archive_entry *entry = archive_entry_new();
+	struct wslx_import_acls *acls = NULL;
+	struct wslx_err err = { 0 };
+	struct wslx_ext4_node *n;
+	struct wslx_ext4 *e;
+
+	assert_int_equal(wslx_ext4_new(&p, &e, &err), 0);
+	assert_int_equal(wslx_ext4_add(e, "file", &attr, NULL, &n, &err), 0);
+	archive_entry_set_pathname(entry, "file");
+	archive_entry_acl_add_entry(entry, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, 4, ARCHIVE_ENTRY_ACL_USER, 5, "x");
+	assert_int_equal(wslx_import_acl_note(&acls, e, n, entry, &err), 0);
+	assert_int_equal(wslx_import_acl_apply(acls, e, &task, &err), -ECANCELED);
+	wslx_import_acl_free(acls, e);
+	archive_entry_free(entry);
+	wslx_ext4_free(e);
+	close(p.fd);
+}
+
 struct feeder {
 	int fd;
 	volatile sig_atomic_t *cancel;
@@ -521,6 +693,10 @@ int main(void)
 		cmocka_unit_test(test_filters),
 		cmocka_unit_test(test_not_an_archive),
 		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_large_headers),
+		cmocka_unit_test(test_acl_limits),
+		cmocka_unit_test(test_acl_names),
+		cmocka_unit_test(test_acl_cancel),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_progress_and_conf),
 	};

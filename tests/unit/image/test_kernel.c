@@ -12,6 +12,7 @@
 
 #include "../boot/kernels.h"
 #include "base/cleanup.h"
+#include "boot/unpack.h"
 #include "image/kernel.h"
 
 #define VERSION "6.6.6-test+1" /* what kernel_make's banner says */
@@ -165,14 +166,35 @@ static void test_modules(void **state)
 	image_free(&im);
 }
 
-/* ar, with a tar of what a Debian kernel package holds. */
+/* ar, with this tar (closed) as the package's content. */
+static void write_deb(const char *path, int tar_fd)
+{
+	size_t n = (size_t)lseek(tar_fd, 0, SEEK_END);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	char *data = malloc(n), header[61];
+
+	assert_int_equal(pread(tar_fd, data, n, 0), n);
+	close(tar_fd);
+	assert_int_equal(write(fd, "!<arch>\n", 8), 8);
+	snprintf(header, sizeof(header), "%-16s%-12d%-6d%-6d%-8s%-10d`\n", "debian-binary", 0, 0, 0, "100644", 4);
+	assert_int_equal(write(fd, header, 60), 60);
+	assert_int_equal(write(fd, "2.0\n", 4), 4);
+	snprintf(header, sizeof(header), "%-16s%-12d%-6d%-6d%-8s%-10d`\n", "control.tar.xz", 0, 0, 0, "100644", 3);
+	assert_int_equal(write(fd, header, 60), 60);
+	assert_int_equal(write(fd, "abc\n", 4), 4);
+	snprintf(header, sizeof(header), "%-16s%-12d%-6d%-6d%-8s%-10zu`\n", "data.tar.xz", 0, 0, 0, "100644", n);
+	assert_int_equal(write(fd, header, 60), 60);
+	assert_int_equal(write(fd, data, n), n);
+	assert_int_equal(write(fd, "\n", n & 1), n & 1);
+	close(fd);
+	free(data);
+}
+
+/* What a Debian kernel package holds. */
 static void make_deb(struct world *w, const char *path, bool with_kernel)
 {
-	char header[61], data[1 << 17];
 	struct kernel_elf k;
 	struct tar t;
-	ssize_t n;
-	int fd;
 
 	kernel_make(&k, 1);
 	tar_begin(&t, "gnutar", "xz");
@@ -189,23 +211,93 @@ static void make_deb(struct world *w, const char *path, bool with_kernel)
 	tar_file(&t, "./lib/modules/" VERSION "/kernel/x/other.ko", 0644, "some other driver");
 	tar_symlink(&t, "./lib/modules/" VERSION "/build", "/usr/src/linux");
 	tar_file(&t, "./usr/share/doc/x", 0644, "text");
-	fd = tar_end(&t);
-	n = pread(fd, data, sizeof(data), 0);
-	assert_true(n > 0 && n < (ssize_t)sizeof(data));
-	close(fd);
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	assert_int_equal(write(fd, "!<arch>\n", 8), 8);
-	snprintf(header, sizeof(header), "%-16s%-12d%-6d%-6d%-8s%-10d`\n", "debian-binary", 0, 0, 0, "100644", 4);
-	assert_int_equal(write(fd, header, 60), 60);
-	assert_int_equal(write(fd, "2.0\n", 4), 4);
-	snprintf(header, sizeof(header), "%-16s%-12d%-6d%-6d%-8s%-10d`\n", "control.tar.xz", 0, 0, 0, "100644", 3);
-	assert_int_equal(write(fd, header, 60), 60);
-	assert_int_equal(write(fd, "abc\n", 4), 4);
-	snprintf(header, sizeof(header), "%-16s%-12d%-6d%-6d%-8s%-10zd`\n", "data.tar.xz", 0, 0, 0, "100644", n);
-	assert_int_equal(write(fd, header, 60), 60);
-	assert_int_equal(write(fd, data, (size_t)n), n);
-	assert_int_equal(write(fd, "\n", n & 1), n & 1);
-	close(fd);
+	write_deb(path, tar_end(&t));
+}
+
+/* The release in a package's, a folder's or kernel.json's words: only what can be one. */
+static void test_hostile_release(void **state)
+{
+	static const char *const bad[] = {
+		"6\x1b]0;pwn\a", "-o.", "6.1 x", "..", ".6", "v6.1", "6.1\xc2\x9bK", "6.1\n", "6.1%s", "6/1", "6.1:x",
+	};
+	struct world *w = *state;
+	struct wslx_err err = { 0 };
+	struct wslx_kernel_info info = { .version = "6.1", .source = "s", .has_bzimage = true };
+	struct kernel_elf k;
+	char path[160];
+	struct tar t;
+
+	kernel_make(&k, 1);
+	put_text(w->root, "m/x", "");
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct wslx_kernel_info got;
+
+		assert_false(wslx_kernel_version_ok(bad[i]));
+		tar_begin(&t, "gnutar", "gzip");
+		snprintf(path, sizeof(path), "./boot/vmlinuz-%s", bad[i]);
+		tar_entry(&t, path, S_IFREG | 0644);
+		tar_put(&t, k.b, sizeof(k.b));
+		snprintf(path, sizeof(path), "%s/x.deb", w->root);
+		write_deb(path, tar_end(&t));
+		w->p.file = path;
+		assert_int_equal(wslx_kernel_add(&w->p, &got, &err), -EINVAL);
+		assert_non_null(strstr(err.msg, "not a kernel package: it has 'boot/vmlinuz-"));
+
+		strcpy(info.version, bad[i]);
+		json_t *j = wslx_kernel_info_to_json(&info);
+
+		assert_non_null(j);
+		assert_int_equal(wslx_kernel_info_from_json(j, &got, &err), -EINVAL);
+		json_decref(j);
+		if (strchr(bad[i], '/') || strcmp(bad[i], "..") == 0)
+			continue;
+		snprintf(path, sizeof(path), "%s/m/%s", w->root, bad[i]);
+		mkdir(path, 0700);
+		w->p.file = w->kernel;
+		w->p.modules_dir = path;
+		assert_int_equal(wslx_kernel_add(&w->p, &got, &err), -EINVAL);
+		assert_non_null(strstr(err.msg, "is no module folder"));
+		w->p.modules_dir = NULL;
+	}
+	assert_false(wslx_kernel_version_ok(""));
+	assert_true(wslx_kernel_version_ok("6.1.0-56-cloud-amd64") && wslx_kernel_version_ok(VERSION "_a~b"));
+}
+
+/* A sparse map that libarchive would keep in memory; see test_hostile.c. */
+static void test_hostile_header(void **state)
+{
+	static const char keys[] = "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n25 GNU.sparse.name=etc/x\n";
+	size_t size = 24 << 20, n = 0;
+	char *map = malloc(size + 128), path[128];
+	struct world *w = *state;
+	struct wslx_kernel_info info;
+	struct wslx_err err = { 0 };
+	struct raw r = { 0 };
+
+	n = (size_t)sprintf(map, "100000\n");
+	while (n < size)
+		n += (size_t)sprintf(map + n, "#%090d\n", 0);
+	raw_header(&r, "PaxHeader", 'x', sizeof(keys) - 1, NULL);
+	raw_bytes(&r, keys, sizeof(keys) - 1);
+	raw_header(&r, "etc/x", '0', (n + 511) & ~(size_t)511, NULL);
+	raw_bytes(&r, map, n);
+	raw_end(&r);
+	free(map);
+	snprintf(path, sizeof(path), "%s/x.deb", w->root);
+	write_deb(path, raw_fd(&r));
+	w->p.file = path;
+	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -E2BIG);
+	assert_non_null(strstr(err.msg, "a file whose header is larger than 16 MiB"));
+
+	/* What is left out may be of any size. */
+	raw_header(&r, "usr/share/doc", '0', 24 << 20, NULL);
+	map = calloc(1, size);
+	raw_bytes(&r, map, size);
+	raw_end(&r);
+	free(map);
+	write_deb(path, raw_fd(&r));
+	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "without a kernel"));
 }
 
 static void test_package(void **state)
@@ -280,7 +372,7 @@ static void test_bad_files(void **state)
 	struct world *w = *state;
 	struct wslx_kernel_info info;
 	struct wslx_err err = { 0 };
-	char path[128];
+	char path[128], other[96];
 
 	put_text(w->root, "junk", "not a kernel at all, but long enough to be looked at");
 	snprintf(path, sizeof(path), "%s/junk", w->root);
@@ -296,7 +388,12 @@ static void test_bad_files(void **state)
 	w->p.file = w->kernel;
 	w->p.modules_dir = w->store;
 	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
-	assert_non_null(strstr(err.msg, "has modules for kernel store"));
+	assert_non_null(strstr(err.msg, "is no module folder"));
+	put_text(w->root, "6.1.0-other/modules.dep", "");
+	snprintf(other, sizeof(other), "%s/6.1.0-other", w->root);
+	w->p.modules_dir = other;
+	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "has modules for kernel 6.1.0-other"));
 	w->p.modules_dir = "/no/such/folder";
 	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -ENOENT);
 
@@ -353,6 +450,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_bare_kernel, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_modules, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_package, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_hostile_release, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_hostile_header, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_refresh, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_bad_files, set_up, tear_down),
 		cmocka_unit_test(test_json),

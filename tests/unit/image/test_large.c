@@ -166,38 +166,140 @@ static void test_raw_image(void **state)
 
 	/* A superblock that its checksum does not fit. */
 	fd = make_image(100 * WSLX_MIB);
-	assert_int_equal(pread(fd, &b, 1, 1024 + 4), 1);
+	assert_int_equal(pread(fd, &b, 1, 1024 + 104), 1);
 	b ^= 1;
-	assert_int_equal(pwrite(fd, &b, 1, 1024 + 4), 1);
+	assert_int_equal(pwrite(fd, &b, 1, 1024 + 104), 1);
 	image_import(&im, fd);
 	image_assert_fails(&im, EBADMSG, "damaged");
 	image_free(&im);
 }
 
-static void test_raw_image_compressed(void **state)
+/* A file system of 64 MiB, and more bytes behind it. */
+static int compress_image(size_t more)
 {
-	struct image im;
-	struct tar t;
 	int fd = make_image(64 * WSLX_MIB);
 	char *p = mmap(NULL, 64 * WSLX_MIB, PROT_READ, MAP_SHARED, fd, 0);
+	char *behind = malloc(1 << 20);
+	struct tar t;
 
-	assert_true(p != MAP_FAILED);
+	assert_true(p != MAP_FAILED && behind);
+	memset(behind, 'x', 1 << 20);
 	t.a = archive_write_new();
 	t.fd = memfd_create("z", MFD_CLOEXEC);
 	archive_write_set_format_raw(t.a);
-	archive_write_add_filter_zstd(t.a);
+	archive_write_add_filter_gzip(t.a);
+	archive_write_set_options(t.a, "compression-level=1");
 	archive_write_open_fd(t.a, t.fd);
 	t.e = archive_entry_new();
 	archive_entry_set_filetype(t.e, AE_IFREG);
 	archive_write_header(t.a, t.e);
 	assert_int_equal(archive_write_data(t.a, p, 64 * WSLX_MIB), 64 * WSLX_MIB);
+	for (size_t n; more; more -= n) {
+		n = more < (1 << 20) ? more : 1 << 20;
+		assert_int_equal(archive_write_data(t.a, behind, n), n);
+	}
+	free(behind);
 	munmap(p, 64 * WSLX_MIB);
 	close(fd);
-	image_import(&im, tar_end(&t));
+	return tar_end(&t);
+}
+
+static void test_raw_image_compressed(void **state)
+{
+	struct image im;
+
+	image_import(&im, compress_image(0));
 	assert_int_equal(im.res.kind, WSLX_IMPORT_EXT4);
 	image_check(&im);
 	image_assert_text(&im, "/etc/hostname", "raw");
 	image_free(&im);
+}
+
+/* What follows the file system stays away from the disk, and is not read forever. */
+static void test_raw_image_goes_on(void **state)
+{
+	static const size_t more[] = { 4096, 16 << 20, 300 << 20 };
+	struct wslx_import_params p = { 0 };
+	struct image im;
+	struct stat st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(more); i++) {
+		int fd = compress_image(more[i]);
+
+		/* The damaged end of the longest is past what is looked at. */
+		if (i == 2)
+			assert_int_equal(ftruncate(fd, lseek(fd, 0, SEEK_END) - 5), 0);
+		lseek(fd, 0, SEEK_SET);
+		image_import_with(&im, fd, &p);
+		image_check(&im);
+		assert_int_equal(im.res.disk_size, 64 * WSLX_MIB);
+		assert_int_equal(fstat(im.fd, &st), 0);
+		assert_int_equal(st.st_size, 64 * WSLX_MIB);
+		assert_true(st.st_blocks < (8 << 20) / 512);
+		image_free(&im);
+	}
+
+	/* A file as well. */
+	int fd = make_image(64 * WSLX_MIB);
+
+	assert_int_equal(pwrite(fd, "more", 4, 70 << 20), 4);
+	image_import_with(&im, fd, &p);
+	image_check(&im);
+	assert_int_equal(fstat(im.fd, &st), 0);
+	assert_int_equal(st.st_size, 64 * WSLX_MIB);
+	image_free(&im);
+}
+
+static void test_raw_image_room(void **state)
+{
+	for (int i = 0; i < 2; i++) {
+		struct wslx_import_params p = { .max_bytes = 16 << 10 };
+		struct image im;
+
+		image_import_with(&im, i ? compress_image(0) : make_image(64 * WSLX_MIB), &p);
+		/* Where the host's file system can share blocks, a file takes none. */
+		if (i || im.r < 0)
+			image_assert_fails(&im, ENOSPC, "the image needs more than the 0 MiB");
+		image_free(&im);
+	}
+}
+
+/* Numbers that libext2fs would allocate by. */
+static void test_raw_image_geometry(void **state)
+{
+	static const struct {
+		uint64_t blocks, size;
+		uint32_t per_group;
+		uint16_t desc_size;
+		int code;
+		const char *text;
+	} cases[] = {
+		{ (uint64_t)1 << 40, 0, 32768, 64, E2BIG, "an image of more than 16 TiB" },
+		{ UINT64_MAX, 0, 32768, 64, E2BIG, "an image of more than 16 TiB" },
+		{ (uint64_t)1 << 32, 0, 32768, 64, EBADMSG, "truncated ext4 image" },
+		{ (uint64_t)1 << 28, (uint64_t)1 << 40, 8, 64, EBADMSG, "268435456 blocks in groups of 8" },
+		{ (uint64_t)1 << 28, (uint64_t)1 << 40, 256, 32768, EBADMSG, "blocks in groups of 256" },
+		{ 16384, 0, 0, 64, EBADMSG, "damaged or of an unknown kind" },
+		{ 0, 0, 32768, 64, EBADMSG, "damaged or of an unknown kind" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int fd = make_image(64 * WSLX_MIB);
+		struct ext2_super_block sb;
+		struct image im;
+
+		assert_int_equal(pread(fd, &sb, sizeof(sb), 1024), sizeof(sb));
+		sb.s_blocks_count = (uint32_t)cases[i].blocks;
+		sb.s_blocks_count_hi = (uint32_t)(cases[i].blocks >> 32);
+		sb.s_blocks_per_group = cases[i].per_group;
+		sb.s_desc_size = cases[i].desc_size;
+		assert_int_equal(pwrite(fd, &sb, sizeof(sb), 1024), sizeof(sb));
+		if (cases[i].size)
+			assert_int_equal(ftruncate(fd, (off_t)cases[i].size), 0);
+		image_import(&im, fd);
+		image_assert_fails(&im, cases[i].code, cases[i].text);
+		image_free(&im);
+	}
 }
 
 int main(void)
@@ -206,6 +308,8 @@ int main(void)
 		cmocka_unit_test(test_60000_in_one_folder), cmocka_unit_test(test_two_levels),
 		cmocka_unit_test(test_folder_sizes),        cmocka_unit_test(test_many_subfolders_and_links),
 		cmocka_unit_test(test_raw_image),           cmocka_unit_test(test_raw_image_compressed),
+		cmocka_unit_test(test_raw_image_goes_on),   cmocka_unit_test(test_raw_image_room),
+		cmocka_unit_test(test_raw_image_geometry),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -240,6 +240,47 @@ static void test_format_size(void **state)
 	assert_true(strlen(buf) < sizeof(buf));
 }
 
+/* What a terminal gets of the pieces, one call each. */
+static void assert_filtered(const char *const *pieces, bool lines, const char *want)
+{
+	cleanup_free char *got = NULL;
+	size_t len = 0;
+	struct cli_filter f = { .out = open_memstream(&got, &len), .lines = lines };
+
+	for (; *pieces; pieces++)
+		cli_filter_put(&f, *pieces, strlen(*pieces));
+	cli_filter_end(&f);
+	fclose(f.out);
+	assert_string_equal(got, want);
+}
+
+static void test_escaping(void **state)
+{
+	/* Nothing left out may bring two halves of an escape sequence together. */
+	assert_filtered(WORDS("a\xc2\r\x9b"
+			      "31m"),
+			true, "a\\xc2\\x9b31m");
+	/* ... nor may they come in two reads. */
+	assert_filtered(WORDS("a\xc2", "\x9b"
+				       "31m"),
+			true, "a\\u009b31m");
+	/* On their own they are sequences to some terminals. */
+	assert_filtered(WORDS("\x80\x9b"
+			      "1m\x9f\xa0"),
+			true, "\\x80\\x9b1m\\x9f\\xa0");
+	assert_filtered(WORDS("\xc2\x80\xc2\x9f\xc2\xa0"), true, "\\u0080\\u009f\xc2\xa0");
+	assert_filtered(WORDS("\x1b[2J\x7f\b\tx\r\n"), true, "\\x1b[2J\\x7f\\x08\tx\n");
+	assert_filtered(WORDS("x\r\ny"), false, "x\\x0d\\x0ay");
+	/* Text stays text, wherever it is cut. */
+	assert_filtered(WORDS("\xc3", "\xa9\xe2\x80", "\x9b\xf0", "\x9f", "\x90", "\xa7"), true,
+			"\xc3\xa9\xe2\x80\x9b\xf0\x9f\x90\xa7");
+	/* Cut short, overlong, a surrogate, past the last character. */
+	assert_filtered(WORDS("\xe2\x80"), true, "\\xe2\\x80");
+	assert_filtered(WORDS("\xe2\xc3\xa9\xe2\x80\n"), true, "\\xe2\xc3\xa9\\xe2\\x80\n");
+	assert_filtered(WORDS("\xc0\x9b\xe0\x82\x9b"), true, "\\xc0\\x9b\\xe0\\x82\\x9b");
+	assert_filtered(WORDS("\xed\xa0\x80\xf4\x90\x80\x80\xff"), true, "\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80\\xff");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -252,6 +293,7 @@ int main(void)
 		cmocka_unit_test(test_wslenv),
 		cmocka_unit_test(test_launch_options),
 		cmocka_unit_test(test_format_size),
+		cmocka_unit_test(test_escaping),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
