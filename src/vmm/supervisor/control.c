@@ -60,9 +60,10 @@ static void listen_again(struct wslx_control *c)
 static void client_free(struct client *cl)
 {
 	struct wslx_control *c = cl->control;
+	struct wslx_call *call = cl->call;
 
-	if (cl->call)
-		cl->call->client = NULL;
+	if (call)
+		call->client = NULL;
 	wslx_watch_free(cl->watch);
 	wslx_close(&cl->fd);
 	wslx_buf_free(&cl->in);
@@ -76,6 +77,9 @@ static void client_free(struct client *cl)
 	c->n_clients--;
 	free(cl);
 	listen_again(c);
+	/* Who wants no answer need not stay. */
+	if (call && !call->oneway && c->p.gone)
+		c->p.gone(c->p.opaque, call);
 }
 
 /* Reads while there is nothing to do for it, writes while there is something to say. */
@@ -386,6 +390,7 @@ void wslx_control_free(struct wslx_control *c)
 {
 	if (!c)
 		return;
+	c->p.gone = NULL;
 	wslx_watch_free(c->watch);
 	c->watch = NULL;
 	while (c->clients) {

@@ -41,6 +41,8 @@ struct wslx_control_params {
 	const char *description; /* varlink interface definition */
 	const struct wslx_method *methods;
 	size_t n_methods;
+	/* The client is gone before the answer (which is still to be given).  May be NULL. */
+	void (*gone)(void *opaque, const struct wslx_call *call);
 	void *opaque;
 };
 

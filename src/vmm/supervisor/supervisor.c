@@ -41,6 +41,8 @@
 #define STOP_GRACE_MS 10000
 /* After a line that looks like a panic: time for the reset that follows a real one. */
 #define PANIC_WAIT_MS 3000
+/* Then for the agent's answer: a guest on a busy host may be slow, and lives. */
+#define PANIC_PING_MS 10000
 /* The agent's connection closes shortly before the machine ends. */
 #define LOST_WAIT_MS 20000
 #define REBOOT_WINDOW_MS 60000
@@ -143,12 +145,18 @@ static void on_shutdown_reply(void *opaque, const struct wslx_agentc_reply *r)
 	}
 }
 
-void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms)
+void wslx_sup_ask_shutdown(struct wslx_sup *s, unsigned timeout_ms)
 {
 	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
+
+	if (!conn || wslx_agentc_shutdown(conn, WSLX_AGENT_POWEROFF, timeout_ms, on_shutdown_reply, s) < 0)
+		wslx_run_stop(s->run);
+}
+
+void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms)
+{
 	bool again = s->state == SUP_STOPPING;
-	/* A guest that stands still cannot shut down. */
-	bool can_ask = conn && s->state == SUP_RUNNING && !s->pause_call;
+	bool can_ask = s->state == SUP_RUNNING || s->state == SUP_PAUSED;
 
 	s->state = SUP_STOPPING;
 	s->stop_wanted = true;
@@ -158,13 +166,17 @@ void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms)
 	}
 	if (!force && again)
 		return;
-	if (force || !can_ask ||
-	    wslx_agentc_shutdown(conn, WSLX_AGENT_POWEROFF, timeout_ms, on_shutdown_reply, s) < 0) {
+	if (force || !can_ask) {
 		wslx_run_stop(s->run);
 		return;
 	}
 	wslx_timer_arm(s->stop_timer,
 		       timeout_ms + (unsigned)(s->args.stop_grace_ms ? s->args.stop_grace_ms : STOP_GRACE_MS));
+	/* A guest that stands still cannot shut down. */
+	if (wslx_sup_at_rest(s))
+		wslx_sup_resume_to_shut_down(s, timeout_ms);
+	else
+		wslx_sup_ask_shutdown(s, timeout_ms);
 }
 
 static void on_signal(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
@@ -205,12 +217,22 @@ static void on_panic_timer(struct wslx_timer *t, void *opaque)
 	struct wslx_sup *s = opaque;
 	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
 
+	/* A machine that goes down in order does so within limits of its own, and
+	 * one at rest cannot answer: wslx_sup_panic_again() looks at it later. */
+	if (s->stop_wanted || s->agent_lost || wslx_sup_at_rest(s))
+		return;
 	if (conn && !s->panic_asked && wslx_agentc_ping(conn, on_panic_ping, s) == 0) {
 		s->panic_asked = true;
-		wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
+		wslx_timer_arm(s->panic_timer, s->args.panic_wait_ms ? s->args.panic_wait_ms : PANIC_PING_MS);
 		return;
 	}
 	fail_machine(s, EFAULT, s->panic);
+}
+
+void wslx_sup_panic_again(struct wslx_sup *s)
+{
+	if (s->panic[0] && !s->stop_wanted)
+		wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
 }
 
 static void on_panic(void *opaque, const char *line)
@@ -285,7 +307,10 @@ static void on_agent_failed(void *opaque, const char *text)
 
 static void on_lost_timer(struct wslx_timer *t, void *opaque)
 {
-	fail_machine(opaque, ECONNRESET, "the guest's agent is gone, and the machine did not end");
+	struct wslx_sup *s = opaque;
+
+	fail_machine(s, s->panic[0] ? EFAULT : ECONNRESET,
+		     s->panic[0] ? s->panic : "the guest's agent is gone, and the machine did not end");
 }
 
 static void on_agent_lost(void *opaque, const char *text)
@@ -293,6 +318,7 @@ static void on_agent_lost(void *opaque, const char *text)
 	struct wslx_sup *s = opaque;
 
 	log_info("%s", text);
+	s->agent_lost = true;
 	if (s->state != SUP_STOPPING)
 		wslx_timer_arm(s->lost_timer, LOST_WAIT_MS);
 }
@@ -441,6 +467,8 @@ static bool reboots_too_often(struct wslx_sup *s)
 
 static void drop_run(struct wslx_sup *s)
 {
+	wslx_sup_pause_reset(s);
+	s->agent_lost = false;
 	wslx_timer_disarm(s->panic_timer);
 	wslx_timer_disarm(s->stop_timer);
 	wslx_timer_disarm(s->lost_timer);
@@ -451,11 +479,6 @@ static void drop_run(struct wslx_sup *s)
 	wslx_run_free(s->run);
 	s->run = NULL;
 	wslx_close(&s->net_fd);
-	if (s->pause_call) {
-		wslx_call_error(s->pause_call, "io.wslx.Machine.Failed",
-				json_pack("{s:s}", "message", "the machine ended"));
-		s->pause_call = NULL;
-	}
 }
 
 static void reboot(struct wslx_sup *s)
@@ -602,6 +625,8 @@ static int make_timers(struct wslx_sup *s, struct wslx_err *err)
 		r = wslx_loop_timer(s->loop, on_panic_timer, s, &s->panic_timer);
 	if (r == 0)
 		r = wslx_loop_timer(s->loop, on_lost_timer, s, &s->lost_timer);
+	if (r == 0)
+		r = wslx_sup_pause_init(s);
 	return r < 0 ? wslx_err_sys(err, -r, "timers") : 0;
 }
 

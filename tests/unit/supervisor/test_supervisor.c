@@ -20,6 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "fake_child.h"
 #include "os/linux/fd.h"
 #include "proto/vmconfig.h"
@@ -34,7 +35,7 @@ struct machine {
 	struct wslx_distro_config distro;
 	pid_t pid;
 	int ready_fd;
-	unsigned panic_wait_ms;
+	unsigned panic_wait_ms, pause_limit_ms;
 	char *lines; /* what was read from ready_fd */
 	size_t n;
 };
@@ -104,6 +105,7 @@ static void start_json(struct machine *m, const char *json)
 			.kvm_path = "/dev/null",
 			.stop_grace_ms = 200,
 			.panic_wait_ms = m->panic_wait_ms,
+			.pause_limit_ms = m->pause_limit_ms,
 		}));
 	}
 	close(config);
@@ -465,6 +467,179 @@ static void test_panic_later(void **state)
 	remove_all(&m);
 }
 
+/* Until the guest's console holds `text`. */
+static void wait_console(struct machine *m, const char *text)
+{
+	bool found = false;
+
+	while (!found) {
+		char *s = read_state(m, "console.log");
+
+		found = strstr(s, text);
+		free(s);
+		call_ok(m, "Ping", "{}");
+	}
+}
+
+static void wait_state(struct machine *m, const char *state)
+{
+	bool same = false;
+
+	while (!same) {
+		json_t *j = call(m, "Info", "{}");
+
+		same = !strcmp(text(json_object_get(j, "parameters"), "state"), state);
+		json_decref(j);
+	}
+}
+
+static void start_ready(struct machine *m, const char *fake, unsigned pause_limit_ms, unsigned panic_wait_ms)
+{
+	setup(m, fake);
+	m->pause_limit_ms = pause_limit_ms;
+	m->panic_wait_ms = panic_wait_ms;
+	start(m);
+	expect_ready(m);
+}
+
+static void end_in_order(struct machine *m)
+{
+	call_ok(m, "Terminate", "{}");
+	assert_int_equal(wait_end(m), 0);
+	remove_all(m);
+}
+
+static void test_failed_pause_is_undone(void **state)
+{
+	struct machine m;
+
+	/* The processors do not stop as they should: they go on, and so do the distros. */
+	start_ready(&m, "refuse-stop", 0, 0);
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.Failed");
+	wait_console(&m, "PAUSE\nSTOP\nGO\nRESUME\n");
+	expect_state(&m, "running");
+	call_ok(&m, "StopDistro", "{\"name\":\"m1\"}");
+	end_in_order(&m);
+}
+
+static void test_refused_resume(void **state)
+{
+	struct machine m;
+
+	/* Thawing fails once, twice: the machine is called paused, and it is tried again. */
+	start_ready(&m, "refuse-resume", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
+	expect_state(&m, "paused");
+	wait_state(&m, "running");
+	wait_console(&m, "GO\nRESUME\nRESUME\nRESUME\n");
+	end_in_order(&m);
+
+	start_ready(&m, "refuse-resume", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
+	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
+	call_ok(&m, "Resume", "{}");
+	expect_state(&m, "running");
+	call_ok(&m, "Resume", "{}");
+	end_in_order(&m);
+}
+
+/* The distros' file systems cannot be written back: the pause never gets there. */
+static void test_stuck_pause(void **state)
+{
+	struct machine m;
+	json_t *j;
+	int fd;
+
+	/* Resume ends it. */
+	start_ready(&m, "stuck-pause", 0, 0);
+	fd = client(&m);
+	send_call(fd, "Pause", "{}");
+	wait_console(&m, "PAUSE\n");
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.NotReady");
+	call_ok(&m, "Resume", "{}");
+	j = read_answer(fd);
+	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
+	json_decref(j);
+	close(fd);
+	expect_state(&m, "running");
+	/* The agent never answered that one: there is no second. */
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.NotReady");
+	end_in_order(&m);
+
+	/* So does the time limit, */
+	start_ready(&m, "stuck-pause", 50, 0);
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.Failed");
+	wait_console(&m, "PAUSE\nRESUME\n");
+	end_in_order(&m);
+
+	/* and the end of who asked. */
+	start_ready(&m, "stuck-pause", 0, 0);
+	fd = client(&m);
+	send_call(fd, "Pause", "{}");
+	wait_console(&m, "PAUSE\n");
+	close(fd);
+	wait_console(&m, "PAUSE\nRESUME\n");
+	end_in_order(&m);
+
+	/* A machine that is to end goes on first. */
+	start_ready(&m, "stuck-pause", 0, 0);
+	fd = client(&m);
+	send_call(fd, "Pause", "{}");
+	wait_console(&m, "PAUSE\n");
+	call_ok(&m, "Terminate", "{}");
+	assert_int_equal(wait_end(&m), 0);
+	close(fd);
+	remove_all(&m);
+}
+
+static void test_terminate_paused(void **state)
+{
+	struct machine m;
+	char *s;
+
+	start_ready(&m, "normal", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_ok(&m, "Terminate", "{}");
+	assert_int_equal(wait_end(&m), 0);
+	s = read_state(&m, "console.log");
+	assert_non_null(strstr(s, "PAUSE\nSTOP\nGO\nRESUME\nSHUTDOWN\n"));
+	free(s);
+	remove_all(&m);
+
+	start_ready(&m, "normal", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_ok(&m, "Terminate", "{\"force\":true}");
+	assert_int_equal(wait_end(&m), 0);
+	s = read_state(&m, "console.log");
+	assert_null(strstr(s, "SHUTDOWN\n"));
+	free(s);
+	remove_all(&m);
+}
+
+/* A line that looks like a panic, when nobody can say that it is none. */
+static void test_panic_line_at_rest(void **state)
+{
+	struct machine m;
+	int64_t end;
+
+	start_ready(&m, "joke-before-pause", 0, 50);
+	call_ok(&m, "Pause", "{}");
+	while (!has_panic(&m))
+		call_ok(&m, "Ping", "{}");
+	for (end = wslx_now_ms() + 300; wslx_now_ms() < end;)
+		expect_state(&m, "paused");
+	call_ok(&m, "Resume", "{}");
+	while (has_panic(&m))
+		call_ok(&m, "Ping", "{}");
+	expect_state(&m, "running");
+	end_in_order(&m);
+
+	start_ready(&m, "long-goodbye", 0, 50);
+	end_in_order(&m);
+}
+
 static void test_hostile_child(void **state)
 {
 	struct machine m;
@@ -662,6 +837,11 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_failures),
 		cmocka_unit_test(test_reboot),
 		cmocka_unit_test(test_panic_later),
+		cmocka_unit_test(test_failed_pause_is_undone),
+		cmocka_unit_test(test_refused_resume),
+		cmocka_unit_test(test_stuck_pause),
+		cmocka_unit_test(test_terminate_paused),
+		cmocka_unit_test(test_panic_line_at_rest),
 		cmocka_unit_test(test_hostile_child),
 		cmocka_unit_test(test_disk_lock),
 		cmocka_unit_test(test_bad_start),
