@@ -27,7 +27,9 @@
 
 #define DIR_SHARED "/shared"   /* tmpfs that is /mnt/wsl of every distro */
 #define DIR_NEWROOT "/newroot" /* mount point for a distro's init, in its own namespace */
+#ifndef DIR_CGROUP /* tests have their own */
 #define DIR_CGROUP "/sys/fs/cgroup"
+#endif
 #define STOP_TIMEOUT_MS 5000u
 #define DISK_TIMEOUT_MS 10000u
 #define DEVICE_NAME_MAX 32
@@ -65,7 +67,9 @@ struct machine {
 	bool modules_mounted;
 	/* distros */
 	struct distro *distros;
-	bool paused;
+	bool paused;           /* or about to be */
+	struct freeze *freeze; /* freeze.c: at work */
+	unsigned thaws;        /* at work */
 	int inotify_fd; /* memory.events of the distros */
 	struct wslx_watch *inotify_watch;
 	/* shutdown */
@@ -139,6 +143,7 @@ uint32_t distro_count_processes(const struct distro *d);
 void distro_init_main(const struct distro_setup *s) WSLX_NORETURN;
 /* freeze.c */
 void freeze_request(struct machine *m, const struct wslx_guest_call *call, bool freeze);
+/* Before the distros are stopped. */
 void freeze_thaw_now(struct machine *m);
 /* shutdown.c */
 void shutdown_begin(struct machine *m, enum wslx_agent_shutdown how, uint32_t timeout_ms);

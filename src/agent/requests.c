@@ -221,7 +221,7 @@ static void sync_request(struct machine *m, const struct wslx_guest_call *call)
 
 	if (w) {
 		*w = (struct sync_wait) { .m = m, .call = *call };
-		if (wslx_guest_work(m->guest, sync_work, NULL, on_synced, w) == 0)
+		if (wslx_guest_work(m->guest, sync_work, NULL, on_synced, w) > 0)
 			return;
 		free(w);
 	}
