@@ -23,6 +23,7 @@
 #include <sys/types.h>
 
 #include "agent/guest.h"
+#include "base/listener.h"
 #include "base/loop.h"
 
 #define DIR_SHARED "/shared"   /* tmpfs that is /mnt/wsl of every distro */
@@ -57,7 +58,8 @@ struct machine {
 	bool late_done; /* late_boot() ran */
 	/* host connections */
 	int listen_fd, control_fd;
-	struct wslx_watch *listen_watch, *control_watch;
+	struct wslx_listener *listener;
+	struct wslx_watch *control_watch;
 	struct wslx_timer *control_timer;
 	int64_t control_give_up_ms; /* when to power off for want of a host, 0 = connected */
 	/* devices */
