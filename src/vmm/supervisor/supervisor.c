@@ -556,6 +556,8 @@ static int start_run(struct wslx_sup *s, struct wslx_err *err)
 
 	s->boots++;
 	r = make_net_pair(s, &net, err);
+	if (r == 0)
+		r = wslx_files_listen_net(&s->files, s->config, err);
 	if (r == 0) {
 		r = start_agent(s);
 		if (r < 0)

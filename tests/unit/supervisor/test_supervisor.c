@@ -24,6 +24,7 @@
 #include "fake_child.h"
 #include "os/linux/fd.h"
 #include "proto/vmconfig.h"
+#include "vmm/supervisor/open.h"
 #include "vmm/supervisor/supervisor.h"
 
 #define WAIT_MS 30000
@@ -673,6 +674,32 @@ static void test_hostile_child(void **state)
 	remove_all(&m);
 }
 
+/* QEMU takes the name of its network socket with it when it ends; the next run has one again. */
+static void test_net_socket_of_each_run(void **state)
+{
+	char path[128];
+	struct wslx_files f;
+	struct machine m;
+
+	setup(&m, "normal");
+	m.c.engine = WSLX_ENGINE_TCG;
+	m.c.net.mode = WSLX_NET_PASST;
+	snprintf(path, sizeof(path), "%s/net.sock", m.run);
+	wslx_files_init(&f);
+	assert_int_equal(wslx_files_open(&f, &m.c, NULL, NULL), 0);
+	for (int run = 0; run < 2; run++) {
+		int fd;
+
+		assert_int_equal(wslx_files_listen_net(&f, &m.c, NULL), 0);
+		fd = wslx_unix_connect(path, SOCK_STREAM | SOCK_CLOEXEC);
+		assert_true(fd >= 0);
+		close(fd);
+		assert_int_equal(unlink(path), 0);
+	}
+	wslx_files_close(&f);
+	remove_all(&m);
+}
+
 static void test_disk_lock(void **state)
 {
 	struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -843,6 +870,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_terminate_paused),
 		cmocka_unit_test(test_panic_line_at_rest),
 		cmocka_unit_test(test_hostile_child),
+		cmocka_unit_test(test_net_socket_of_each_run),
 		cmocka_unit_test(test_disk_lock),
 		cmocka_unit_test(test_bad_start),
 		cmocka_unit_test(test_control_clients),
