@@ -401,7 +401,8 @@ void wslx_agent_setup_free(struct wslx_agent_setup *s)
 {
 	if (!s)
 		return;
-	wslx_agentc_free(s->conn);
+	s->over = true;
+	wslx_agentc_abort(s->conn); /* clients wait for answers to requests of theirs */
 	wslx_timer_free(s->timer);
 	free(s);
 }

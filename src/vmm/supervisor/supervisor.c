@@ -472,8 +472,7 @@ static void drop_run(struct wslx_sup *s)
 	wslx_timer_disarm(s->panic_timer);
 	wslx_timer_disarm(s->stop_timer);
 	wslx_timer_disarm(s->lost_timer);
-	wslx_agent_setup_free(s->agent);
-	s->agent = NULL;
+	wslx_agent_setup_free(TAKE_PTR(s->agent));
 	if (s->passt)
 		wslx_passt_stop(s->passt);
 	wslx_run_free(s->run);

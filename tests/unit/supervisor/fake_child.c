@@ -180,6 +180,23 @@ static void agent_shutdown(uint32_t id)
 		end_with(WSLX_LINK_POWEROFF, 0);
 }
 
+/* Resets while somebody else keeps the agent's connection open: it never shows
+ * as closed. */
+static void reset_silently(void)
+{
+	struct pollfd p = { .fd = agent_fd, .events = POLLRDHUP };
+	pid_t pid = fork();
+
+	if (pid < 0)
+		_exit(9);
+	if (pid)
+		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
+	wslx_close(&params->link_fd);
+	wslx_close(&params->console_fd);
+	(void)poll(&p, 1, -1);
+	_exit(0);
+}
+
 static void on_agent_message(const struct wslx_agent_msg *m)
 {
 	switch (m->h.type) {
@@ -189,8 +206,12 @@ static void on_agent_message(const struct wslx_agent_msg *m)
 	case WSLX_AGENT_RESUME:
 		agent_resume(m->h.id);
 		break;
-	case WSLX_AGENT_CONFIG:
 	case WSLX_AGENT_DISTRO_STOP:
+		if (plays("reset-in-stop"))
+			reset_silently();
+		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
+		break;
+	case WSLX_AGENT_CONFIG:
 		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
 		break;
 	case WSLX_AGENT_DISTRO_START:

@@ -24,6 +24,7 @@
 #include "fake_child.h"
 #include "os/linux/fd.h"
 #include "proto/vmconfig.h"
+#include "vmm/supervisor/console.h"
 #include "vmm/supervisor/open.h"
 #include "vmm/supervisor/supervisor.h"
 
@@ -399,6 +400,16 @@ static void test_reboot(void **state)
 	assert_int_equal(wait_end(&m), 0);
 	remove_all(&m);
 
+	/* A request is answered even if the reboot leaves no other sign of its end. */
+	setup(&m, "reset-in-stop");
+	start(&m);
+	expect_ready(&m);
+	call_fails(&m, "StopDistro", "{\"name\":\"m1\"}", "io.wslx.Machine.Failed");
+	call_ok(&m, "WaitReady", "{}");
+	call_ok(&m, "Terminate", "{}");
+	assert_int_equal(wait_end(&m), 0);
+	remove_all(&m);
+
 	setup(&m, "reboot-always");
 	start(&m);
 	expect_ready(&m);
@@ -674,6 +685,38 @@ static void test_hostile_child(void **state)
 	remove_all(&m);
 }
 
+/* A log that cannot be renamed or made for a while goes on when it can. */
+static void test_console_log_comes_back(void **state)
+{
+	static char chunk[1 << 16];
+	struct wslx_conlog *c;
+	struct wslx_loop *loop;
+	struct machine m;
+	char old[128];
+	bool found = false;
+
+	setup(&m, "normal");
+	snprintf(old, sizeof(old), "%s/console.log.1", m.state);
+	memset(chunk, '.', sizeof(chunk));
+	assert_int_equal(wslx_loop_new(&loop), 0);
+	assert_int_equal(wslx_conlog_new(loop, m.state, NULL, NULL, &c, NULL), 0);
+	assert_int_equal(mkdir(old, 0700), 0);
+	for (int i = 0; i < 20; i++)
+		wslx_conlog_feed(c, chunk, sizeof(chunk));
+	assert_int_equal(rmdir(old), 0);
+	while (!found) {
+		char *s;
+
+		wslx_conlog_feed(c, "back again\n", 11);
+		s = read_state(&m, "console.log");
+		found = strstr(s, "back again");
+		free(s);
+	}
+	wslx_conlog_free(c);
+	wslx_loop_free(loop);
+	remove_all(&m);
+}
+
 /* QEMU takes the name of its network socket with it when it ends; the next run has one again. */
 static void test_net_socket_of_each_run(void **state)
 {
@@ -870,6 +913,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_terminate_paused),
 		cmocka_unit_test(test_panic_line_at_rest),
 		cmocka_unit_test(test_hostile_child),
+		cmocka_unit_test(test_console_log_comes_back),
 		cmocka_unit_test(test_net_socket_of_each_run),
 		cmocka_unit_test(test_disk_lock),
 		cmocka_unit_test(test_bad_start),
