@@ -380,20 +380,29 @@ int wslx_control_new(const struct wslx_control_params *p, struct wslx_control **
 	return 0;
 }
 
+void wslx_control_close_door(struct wslx_control *c)
+{
+	wslx_listener_free(TAKE_PTR(c->listener));
+	if (c->fd >= 0)
+		unlink(c->path);
+	wslx_close(&c->fd);
+}
+
+size_t wslx_control_n_clients(const struct wslx_control *c)
+{
+	return c->n_clients;
+}
+
 void wslx_control_free(struct wslx_control *c)
 {
 	if (!c)
 		return;
 	c->p.gone = NULL;
-	wslx_listener_free(c->listener);
-	c->listener = NULL;
+	wslx_control_close_door(c);
 	while (c->clients) {
 		(void)!flush_out(c->clients);
 		client_free(c->clients);
 	}
-	if (c->fd >= 0)
-		unlink(c->path);
-	wslx_close(&c->fd);
 	free(c->path);
 	free(c->interface);
 	free(c);

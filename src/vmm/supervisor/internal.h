@@ -65,6 +65,7 @@ struct wslx_sup {
 	struct wslx_watch *signal_watch;
 
 	enum sup_state state;
+	bool over;      /* it ended, and all who wait were told */
 	bool was_ready; /* of this start: the first boot reached RUNNING */
 	uint64_t start_ns, boot_ns;
 	unsigned boots;

@@ -195,7 +195,7 @@ static void on_wait_ready(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
 
-	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED)
+	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED || s->over)
 		answer_waiter(s, call);
 	else if (s->n_waiters < MAX_WAITERS)
 		s->waiters[s->n_waiters++] = call;

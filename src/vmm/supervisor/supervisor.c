@@ -46,6 +46,7 @@
 /* The agent's connection closes shortly before the machine ends. */
 #define LOST_WAIT_MS 20000
 #define REBOOT_WINDOW_MS 60000
+#define LAST_CALLS_MS 500
 
 const char *wslx_sup_state_name(const struct wslx_sup *s)
 {
@@ -102,6 +103,9 @@ static void finish(struct wslx_sup *s)
 	const char *lines[WSLX_CONSOLE_LINES + 1];
 	size_t n = s->console ? wslx_conlog_lines(s->console, lines) : 0;
 
+	if (s->over)
+		return;
+	s->over = true;
 	s->state = SUP_STOPPING;
 	if (s->end_err.code)
 		wslx_report_event(&s->report, "crashed", s->end_err.msg);
@@ -684,6 +688,25 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 	return r;
 }
 
+/* The start failed before the loop ran.  Others may have connected meanwhile to
+ * wait for it: they are owed the reason, too. */
+static void serve_last_calls(struct wslx_sup *s)
+{
+	int64_t end = wslx_now_ms() + LAST_CALLS_MS, left = 0;
+
+	s->over = true;
+	s->state = SUP_STOPPING;
+	if (!s->control || wslx_loop_once(s->loop, 0) < 0)
+		return;
+	/* Who comes now will start the machine anew. */
+	wslx_control_close_door(s->control);
+	while (wslx_control_n_clients(s->control) && left >= 0) {
+		left = end - wslx_now_ms();
+		if (left >= 0 && wslx_loop_once(s->loop, (int)left) < 0)
+			return;
+	}
+}
+
 static void free_all(struct wslx_sup *s)
 {
 	if (s->run || s->agent)
@@ -727,7 +750,7 @@ int wslx_supervisor_run(const struct wslx_supervisor_args *args)
 		log_error("%s", err.msg);
 		set_end(s, err.code, err.msg);
 		wslx_report_failed(&s->report, s->end_err.msg, NULL, 0);
-		wslx_sup_answer_waiters(s);
+		serve_last_calls(s);
 		r = 1;
 	} else {
 		r = wslx_loop_run(s->loop);

@@ -225,6 +225,17 @@ static int client(struct machine *m)
 	return fd;
 }
 
+/* As soon as there is a socket. */
+static int await_client(struct machine *m)
+{
+	int fd;
+
+	do
+		fd = wslx_unix_connect(m->control, SOCK_STREAM | SOCK_CLOEXEC);
+	while (fd < 0);
+	return fd;
+}
+
 static void send_call(int fd, const char *method, const char *params)
 {
 	char buf[1024];
@@ -747,7 +758,8 @@ static void test_disk_lock(void **state)
 {
 	struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	struct machine m;
-	int fd;
+	int fd, waiter;
+	json_t *j;
 
 	setup(&m, "normal");
 	fd = open(m.disk, O_RDWR | O_CLOEXEC);
@@ -755,6 +767,20 @@ static void test_disk_lock(void **state)
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &fl), 0);
 	/* Held for good: the supervisor waits a while for a dying machine's last child. */
 	start(&m);
+	expect_failed(&m, m.disk, NULL);
+	assert_int_equal(wait_end(&m), 1);
+	/* Who waited for it hears why, although nobody was served yet. */
+	free(m.lines);
+	m.n = 0;
+	wslx_close(&m.ready_fd);
+	start(&m);
+	waiter = await_client(&m);
+	send_call(waiter, "WaitReady", "{}");
+	j = read_answer(waiter);
+	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
+	assert_non_null(strstr(text(json_object_get(j, "parameters"), "message"), m.disk));
+	json_decref(j);
+	close(waiter);
 	expect_failed(&m, m.disk, NULL);
 	assert_int_equal(wait_end(&m), 1);
 	/* Given up while it waits: it starts. */
@@ -885,9 +911,7 @@ static void test_wait_ready_fails(void **state)
 	setup(&m, "silent");
 	m.c.boot_timeout_ms = 1000;
 	start(&m);
-	do
-		fd = wslx_unix_connect(m.control, SOCK_STREAM | SOCK_CLOEXEC);
-	while (fd < 0);
+	fd = await_client(&m);
 	send_call(fd, "WaitReady", "{}");
 	j = read_answer(fd);
 	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
