@@ -131,6 +131,7 @@ void device_wait_cancel(struct disk_wait *w);
 /* net.c: 0, or -errno and a text. */
 int net_lo_up(void);
 int net_apply(const struct wslx_agent_config *c, char *text, size_t size);
+void net_greet(void);
 /* requests.c */
 void request_handle(void *opaque, const struct wslx_guest_call *call, const struct wslx_agent_msg *msg);
 void status_fill(void *opaque, struct wslx_agent_status *st);

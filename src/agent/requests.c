@@ -163,6 +163,8 @@ static void apply(struct config_wait *w, const struct wslx_agent_config *c)
 		if (r < 0)
 			config_failed(w, -r, text);
 	}
+	if (c->greet)
+		net_greet();
 	if (c->n_dns || c->n_search)
 		write_resolv_conf(w, c);
 }

@@ -449,6 +449,16 @@ static void on_passt_ended(void *opaque, int64_t alive_ms, const char *text)
 		log_warn("%s; starting it again", text);
 }
 
+/* Connections to published ports would go astray until the guest sends a frame
+ * of its own accord.  A machine at rest gets this when it goes on. */
+static void on_passt_replaced(void *opaque)
+{
+	struct wslx_sup *s = opaque;
+
+	if (s->agent && wslx_agent_setup_conn(s->agent) && wslx_agent_setup_greet(s->agent) < 0)
+		log_warn("the new passt does not know the guest yet");
+}
+
 static int start_passt(struct wslx_sup *s, struct wslx_err *err)
 {
 	if (s->config->net.mode != WSLX_NET_PASST)
@@ -650,6 +660,7 @@ static int prepare_passt(struct wslx_sup *s, struct wslx_err *err)
 			.net = &s->config->net,
 			.connect = passt_connect,
 			.ended = on_passt_ended,
+			.replaced = on_passt_replaced,
 			.opaque = s,
 		},
 		&s->passt, err);
