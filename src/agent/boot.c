@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <sys/stat.h>
@@ -23,6 +24,8 @@
 #define RETRY_MS 100
 #define GIVE_UP_MS 30000
 #define BACKLOG 256
+/* Four a process and one a session, and as many again. */
+#define FILES_MAX 65536
 
 static void control_try(struct machine *m);
 
@@ -83,26 +86,19 @@ static void open_console(void)
 
 /* ---- sessions ---- */
 
-static void on_session(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
+static void on_session(void *opaque, int fd, const struct sockaddr *addr, socklen_t len)
 {
+	const struct sockaddr_vm *peer = (const struct sockaddr_vm *)addr;
 	struct machine *m = opaque;
 
-	for (;;) {
-		struct sockaddr_vm peer = { 0 };
-		socklen_t len = sizeof(peer);
-		int s = accept4(fd, (struct sockaddr *)&peer, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-		if (s < 0)
-			return;
-		/* Processes of the guest reach this port too. */
-		if (len < sizeof(peer) || peer.svm_family != AF_VSOCK || peer.svm_cid != VMADDR_CID_HOST) {
-			log_guest("a connection from CID %u was refused", peer.svm_cid);
-			close(s);
-			continue;
-		}
-		if (wslx_guest_serve(m->guest, s, false) < 0)
-			log_guest("no room for another session");
+	/* Processes of the guest reach this port too. */
+	if (len < sizeof(*peer) || peer->svm_family != AF_VSOCK || peer->svm_cid != VMADDR_CID_HOST) {
+		log_guest("a connection from CID %u was refused", len < sizeof(*peer) ? 0 : peer->svm_cid);
+		close(fd);
+		return;
 	}
+	if (wslx_guest_serve(m->guest, fd, false) < 0)
+		log_guest("no room for another session");
 }
 
 static int listen_sessions(struct machine *m)
@@ -113,7 +109,7 @@ static int listen_sessions(struct machine *m)
 	if (m->listen_fd < 0 || bind(m->listen_fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
 	    listen(m->listen_fd, BACKLOG) < 0)
 		return -errno;
-	return wslx_loop_watch(m->loop, m->listen_fd, EPOLLIN, on_session, m, &m->listen_watch);
+	return wslx_listener_new(m->loop, m->listen_fd, on_session, m, &m->listener);
 }
 
 /* ---- the control connection ---- */
@@ -237,6 +233,17 @@ static void die(const char *what, int r)
 	shutdown_now(WSLX_AGENT_POWEROFF);
 }
 
+/* Sessions, processes and their streams cost descriptors: GUEST_MAX_CONNS and
+ * GUEST_MAX_PROCS are the limits that count.  The kernel gives 1024.  Processes
+ * of distros get limits of their own (launch.c). */
+static void raise_fd_limit(void)
+{
+	const struct rlimit files = { .rlim_cur = FILES_MAX, .rlim_max = 1048576 };
+
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		log_warn("cannot raise the limit on descriptors: %s", strerror(errno));
+}
+
 static void early(struct machine *m)
 {
 	struct utsname uts;
@@ -247,6 +254,7 @@ static void early(struct machine *m)
 	mount_all();
 	open_console();
 	wslx_log_init("wslx-agent", 2, WSLX_LOG_INFO);
+	raise_fd_limit();
 	if (uname(&uts) == 0)
 		memcpy(m->release, uts.release, WSLX_MIN(sizeof(uts.release), sizeof(m->release)));
 	strcpy(m->hostname, "wslx");

@@ -3,11 +3,16 @@
  * freezes their file systems, in that order, so that what is on the disks is
  * what the frozen processes left.  The work is done in a child: a freeze waits
  * for I/O, and the agent has to go on answering.
+ *
+ * A RESUME may come while that child works, or waits for a disk for ever.  Then
+ * the processes go on at once, and both requests are answered.  The child is
+ * killed; what it may have frozen up to its end is thawed after that.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +23,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 
-#define FREEZE_TIMEOUT_MS 5000
+/* On a busy host a process in the kernel takes its time to get out of it. */
+#define FREEZE_TIMEOUT_MS 20000
 
 static int freezer(const struct distro *d, bool on)
 {
@@ -54,6 +60,12 @@ static int await_frozen(const struct distro *d)
 		if (poll(&p, 1, (int)left) < 0 && errno != EINTR)
 			return -errno;
 	}
+}
+
+static void thaw_processes(const struct machine *m)
+{
+	for (struct distro *d = m->distros; d; d = d->next)
+		(void)freezer(d, false);
 }
 
 static void thaw(const struct machine *m)
@@ -102,43 +114,84 @@ static int thaw_work(void *opaque, char *text, size_t size)
 struct freeze {
 	struct machine *m;
 	struct wslx_guest_call call;
-	bool on;
+	bool answered;
+	pid_t pid;
 };
 
-static void on_done(void *opaque, int code, const char *text)
+static void on_thawed(void *opaque, int code, const char *text)
 {
 	struct freeze *f = opaque;
 
-	/* While it worked, requests saw the machine as paused. */
-	if (f->on && code)
-		f->m->paused = false;
-	if (code)
-		wslx_guest_reply_error(f->m->guest, &f->call, code, "%s", text);
-	else
+	f->m->thaws--;
+	if (!f->answered && code)
+		wslx_guest_reply_error(f->m->guest, &f->call, code, "thawing was interrupted");
+	else if (!f->answered)
 		wslx_guest_reply_ok(f->m->guest, &f->call);
 	free(f);
 }
 
-void freeze_request(struct machine *m, const struct wslx_guest_call *call, bool on)
+/* In a child, as it may wait for I/O.  call: NULL = nobody asks. */
+static int start_thaw(struct machine *m, const struct wslx_guest_call *call)
 {
-	struct freeze *f;
+	struct freeze *f = calloc(1, sizeof(*f));
+	pid_t pid;
 
-	for (struct distro *d = m->distros; on && d; d = d->next) {
-		if (d->state == DISTRO_RUNNING)
-			continue;
-		wslx_guest_reply_error(m->guest, call, EAGAIN, "'%s' is being started or stopped", d->params.name);
-		return;
+	if (!f)
+		return -ENOMEM;
+	*f = (struct freeze) { .m = m, .answered = !call };
+	if (call)
+		f->call = *call;
+	pid = wslx_guest_work(m->guest, thaw_work, m, on_thawed, f);
+	if (pid < 0) {
+		free(f);
+		return pid;
 	}
-	if (m->ending || (on && m->paused)) {
-		wslx_guest_reply_error(m->guest, call, EALREADY, "the machine is %s",
-				       m->ending ? "shutting down" : "paused already");
-		return;
+	m->paused = false;
+	m->thaws++;
+	return 0;
+}
+
+static void on_frozen(void *opaque, int code, const char *text)
+{
+	struct freeze *f = opaque;
+	struct machine *m = f->m;
+
+	m->freeze = NULL;
+	if (f->answered) { /* by cancel() */
+		if (start_thaw(m, NULL) < 0)
+			thaw(m);
+	} else if (code) {
+		m->paused = false; /* while it worked, requests saw the machine as paused */
+		wslx_guest_reply_error(m->guest, &f->call, code, "%s", text);
+	} else {
+		wslx_guest_reply_ok(m->guest, &f->call);
 	}
-	f = calloc(1, sizeof(*f));
+	free(f);
+}
+
+static void cancel(struct machine *m)
+{
+	struct freeze *f = m->freeze;
+
+	m->paused = false;
+	thaw_processes(m);
+	if (f->answered)
+		return;
+	f->answered = true;
+	(void)kill(f->pid, SIGKILL);
+	wslx_guest_reply_error(m->guest, &f->call, ECANCELED, "the pause was cancelled");
+}
+
+static void start_freeze(struct machine *m, const struct wslx_guest_call *call)
+{
+	struct freeze *f = calloc(1, sizeof(*f));
+
 	if (f) {
-		*f = (struct freeze) { .m = m, .call = *call, .on = on };
-		if (wslx_guest_work(m->guest, on ? freeze_work : thaw_work, m, on_done, f) == 0) {
-			m->paused = on;
+		*f = (struct freeze) { .m = m, .call = *call };
+		f->pid = wslx_guest_work(m->guest, freeze_work, m, on_frozen, f);
+		if (f->pid > 0) {
+			m->freeze = f;
+			m->paused = true;
 			return;
 		}
 		free(f);
@@ -146,8 +199,49 @@ void freeze_request(struct machine *m, const struct wslx_guest_call *call, bool 
 	wslx_guest_reply_error(m->guest, call, ENOMEM, "out of memory");
 }
 
+static void resume(struct machine *m, const struct wslx_guest_call *call)
+{
+	if (m->freeze)
+		cancel(m);
+	/* The end of the machine thawed everything. */
+	if (m->freeze || m->ending)
+		wslx_guest_reply_ok(m->guest, call);
+	else if (start_thaw(m, call) < 0)
+		wslx_guest_reply_error(m->guest, call, ENOMEM, "out of memory");
+}
+
+static void pause_(struct machine *m, const struct wslx_guest_call *call)
+{
+	for (struct distro *d = m->distros; d; d = d->next) {
+		if (d->state == DISTRO_RUNNING)
+			continue;
+		wslx_guest_reply_error(m->guest, call, EAGAIN, "'%s' is being started or stopped", d->params.name);
+		return;
+	}
+	if (m->ending || m->paused)
+		wslx_guest_reply_error(m->guest, call, EALREADY, "the machine is %s",
+				       m->ending ? "shutting down" : "paused already");
+	else if (m->freeze || m->thaws)
+		wslx_guest_reply_error(m->guest, call, EAGAIN, "the end of an earlier pause is not through");
+	else
+		start_freeze(m, call);
+}
+
+void freeze_request(struct machine *m, const struct wslx_guest_call *call, bool on)
+{
+	if (on)
+		pause_(m, call);
+	else
+		resume(m, call);
+}
+
 void freeze_thaw_now(struct machine *m)
 {
-	thaw(m);
-	m->paused = false;
+	if (m->freeze) {
+		cancel(m);
+		return;
+	}
+	thaw_processes(m);
+	if (start_thaw(m, NULL) < 0)
+		thaw(m);
 }

@@ -90,10 +90,11 @@ WSLX_MUST_CHECK pid_t wslx_guest_fork(uint64_t clone_flags, int cgroup_fd, int p
 
 /* Runs work in a forked child with the agent's rights; its return value (0 or
  * a positive errno below 256) comes back in done.  Text the work leaves in
- * `text` (WSLX_AGENT_TEXT_MAX bytes) comes along. */
+ * `text` (WSLX_AGENT_TEXT_MAX bytes) comes along.  Returns the child's pid, or
+ * -errno; a child that was killed is code EIO. */
 typedef int (*wslx_guest_work_fn)(void *opaque, char *text, size_t size);
 typedef void (*wslx_guest_done_fn)(void *opaque, int code, const char *text);
-WSLX_MUST_CHECK int wslx_guest_work(struct wslx_guest *g, wslx_guest_work_fn work, void *work_opaque,
-				    wslx_guest_done_fn done, void *opaque);
+WSLX_MUST_CHECK pid_t wslx_guest_work(struct wslx_guest *g, wslx_guest_work_fn work, void *work_opaque,
+				      wslx_guest_done_fn done, void *opaque);
 
 #endif

@@ -23,11 +23,14 @@
 #include <sys/types.h>
 
 #include "agent/guest.h"
+#include "base/listener.h"
 #include "base/loop.h"
 
 #define DIR_SHARED "/shared"   /* tmpfs that is /mnt/wsl of every distro */
 #define DIR_NEWROOT "/newroot" /* mount point for a distro's init, in its own namespace */
+#ifndef DIR_CGROUP /* tests have their own */
 #define DIR_CGROUP "/sys/fs/cgroup"
+#endif
 #define STOP_TIMEOUT_MS 5000u
 #define DISK_TIMEOUT_MS 10000u
 #define DEVICE_NAME_MAX 32
@@ -55,7 +58,8 @@ struct machine {
 	bool late_done; /* late_boot() ran */
 	/* host connections */
 	int listen_fd, control_fd;
-	struct wslx_watch *listen_watch, *control_watch;
+	struct wslx_listener *listener;
+	struct wslx_watch *control_watch;
 	struct wslx_timer *control_timer;
 	int64_t control_give_up_ms; /* when to power off for want of a host, 0 = connected */
 	/* devices */
@@ -65,7 +69,9 @@ struct machine {
 	bool modules_mounted;
 	/* distros */
 	struct distro *distros;
-	bool paused;
+	bool paused;           /* or about to be */
+	struct freeze *freeze; /* freeze.c: at work */
+	unsigned thaws;        /* at work */
 	int inotify_fd; /* memory.events of the distros */
 	struct wslx_watch *inotify_watch;
 	/* shutdown */
@@ -125,6 +131,7 @@ void device_wait_cancel(struct disk_wait *w);
 /* net.c: 0, or -errno and a text. */
 int net_lo_up(void);
 int net_apply(const struct wslx_agent_config *c, char *text, size_t size);
+void net_greet(void);
 /* requests.c */
 void request_handle(void *opaque, const struct wslx_guest_call *call, const struct wslx_agent_msg *msg);
 void status_fill(void *opaque, struct wslx_agent_status *st);
@@ -139,6 +146,7 @@ uint32_t distro_count_processes(const struct distro *d);
 void distro_init_main(const struct distro_setup *s) WSLX_NORETURN;
 /* freeze.c */
 void freeze_request(struct machine *m, const struct wslx_guest_call *call, bool freeze);
+/* Before the distros are stopped. */
 void freeze_thaw_now(struct machine *m);
 /* shutdown.c */
 void shutdown_begin(struct machine *m, enum wslx_agent_shutdown how, uint32_t timeout_ms);

@@ -132,37 +132,51 @@ static int set_ipv4(int s, const char *name, const struct wslx_agent_config *c)
 	return r < 0 ? r : add_route(s, name, any, any, c->ipv4_gateway);
 }
 
-/*
- * Has the kernel ask for the gateway's hardware address now.  passt learns ours
- * from the first frame it sees, and until then sends to the broadcast address,
- * where TCP does not listen: a connection to a published port that came before
- * any frame of ours timed out.
- */
-static void greet_gateway(const char *name, const uint8_t gateway[4])
+/* Whom net_apply() set last. */
+static char gateway_name[IFNAMSIZ];
+static uint8_t gateway_addr[4];
+
+static void tell_neighbour_table(int s, uint16_t type, uint16_t flags, uint8_t neighbour_flags)
 {
-	cleanup_close int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	struct {
 		struct nlmsghdr h;
 		struct ndmsg n;
 		struct rtattr a;
 		uint8_t addr[4];
 	} m = {
-		.h = { .nlmsg_len = sizeof(m),
-		       .nlmsg_type = RTM_NEWNEIGH,
-		       .nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE },
-		.n = { .ndm_family = AF_INET, .ndm_ifindex = (int)if_nametoindex(name), .ndm_flags = NTF_USE },
+		.h = { .nlmsg_len = sizeof(m), .nlmsg_type = type, .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags) },
+		.n = { .ndm_family = AF_INET,
+		       .ndm_ifindex = (int)if_nametoindex(gateway_name),
+		       .ndm_flags = neighbour_flags },
 		.a = { .rta_len = RTA_LENGTH(4), .rta_type = NDA_DST },
 	};
 
-	memcpy(m.addr, gateway, 4);
-	if (s < 0 || send(s, &m, sizeof(m), 0) < 0)
+	memcpy(m.addr, gateway_addr, 4);
+	if (send(s, &m, sizeof(m), 0) < 0)
 		log_debug("net: cannot greet the gateway: %s", strerror(errno));
+}
+
+/*
+ * Has the kernel ask for the gateway's hardware address now.  passt learns ours
+ * from the first frame it sees, and until then sends to the broadcast address,
+ * where TCP does not listen: a connection to a published port that came before
+ * any frame of ours timed out.  What is known already is forgotten first, or
+ * there would be nothing to ask.
+ */
+void net_greet(void)
+{
+	cleanup_close int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+	if (s < 0 || !gateway_name[0])
+		return;
+	tell_neighbour_table(s, RTM_DELNEIGH, 0, 0);
+	tell_neighbour_table(s, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, NTF_USE);
 }
 
 int net_apply(const struct wslx_agent_config *c, char *text, size_t size)
 {
 	cleanup_close int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	char name[IFNAMSIZ];
+	char name[IFNAMSIZ] = "";
 	struct ifreq q;
 	int r = s < 0 ? -errno : find_interface(s, c->has_mac ? c->mac : NULL, name);
 
@@ -183,8 +197,11 @@ int net_apply(const struct wslx_agent_config *c, char *text, size_t size)
 		r = set_up(s, name);
 	if (r == 0 && c->has_ipv4)
 		r = set_ipv4(s, name, c);
-	if (r == 0 && c->has_ipv4)
-		greet_gateway(name, c->ipv4_gateway);
+	if (r == 0 && c->has_ipv4) {
+		memcpy(gateway_name, name, sizeof(gateway_name));
+		memcpy(gateway_addr, c->ipv4_gateway, sizeof(gateway_addr));
+		net_greet();
+	}
 	if (r < 0)
 		snprintf(text, size, "network interface %s: %s", name, strerror(-r));
 	return r;

@@ -163,6 +163,8 @@ static void apply(struct config_wait *w, const struct wslx_agent_config *c)
 		if (r < 0)
 			config_failed(w, -r, text);
 	}
+	if (c->greet)
+		net_greet();
 	if (c->n_dns || c->n_search)
 		write_resolv_conf(w, c);
 }
@@ -221,7 +223,7 @@ static void sync_request(struct machine *m, const struct wslx_guest_call *call)
 
 	if (w) {
 		*w = (struct sync_wait) { .m = m, .call = *call };
-		if (wslx_guest_work(m->guest, sync_work, NULL, on_synced, w) == 0)
+		if (wslx_guest_work(m->guest, sync_work, NULL, on_synced, w) > 0)
 			return;
 		free(w);
 	}

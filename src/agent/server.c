@@ -91,8 +91,8 @@ static void on_work_end(void *opaque, pid_t pid, int status)
 	free(w);
 }
 
-int wslx_guest_work(struct wslx_guest *g, wslx_guest_work_fn work, void *work_opaque, wslx_guest_done_fn done,
-		    void *opaque)
+pid_t wslx_guest_work(struct wslx_guest *g, wslx_guest_work_fn work, void *work_opaque, wslx_guest_done_fn done,
+		      void *opaque)
 {
 	struct work *w = calloc(1, sizeof(*w));
 	int fds[2], r;
@@ -120,8 +120,9 @@ int wslx_guest_work(struct wslx_guest *g, wslx_guest_work_fn work, void *work_op
 	if (r < 0) {
 		close(fds[0]);
 		free(w);
+		return r;
 	}
-	return r;
+	return pid;
 }
 
 /* ---- replies ---- */

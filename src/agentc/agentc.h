@@ -59,11 +59,14 @@ WSLX_MUST_CHECK int wslx_agentc_connect(struct wslx_loop *loop, const char *vsoc
  * requests and execs, which are all freed with it.  NULL is fine. */
 void wslx_agentc_free(struct wslx_agentc *c);
 
+/* The same, but answers pending requests with -ECONNRESET first. */
+void wslx_agentc_abort(struct wslx_agentc *c);
+
 bool wslx_agentc_is_ready(const struct wslx_agentc *c);
 /* NULL before ready. */
 const struct wslx_agent_hello *wslx_agentc_hello(const struct wslx_agentc *c);
 
-/* ---- Requests: each gets exactly one reply, unless the connection is freed ---- */
+/* ---- Requests: each gets exactly one reply, unless the connection is freed (not aborted) ---- */
 
 struct wslx_agentc_reply {
 	int code;                                        /* 0 or -errno */

@@ -259,6 +259,17 @@ static void fail_requests(struct wslx_agentc *c, int code, const char *text)
 	}
 }
 
+void wslx_agentc_abort(struct wslx_agentc *c)
+{
+	if (!c || c->freed)
+		return;
+	enter(c);
+	c->state = CONN_DEAD; /* no new requests from the callbacks */
+	fail_requests(c, -ECONNRESET, "the connection to the machine was lost");
+	wslx_agentc_free(c);
+	leave(c);
+}
+
 /* ---- dispatch ---- */
 
 static int event_frame(struct wslx_agentc *c, const struct wslx_agent_msg *m)

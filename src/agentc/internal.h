@@ -35,7 +35,6 @@ struct wslx_agentc {
 	void *opaque;
 	int fd;
 	enum conn_state state;
-	unsigned hello_ms;
 	unsigned busy;
 	bool freed;
 	int fail_code;

@@ -25,7 +25,6 @@ struct wslx_vcpu;
 #define WSLX_HV_CAP_IRQFD (1u << 0)
 #define WSLX_HV_CAP_IOEVENTFD (1u << 1)
 #define WSLX_HV_CAP_DIRTY_LOG (1u << 2)
-#define WSLX_HV_CAP_RUN_STATE (1u << 3) /* get/set of full vCPU state */
 
 enum wslx_exit_kind {
 	WSLX_EXIT_MMIO,
@@ -91,7 +90,6 @@ struct wslx_hv_ops {
 	int (*irqfd_msi)(struct wslx_hv *hv, int eventfd, const struct wslx_msi *msi, int *handle);
 	int (*irqfd_update)(struct wslx_hv *hv, int handle, const struct wslx_msi *msi);
 	void (*irqfd_release)(struct wslx_hv *hv, int handle);
-	int (*irqfd_gsi)(struct wslx_hv *hv, int eventfd, unsigned gsi, bool assign);
 	/* A write of any value and `len` bytes (0 = any length) at gpa signals eventfd. */
 	int (*ioeventfd)(struct wslx_hv *hv, struct wslx_gpa gpa, unsigned len, int eventfd, bool assign);
 
@@ -102,6 +100,9 @@ struct wslx_hv_ops {
 	int (*vcpu_run)(struct wslx_vcpu *vcpu, struct wslx_exit **ret);
 	/* Makes a running or the next vcpu_run return WSLX_EXIT_INTR.  Any thread. */
 	void (*vcpu_kick)(struct wslx_vcpu *vcpu);
+	/* It stood still since the last vcpu_run, and the guest is to hear of it:
+	 * its watchdogs then know that the host, not the kernel, lost the time. */
+	void (*vcpu_was_paused)(struct wslx_vcpu *vcpu);
 };
 
 struct wslx_hv {

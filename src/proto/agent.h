@@ -178,6 +178,7 @@ enum wslx_agent_tag {
 	WSLX_TAG_DNS = 0x308,            /* text, one address each, repeated */
 	WSLX_TAG_SEARCH = 0x309,         /* text, one domain each, repeated */
 	WSLX_TAG_NIC_MAC = 0x30a,        /* 6 bytes: which interface; absent = the first */
+	WSLX_TAG_GREET = 0x30b,          /* u32 0/1: ask for the gateway's hardware address */
 	/* DISTRO_* */
 	WSLX_TAG_DISTRO = 0x401,     /* text: name */
 	WSLX_TAG_SERIAL = 0x402,     /* text */
@@ -289,6 +290,7 @@ struct wslx_agent_config {
 	uint8_t ipv4[4], ipv4_prefix, ipv4_gateway[4];
 	uint32_t mtu; /* 0 = leave */
 	bool ipv6_ra;
+	bool greet; /* send something, so that the network knows the interface */
 	char dns[WSLX_AGENT_MAX_DNS][64]; /* numeric addresses */
 	size_t n_dns;
 	char search[WSLX_AGENT_MAX_SEARCH][254];

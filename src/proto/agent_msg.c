@@ -324,6 +324,7 @@ static const struct field config_fields[] = {
 	BYTES(wslx_agent_config, ipv4, 9, has_ipv4, WSLX_TAG_IPV4),
 	U32(wslx_agent_config, mtu, WSLX_TAG_MTU),
 	BOOL(wslx_agent_config, ipv6_ra, WSLX_TAG_IPV6_RA),
+	BOOL(wslx_agent_config, greet, WSLX_TAG_GREET),
 	TEXTS(wslx_agent_config, dns, n_dns, WSLX_TAG_DNS),
 	TEXTS(wslx_agent_config, search, n_search, WSLX_TAG_SEARCH),
 };

@@ -31,6 +31,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -273,8 +274,18 @@ static int release_threads(struct server *s, struct wslx_err *err)
 	return r < 0 ? wslx_err_sys(err, -r, "cannot start the event loops") : 0;
 }
 
+/* What the guest's last writes reached is made to last, even if it never asked. */
+static void sync_disks(const struct wslx_child_params *p)
+{
+	for (size_t i = 0; i < p->n_disks; i++)
+		if (!p->disks[i].readonly && fdatasync(p->disks[i].fd) < 0)
+			log_error("disk %zu: cannot sync: %s", i, strerror(errno));
+}
+
 static void teardown(struct server *s)
 {
+	bool served = s->n_units;
+
 	for (size_t i = 0; i < s->n_units; i++) {
 		struct unit *u = &s->units[i];
 
@@ -290,6 +301,8 @@ static void teardown(struct server *s)
 		sem_destroy(&u->go);
 	}
 	s->n_units = 0;
+	if (served)
+		sync_disks(s->params);
 	free(s->units);
 	wslx_ring_probe_free(s->ring_probe);
 	wslx_loop_free(s->loop);

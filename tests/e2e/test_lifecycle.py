@@ -6,12 +6,13 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import threading
 
 import pytest
 
-from conftest import ENGINE, alive, children_of, wait_for
+from conftest import ENGINE, TIMEOUT, alive, children_of, wait_for
 
 
 def test_list_formats(wslx):
@@ -197,6 +198,82 @@ def test_control_socket(wslx, mini):
     assert any("blk" in k for k in stats)
     assert control(wslx, mini, "io.wslx.Machine.NoSuch")["error"] == "org.varlink.service.MethodNotFound"
     assert "error" in control(wslx, mini, "io.wslx.Machine.TestConfinement")
+
+
+class Session:
+    """A client of the machine's agent with one process, by nothing but the documented protocol."""
+
+    HEADER = struct.Struct("<IHHII")
+    HELLO, OK, ERROR, EXEC, STARTED, DATA, EXIT = 1, 2, 3, 0x20, 0x21, 0x22, 0x28
+
+    def __init__(self, path, *argv):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(path)
+        self.sock.sendall(b"CONNECT 1024\n")
+        self.send(self.HELLO, 0, 0, struct.pack("<IHHQ", 0x47415857, 1, 1, 0))
+        tlvs = [(0x501, a.encode()) for a in argv] + [(0x507, bytes((1, 1, 0))), (0x50a, struct.pack("<I", 65536))]
+        self.send(self.EXEC, 1, 1, b"".join(struct.pack("<II", t, len(v)) + v for t, v in tlvs))
+
+    def send(self, kind, channel, number, body, flags=0):
+        self.sock.sendall(self.HEADER.pack(len(body), kind, flags, channel, number) + body)
+
+    def exactly(self, n):
+        data = b""
+        while len(data) < n:
+            more = self.sock.recv(n - len(data))
+            assert more, "the agent hung up"
+            data += more
+        return data
+
+    def wait_started(self):
+        while (c := self.exactly(1)) != b"\n":
+            assert c
+        while (kind := self.receive()[0]) != self.STARTED:
+            assert kind == self.HELLO
+
+    def receive(self):
+        size, kind, _, channel, number = self.HEADER.unpack(self.exactly(16))
+        return kind, number, self.exactly(size)
+
+    def finish(self, data):
+        """Sends data and the end of input; returns the output and the status."""
+        self.send(self.DATA, 1, 0, data, flags=2)
+        out = b""
+        while True:
+            kind, number, body = self.receive()
+            if kind == self.DATA and number == 1:
+                out += body
+            elif kind == self.EXIT:
+                self.sock.close()
+                return out, struct.unpack("<III", body)[2]
+
+
+def test_many_clients_at_once(wslx, mini):
+    """Each client is a connection, a process and its pipes for the agent, which the kernel gives 1024 descriptors."""
+    wslx.sh("true", distro=mini)
+    path = os.path.join(wslx.home, "run", mini, "vsock.sock")
+    clients = []
+    for _ in range(12):
+        batch = [Session(path, "cat") for _ in range(50)]
+        for c in batch:
+            c.wait_started()
+        clients += batch
+    assert wslx.sh("ulimit -n; echo on", distro=mini) == "1024\non\n"
+    for i, c in enumerate(clients):
+        assert c.finish(b"%d" % i) == (b"%d" % i, 0)
+
+
+def test_terminate_while_paused(wslx, mini):
+    wslx.sh("true", distro=mini)
+    p = wslx.popen("-d", mini, "-e", "sh", "-c", "trap '' HUP; trap 'echo ended >/root/end; exit' TERM; echo up; "
+                   "while :; do sleep 1; done")
+    assert p.stdout.readline() == b"up\n"
+    assert control(wslx, mini, "io.wslx.Machine.Pause") == {"parameters": {}}
+    wslx.ok("terminate", mini)
+    p.wait(60)
+    assert wslx.state(mini) == "Stopped"
+    assert wslx.sh("cat /root/end", distro=mini) == "ended\n"
 
 
 def test_doctor(wslx):

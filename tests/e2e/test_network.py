@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from conftest import children_of, wait_for
+from test_lifecycle import control
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -113,14 +114,46 @@ def test_publish(wslx):
 
 def test_passt_death_is_repaired(wslx, tcp_server):
     wslx.sh("true")
-    kids = children_of(wslx.vmm_pid())
-    passt = [p for p in kids if "passt" in open(f"/proc/{p}/comm").read()]
+    passt = passts(wslx.vmm_pid())
     assert passt
     boot_id = wslx.sh("cat /proc/sys/kernel/random/boot_id")
     for p in passt:
         os.kill(p, signal.SIGKILL)
     wait_for("the network works again", lambda: tcp_out(wslx, tcp_server).out.strip() == "you said hello")
     assert wslx.sh("cat /proc/sys/kernel/random/boot_id") == boot_id
+
+
+def passts(pid):
+    return [p for p in children_of(pid) if "passt" in open(f"/proc/{p}/comm").read()]
+
+
+def test_published_port_survives_passts_death(wslx):
+    """The new passt knows nothing of the guest, which says nothing of its own accord: it has to be made to."""
+    port = free_port()
+    p = wslx.popen("run", "debian", "--publish", f"{port}:8080", "--", "exec python3 -c \"import socket; "
+                   "s=socket.socket(); s.bind(('0.0.0.0', 8080)); s.listen(); print('up', flush=True)\n"
+                   "while True:\n c,_=s.accept(); d=c.recv(100); c.sendall(b'served '+d); c.recv(1); c.close()\n"
+                   " if d == b'last': break\"")
+    assert p.stdout.readline() == b"up\n", p.stderr.read()
+    machine, = [m for m in os.listdir(os.path.join(wslx.home, "run")) if m.startswith("run-")]
+    supervisor = control(wslx, machine, "io.wslx.Machine.Info")["parameters"]["pid"]
+
+    def served(what):
+        try:
+            with socket.create_connection(("127.0.0.1", port), 5) as c:
+                c.sendall(what)
+                return c.recv(100) == b"served " + what
+        except OSError:
+            return False
+
+    assert served(b"first")
+    old = passts(supervisor)
+    for child in old:
+        os.kill(child, signal.SIGKILL)
+    wait_for("another passt", lambda: set(passts(supervisor)) - set(old))
+    wait_for("the port is served again", lambda: served(b"again"))
+    assert served(b"last")
+    assert p.wait(120) == 0
 
 
 def test_net_none(wslx, mini):

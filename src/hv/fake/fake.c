@@ -58,6 +58,7 @@ struct fake_vcpu {
 	struct step script[MAX_SCRIPT];
 	bool started;
 	struct wslx_vcpu_start start;
+	unsigned pauses;
 };
 
 static struct fake_vm *to_vm(struct wslx_hv *hv)
@@ -197,11 +198,6 @@ static void fake_irqfd_release(struct wslx_hv *hv, int handle)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-static int fake_irqfd_gsi(struct wslx_hv *hv, int eventfd, unsigned gsi, bool assign)
-{
-	return gsi < MAX_GSI ? 0 : -EINVAL;
-}
-
 static int fake_ioeventfd(struct wslx_hv *hv, struct wslx_gpa gpa, unsigned len, int eventfd, bool assign)
 {
 	struct fake_vm *vm = to_vm(hv);
@@ -296,6 +292,26 @@ static void fake_vcpu_kick(struct wslx_vcpu *vcpu)
 	pthread_mutex_unlock(&v->lock);
 }
 
+static void fake_vcpu_was_paused(struct wslx_vcpu *vcpu)
+{
+	struct fake_vcpu *v = to_vcpu(vcpu);
+
+	pthread_mutex_lock(&v->lock);
+	v->pauses++;
+	pthread_mutex_unlock(&v->lock);
+}
+
+unsigned wslx_hv_fake_pauses(struct wslx_vcpu *vcpu)
+{
+	struct fake_vcpu *v = to_vcpu(vcpu);
+	unsigned n;
+
+	pthread_mutex_lock(&v->lock);
+	n = v->pauses;
+	pthread_mutex_unlock(&v->lock);
+	return n;
+}
+
 static const struct wslx_hv_ops fake_ops = {
 	.name = "fake",
 	.free = fake_free,
@@ -309,12 +325,12 @@ static const struct wslx_hv_ops fake_ops = {
 	.irqfd_msi = fake_irqfd_msi,
 	.irqfd_update = fake_irqfd_update,
 	.irqfd_release = fake_irqfd_release,
-	.irqfd_gsi = fake_irqfd_gsi,
 	.ioeventfd = fake_ioeventfd,
 	.vcpu_free = fake_vcpu_free,
 	.vcpu_start_state = fake_vcpu_start_state,
 	.vcpu_run = fake_vcpu_run,
 	.vcpu_kick = fake_vcpu_kick,
+	.vcpu_was_paused = fake_vcpu_was_paused,
 };
 
 int wslx_hv_fake_new(struct wslx_hv **ret)

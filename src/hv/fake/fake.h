@@ -56,5 +56,7 @@ int wslx_hv_fake_push_exit(struct wslx_vcpu *vcpu, const struct wslx_exit *exit,
 const uint8_t *wslx_hv_fake_result(struct wslx_vcpu *vcpu, size_t n);
 /* State given to vcpu_start_state, or NULL. */
 const struct wslx_vcpu_start *wslx_hv_fake_start(struct wslx_vcpu *vcpu);
+/* How often the guest was told that it had been paused. */
+unsigned wslx_hv_fake_pauses(struct wslx_vcpu *vcpu);
 
 #endif

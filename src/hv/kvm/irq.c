@@ -183,17 +183,6 @@ void wslx_kvm_irqfd_release(struct wslx_hv *hv, int handle)
 	pthread_mutex_unlock(&vm->route_lock);
 }
 
-int wslx_kvm_irqfd_gsi(struct wslx_hv *hv, int eventfd, unsigned gsi, bool assign)
-{
-	struct kvm_vm *vm = kvm_vm_of(hv);
-
-	if (gsi >= KVM_N_PINS)
-		return -EINVAL;
-	if (!(vm->caps & WSLX_HV_CAP_IRQFD))
-		return -ENOTSUP;
-	return irqfd(vm, eventfd, gsi, assign);
-}
-
 int wslx_kvm_ioeventfd(struct wslx_hv *hv, struct wslx_gpa gpa, unsigned len, int eventfd, bool assign)
 {
 	struct kvm_vm *vm = kvm_vm_of(hv);

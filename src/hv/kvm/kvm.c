@@ -93,12 +93,12 @@ static const struct wslx_hv_ops kvm_ops = {
 	.irqfd_msi = wslx_kvm_irqfd_msi,
 	.irqfd_update = wslx_kvm_irqfd_update,
 	.irqfd_release = wslx_kvm_irqfd_release,
-	.irqfd_gsi = wslx_kvm_irqfd_gsi,
 	.ioeventfd = wslx_kvm_ioeventfd,
 	.vcpu_free = wslx_kvm_vcpu_free,
 	.vcpu_start_state = wslx_kvm_vcpu_start_state,
 	.vcpu_run = wslx_kvm_vcpu_run,
 	.vcpu_kick = wslx_kvm_vcpu_kick,
+	.vcpu_was_paused = wslx_kvm_vcpu_was_paused,
 };
 
 static int check_host(int kvm_fd)

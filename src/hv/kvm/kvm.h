@@ -85,6 +85,7 @@ int wslx_kvm_vcpu_new(struct wslx_hv *hv, unsigned index, struct wslx_vcpu **ret
 void wslx_kvm_vcpu_free(struct wslx_vcpu *vcpu);
 int wslx_kvm_vcpu_run(struct wslx_vcpu *vcpu, struct wslx_exit **ret);
 void wslx_kvm_vcpu_kick(struct wslx_vcpu *vcpu);
+void wslx_kvm_vcpu_was_paused(struct wslx_vcpu *vcpu);
 /* Installs the kick signal's empty handler, once a process. */
 int wslx_kvm_kick_init(void);
 
@@ -104,7 +105,6 @@ int wslx_kvm_msi(struct wslx_hv *hv, const struct wslx_msi *msi);
 int wslx_kvm_irqfd_msi(struct wslx_hv *hv, int eventfd, const struct wslx_msi *msi, int *handle);
 int wslx_kvm_irqfd_update(struct wslx_hv *hv, int handle, const struct wslx_msi *msi);
 void wslx_kvm_irqfd_release(struct wslx_hv *hv, int handle);
-int wslx_kvm_irqfd_gsi(struct wslx_hv *hv, int eventfd, unsigned gsi, bool assign);
 int wslx_kvm_ioeventfd(struct wslx_hv *hv, struct wslx_gpa gpa, unsigned len, int eventfd, bool assign);
 
 #endif

@@ -180,3 +180,9 @@ void wslx_kvm_vcpu_kick(struct wslx_vcpu *vcpu)
 	if (tid)
 		syscall(SYS_tgkill, getpid(), tid, KICK_SIGNAL);
 }
+
+void wslx_kvm_vcpu_was_paused(struct wslx_vcpu *vcpu)
+{
+	/* EINVAL: the guest does not use the clock that this goes through. */
+	(void)wslx_kvm_ioctl(kvm_vcpu_of(vcpu)->fd, KVM_KVMCLOCK_CTRL, NULL);
+}

@@ -110,7 +110,6 @@ static const struct {
 	{ SCMP_SYS(shutdown), BOTH },
 	{ SCMP_SYS(getsockopt), BOTH },
 	{ SCMP_SYS(close), BOTH },
-	{ SCMP_SYS(fcntl), BOTH }, /* O_NONBLOCK of received sockets, seals */
 	{ SCMP_SYS(eventfd2), BOTH },
 	/* Event loops and threads that exist already. */
 	{ SCMP_SYS(epoll_ctl), BOTH },
@@ -169,10 +168,7 @@ static const struct {
 	{ (uint32_t)KVM_IRQFD, VMM },      /* the guest masks and moves MSI-X vectors ... */
 	{ (uint32_t)KVM_SET_GSI_ROUTING, VMM },
 	{ (uint32_t)KVM_IOEVENTFD, VMM }, /* ... and BARs */
-	{ (uint32_t)KVM_GET_DIRTY_LOG, VMM },
-	{ (uint32_t)TUNGETIFF, VMM }, /* a TAP that replaces one */
-	{ (uint32_t)TUNSETVNETHDRSZ, VMM },
-	{ (uint32_t)TUNSETVNETLE, VMM },
+	{ (uint32_t)KVM_KVMCLOCK_CTRL, VMM }, /* a vCPU that was paused */
 	{ (uint32_t)TUNSETOFFLOAD, VMM }, /* the driver negotiates offloads of a TAP */
 	{ (uint32_t)TUNGETIFF, VMM },     /* a TAP that replaces another is checked and set up */
 	{ (uint32_t)TUNSETVNETHDRSZ, VMM },
@@ -193,6 +189,26 @@ static int allow_ioctls(scmp_filter_ctx f, unsigned profile)
 			return r;
 	}
 	return 0;
+}
+
+/* O_NONBLOCK and close-on-exec of received sockets; memory that vhost-user
+ * shares.  No signals on I/O (O_ASYNC, F_SETOWN, F_SETSIG): they would go to
+ * any process of the user's. */
+static int allow_fcntl(scmp_filter_ctx f)
+{
+	static const unsigned commands[] = {
+		F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GET_SEALS, F_ADD_SEALS,
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(commands) && r == 0; i++)
+		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+				     SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, commands[i]));
+	if (r == 0)
+		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 2,
+				     SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffffu, F_SETFL),
+				     SCMP_A2(SCMP_CMP_MASKED_EQ, O_ASYNC, 0));
+	return r;
 }
 
 /* Calls whose arguments decide. */
@@ -216,6 +232,8 @@ static int allow_checked(scmp_filter_ctx f, unsigned profile)
 	if (r == 0)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1,
 				     SCMP_A3(SCMP_CMP_MASKED_EQ, 0xffffffffu, AT_EMPTY_PATH));
+	if (r == 0)
+		r = allow_fcntl(f);
 	return r < 0 ? r : allow_ioctls(f, profile);
 }
 

@@ -359,10 +359,10 @@ struct wslx_agentc *wslx_agent_setup_conn(struct wslx_agent_setup *s)
 static void ignore_reply(void *opaque, const struct wslx_agentc_reply *r)
 {
 	if (r->code < 0)
-		log_debug("setting the guest's clock: %s", strerror(-r->code));
+		log_debug("the guest's %s: %s", (const char *)opaque, strerror(-r->code));
 }
 
-int wslx_agent_setup_set_time(struct wslx_agent_setup *s)
+static int send_small_config(struct wslx_agent_setup *s, uint64_t time_ns, bool greet, const char *what)
 {
 	cleanup_free struct wslx_agent_config *m = calloc(1, sizeof(*m));
 
@@ -370,8 +370,19 @@ int wslx_agent_setup_set_time(struct wslx_agent_setup *s)
 		return -ENOMEM;
 	if (!wslx_agent_setup_conn(s))
 		return -ENOTCONN;
-	m->time_ns = realtime_ns();
-	return wslx_agentc_config(s->conn, m, ignore_reply, NULL);
+	m->time_ns = time_ns;
+	m->greet = greet;
+	return wslx_agentc_config(s->conn, m, ignore_reply, (void *)what);
+}
+
+int wslx_agent_setup_set_time(struct wslx_agent_setup *s)
+{
+	return send_small_config(s, realtime_ns(), false, "clock");
+}
+
+int wslx_agent_setup_greet(struct wslx_agent_setup *s)
+{
+	return send_small_config(s, 0, true, "network");
 }
 
 static int find_distro(const struct wslx_agent_setup *s, const char *name)
@@ -401,7 +412,8 @@ void wslx_agent_setup_free(struct wslx_agent_setup *s)
 {
 	if (!s)
 		return;
-	wslx_agentc_free(s->conn);
+	s->over = true;
+	wslx_agentc_abort(s->conn); /* clients wait for answers to requests of theirs */
 	wslx_timer_free(s->timer);
 	free(s);
 }

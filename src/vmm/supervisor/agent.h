@@ -47,6 +47,8 @@ bool wslx_agent_setup_has_connected(const struct wslx_agent_setup *s);
 struct wslx_agentc *wslx_agent_setup_conn(struct wslx_agent_setup *s);
 /* The clock is another after a pause. */
 WSLX_MUST_CHECK int wslx_agent_setup_set_time(struct wslx_agent_setup *s);
+/* The other end of the guest's network is a new one and has to learn its address. */
+WSLX_MUST_CHECK int wslx_agent_setup_greet(struct wslx_agent_setup *s);
 /* Did this distro start?  -1: no such, 0: not (yet), 1: yes. */
 int wslx_agent_setup_distro(const struct wslx_agent_setup *s, const char *name);
 /* A client started or stopped it. */

@@ -14,6 +14,7 @@
 
 #define CHUNK 16384
 #define LOG_NAME "console.log"
+#define LOG_RETRY_MS 1000
 #define OLD_NAME "console.log.1"
 
 struct wslx_conlog {
@@ -21,6 +22,7 @@ struct wslx_conlog {
 	int dirfd, log_fd, fd;
 	struct wslx_watch *watch;
 	size_t log_size;
+	int64_t retry_ms; /* not before: after a log could not be made */
 	void (*on_panic)(void *opaque, const char *line);
 	void *opaque;
 	char ring[WSLX_CONSOLE_LINES][WSLX_CONSOLE_LINE_MAX];
@@ -42,8 +44,14 @@ static int open_log(struct wslx_conlog *c)
 
 static void write_log(struct wslx_conlog *c, const char *p, size_t n)
 {
-	if (c->log_size + n > WSLX_CONSOLE_LOG_MAX)
-		(void)!open_log(c);
+	if (c->log_fd < 0 || c->log_size + n > WSLX_CONSOLE_LOG_MAX) {
+		int64_t now = wslx_now_ms();
+
+		if (now < c->retry_ms)
+			return;
+		if (open_log(c) < 0)
+			c->retry_ms = now + LOG_RETRY_MS;
+	}
 	if (c->log_fd < 0)
 		return;
 	if (wslx_write_full(c->log_fd, p, n) == 0)

@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/listener.h"
 #include "base/log.h"
 #include "os/linux/fd.h"
 
@@ -34,7 +35,7 @@ struct wslx_control {
 	struct wslx_control_params p;
 	char *path, *interface;
 	int fd;
-	struct wslx_watch *watch;
+	struct wslx_listener *listener;
 	struct client *clients;
 	size_t n_clients;
 };
@@ -53,16 +54,17 @@ static const char service_description[] =
 
 static void listen_again(struct wslx_control *c)
 {
-	if (c->watch)
-		wslx_watch_set_events(c->watch, c->n_clients < WSLX_CONTROL_MAX_CLIENTS ? EPOLLIN : 0);
+	if (c->listener)
+		wslx_listener_hold(c->listener, c->n_clients >= WSLX_CONTROL_MAX_CLIENTS);
 }
 
 static void client_free(struct client *cl)
 {
 	struct wslx_control *c = cl->control;
+	struct wslx_call *call = cl->call;
 
-	if (cl->call)
-		cl->call->client = NULL;
+	if (call)
+		call->client = NULL;
 	wslx_watch_free(cl->watch);
 	wslx_close(&cl->fd);
 	wslx_buf_free(&cl->in);
@@ -76,6 +78,9 @@ static void client_free(struct client *cl)
 	c->n_clients--;
 	free(cl);
 	listen_again(c);
+	/* Who wants no answer need not stay. */
+	if (call && !call->oneway && c->p.gone)
+		c->p.gone(c->p.opaque, call);
 }
 
 /* Reads while there is nothing to do for it, writes while there is something to say. */
@@ -333,18 +338,11 @@ int wslx_control_adopt(struct wslx_control *c, int fd)
 	return 0;
 }
 
-static void on_accept(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
+static void on_accept(void *opaque, int fd, const struct sockaddr *peer, socklen_t peer_len)
 {
-	struct wslx_control *c = opaque;
-	int conn = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	if (conn < 0)
-		return;
-	if (!peer_allowed(conn)) {
-		close(conn);
-		return;
-	}
-	if (wslx_control_adopt(c, conn) < 0)
+	if (!peer_allowed(fd))
+		close(fd);
+	else if (wslx_control_adopt(opaque, fd) < 0)
 		log_warn("a control connection was dropped: out of memory");
 }
 
@@ -355,7 +353,7 @@ static int open_socket(struct wslx_control *c, struct wslx_err *err)
 	c->fd = wslx_unix_listen(c->path, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 64);
 	if (c->fd < 0)
 		return wslx_err_sys(err, -c->fd, "cannot listen at %s", c->path);
-	r = wslx_loop_watch(c->p.loop, c->fd, EPOLLIN, on_accept, c, &c->watch);
+	r = wslx_listener_new(c->p.loop, c->fd, on_accept, c, &c->listener);
 	return r < 0 ? wslx_err_sys(err, -r, "cannot listen at %s", c->path) : 0;
 }
 
@@ -382,19 +380,29 @@ int wslx_control_new(const struct wslx_control_params *p, struct wslx_control **
 	return 0;
 }
 
+void wslx_control_close_door(struct wslx_control *c)
+{
+	wslx_listener_free(TAKE_PTR(c->listener));
+	if (c->fd >= 0)
+		unlink(c->path);
+	wslx_close(&c->fd);
+}
+
+size_t wslx_control_n_clients(const struct wslx_control *c)
+{
+	return c->n_clients;
+}
+
 void wslx_control_free(struct wslx_control *c)
 {
 	if (!c)
 		return;
-	wslx_watch_free(c->watch);
-	c->watch = NULL;
+	c->p.gone = NULL;
+	wslx_control_close_door(c);
 	while (c->clients) {
 		(void)!flush_out(c->clients);
 		client_free(c->clients);
 	}
-	if (c->fd >= 0)
-		unlink(c->path);
-	wslx_close(&c->fd);
 	free(c->path);
 	free(c->interface);
 	free(c);

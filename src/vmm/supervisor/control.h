@@ -41,6 +41,8 @@ struct wslx_control_params {
 	const char *description; /* varlink interface definition */
 	const struct wslx_method *methods;
 	size_t n_methods;
+	/* The client is gone before the answer (which is still to be given).  May be NULL. */
+	void (*gone)(void *opaque, const struct wslx_call *call);
 	void *opaque;
 };
 
@@ -48,6 +50,9 @@ WSLX_MUST_CHECK int wslx_control_new(const struct wslx_control_params *p, struct
 				     struct wslx_err *err);
 /* Serves a connected stream socket, taken in any case. */
 WSLX_MUST_CHECK int wslx_control_adopt(struct wslx_control *c, int fd);
+/* Nobody new may connect; the socket is removed. */
+void wslx_control_close_door(struct wslx_control *c);
+size_t wslx_control_n_clients(const struct wslx_control *c);
 /* Sends what is buffered as far as that goes at once, closes all, removes the
  * socket.  Calls not yet answered may still be answered (into nothing) until
  * then, never after.  NULL is fine. */

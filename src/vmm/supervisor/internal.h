@@ -30,6 +30,20 @@ enum sup_state { SUP_STARTING, SUP_RUNNING, SUP_PAUSED, SUP_STOPPING };
 /* More than clients: one that went away keeps its place until the answer. */
 #define MAX_WAITERS 1024
 
+/* See pause.c. */
+enum pause_step { STEP_NONE, STEP_FREEZE, STEP_STOP, STEP_START, STEP_THAW };
+struct sup_pause {
+	bool want;            /* to rest; else to run */
+	bool distros, cpus;   /* at rest, or maybe */
+	bool unanswered;      /* the agent's PAUSE, also after RESUME overtook it */
+	enum pause_step step; /* whose answer is awaited */
+	struct wslx_call *pause_call, *resume_call;
+	char error[256]; /* why there is no pause */
+	struct wslx_timer *timer;
+	bool then_shut_down; /* once it runs */
+	unsigned shutdown_ms;
+};
+
 struct timing {
 	const char *name;
 	uint64_t ns;
@@ -51,6 +65,7 @@ struct wslx_sup {
 	struct wslx_watch *signal_watch;
 
 	enum sup_state state;
+	bool over;      /* it ended, and all who wait were told */
 	bool was_ready; /* of this start: the first boot reached RUNNING */
 	uint64_t start_ns, boot_ns;
 	unsigned boots;
@@ -69,6 +84,7 @@ struct wslx_sup {
 	struct wslx_timer *panic_timer;
 
 	/* The agent's connection ended: the machine's end should follow. */
+	bool agent_lost;
 	struct wslx_timer *lost_timer;
 
 	struct timing timings[MAX_TIMINGS];
@@ -79,14 +95,30 @@ struct wslx_sup {
 	struct wslx_call *waiters[MAX_WAITERS]; /* of WaitReady */
 	size_t n_waiters;
 
-	/* Pause or resume under way. */
-	struct wslx_call *pause_call;
+	struct sup_pause pause;
 };
 
 const char *wslx_sup_state_name(const struct wslx_sup *s);
 json_t *wslx_sup_timings(const struct wslx_sup *s);
 /* Asks the guest to power off, by force after timeout_ms; force: at once. */
 void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms);
+/* Tells the agent so; without one, or a way to it, ends the run by force. */
+void wslx_sup_ask_shutdown(struct wslx_sup *s, unsigned timeout_ms);
+/* After a pause: the time for the agent's word on a panic begins anew. */
+void wslx_sup_panic_again(struct wslx_sup *s);
+
+/* pause.c */
+WSLX_MUST_CHECK int wslx_sup_pause_init(struct wslx_sup *s);
+/* The run is over: nothing is paused any more. */
+void wslx_sup_pause_reset(struct wslx_sup *s);
+/* Anything of the machine rests, may rest, or is about to. */
+bool wslx_sup_at_rest(const struct wslx_sup *s);
+/* Only when nothing is at rest and no PAUSE unanswered. */
+void wslx_sup_pause(struct wslx_sup *s, struct wslx_agentc *conn, struct wslx_call *call);
+/* Only when something is.  False: somebody waits for that already. */
+WSLX_MUST_CHECK bool wslx_sup_resume(struct wslx_sup *s, struct wslx_call *call);
+void wslx_sup_pause_caller_gone(struct wslx_sup *s, const struct wslx_call *call);
+void wslx_sup_resume_to_shut_down(struct wslx_sup *s, unsigned timeout_ms);
 
 /* methods.c */
 WSLX_MUST_CHECK int wslx_sup_control_new(struct wslx_sup *s, const char *path, struct wslx_err *err);

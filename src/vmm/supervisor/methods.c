@@ -122,7 +122,7 @@ static struct wslx_agentc *get_agent(struct wslx_sup *s, struct wslx_call *call)
 {
 	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
 
-	if (conn && s->state == SUP_RUNNING && !s->pause_call)
+	if (conn && s->state == SUP_RUNNING && !wslx_sup_at_rest(s))
 		return conn;
 	not_ready(s, call);
 	return NULL;
@@ -195,7 +195,7 @@ static void on_wait_ready(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
 
-	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED)
+	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED || s->over)
 		answer_waiter(s, call);
 	else if (s->n_waiters < MAX_WAITERS)
 		s->waiters[s->n_waiters++] = call;
@@ -319,110 +319,37 @@ static void on_start_distro(void *opaque, struct wslx_call *call, json_t *params
 
 /* ---- pause and resume --------------------------------------------------------------------- */
 
-static void end_pause_call(struct wslx_sup *s, const char *error)
-{
-	struct wslx_call *call = s->pause_call;
-
-	s->pause_call = NULL;
-	if (!call)
-		return; /* answered when the run ended */
-	if (error)
-		failed(call, error);
-	else
-		wslx_call_reply(call, NULL);
-}
-
-static void on_run_paused(void *opaque, int err, uint64_t a, const char *text)
-{
-	struct wslx_sup *s = opaque;
-
-	if (!s->pause_call)
-		return;
-	if (err == 0 && s->state == SUP_RUNNING)
-		s->state = SUP_PAUSED;
-	end_pause_call(s, err < 0 ? strerror(-err) : NULL);
-}
-
-/* The guest's processes and file systems stand still: now its processors. */
-static void on_agent_paused(void *opaque, const struct wslx_agentc_reply *r)
-{
-	struct wslx_sup *s = opaque;
-	int e;
-
-	if (!s->pause_call)
-		return;
-	if (r->code < 0) {
-		end_pause_call(s, r->text[0] ? r->text : strerror(-r->code));
-		return;
-	}
-	e = wslx_run_pause(s->run, true, on_run_paused, s);
-	if (e < 0)
-		end_pause_call(s, strerror(-e));
-}
-
-static void on_agent_resumed(void *opaque, const struct wslx_agentc_reply *r)
-{
-	struct wslx_sup *s = opaque;
-
-	if (r->code < 0)
-		end_pause_call(s, r->text[0] ? r->text : strerror(-r->code));
-	else
-		end_pause_call(s, NULL);
-}
-
-static void on_run_resumed(void *opaque, int err, uint64_t a, const char *text)
-{
-	struct wslx_sup *s = opaque;
-	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
-
-	if (!s->pause_call)
-		return;
-	if (err == 0 && s->state == SUP_PAUSED)
-		s->state = SUP_RUNNING;
-	if (err == 0 && conn && wslx_agent_setup_set_time(s->agent) < 0)
-		log_warn("the guest's clock was not set");
-	if (err == 0)
-		err = conn ? wslx_agentc_resume(conn, on_agent_resumed, s) : -ENOTCONN;
-	if (err < 0)
-		end_pause_call(s, strerror(-err));
-}
-
 static void on_pause(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
 	struct wslx_agentc *conn;
-	int r;
 
-	if (s->state == SUP_PAUSED && !s->pause_call) {
+	if (s->state == SUP_PAUSED && s->pause.want && !s->pause.pause_call) {
 		wslx_call_reply(call, NULL);
 		return;
 	}
 	conn = get_agent(s, call);
 	if (!conn)
 		return;
-	s->pause_call = call;
-	r = wslx_agentc_pause(conn, on_agent_paused, s);
-	if (r < 0)
-		end_pause_call(s, strerror(-r));
+	if (s->pause.unanswered)
+		not_ready(s, call);
+	else
+		wslx_sup_pause(s, conn, call);
 }
 
 static void on_resume(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
-	int r;
 
-	if (s->state == SUP_RUNNING && !s->pause_call) {
+	if (s->state == SUP_RUNNING && !wslx_sup_at_rest(s))
 		wslx_call_reply(call, NULL);
-		return;
-	}
-	if (s->state != SUP_PAUSED || s->pause_call || !s->run) {
+	else if (!s->run || !wslx_sup_at_rest(s) || s->state == SUP_STOPPING || !wslx_sup_resume(s, call))
 		not_ready(s, call);
-		return;
-	}
-	s->pause_call = call;
-	r = wslx_run_pause(s->run, false, on_run_resumed, s);
-	if (r < 0)
-		end_pause_call(s, strerror(-r));
+}
+
+static void on_caller_gone(void *opaque, const struct wslx_call *call)
+{
+	wslx_sup_pause_caller_gone(opaque, call);
 }
 
 /* ---- the child's answers -------------------------------------------------------------------- */
@@ -543,6 +470,7 @@ int wslx_sup_control_new(struct wslx_sup *s, const char *path, struct wslx_err *
 			.description = description,
 			.methods = methods,
 			.n_methods = ARRAY_SIZE(methods),
+			.gone = on_caller_gone,
 			.opaque = s,
 		},
 		&s->control, err);

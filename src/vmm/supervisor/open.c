@@ -6,14 +6,13 @@
 #include <fcntl.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -24,7 +23,7 @@
 /* A killed machine's last child may outlive it by a moment, and holds the lock
  * for as long: that is worth waiting for. */
 #define LOCK_WAIT_MS 3000
-#define LOCK_TICK_MS 100
+#define LOCK_TICK_MS 20
 
 void wslx_files_init(struct wslx_files *f)
 {
@@ -117,34 +116,23 @@ int wslx_config_read(int fd_, struct wslx_vm_config **ret, struct wslx_err *err)
 
 /* ---- disks -------------------------------------------------------------- */
 
-static void on_tick(int sig)
-{
-}
-
-/* F_OFD_SETLKW, interrupted by a timer until the wait has been long enough. */
+/* Asked for again and again: a wait in the kernel would need a signal to end it. */
 static int lock_wait(int fd, short type)
 {
-	const struct itimerval tick = { .it_interval.tv_usec = LOCK_TICK_MS * 1000,
-					.it_value.tv_usec = LOCK_TICK_MS * 1000 };
-	const struct itimerval off = { 0 };
-	const struct sigaction act = { .sa_handler = on_tick };
-	struct flock fl = { .l_type = type, .l_whence = SEEK_SET };
+	const struct timespec tick = { .tv_nsec = LOCK_TICK_MS * 1000000L };
 	int64_t end = wslx_now_ms() + LOCK_WAIT_MS;
-	struct sigaction old;
-	int r;
 
-	if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
-		return 0;
-	if (errno != EAGAIN && errno != EACCES)
-		return -errno;
-	sigaction(SIGALRM, &act, &old);
-	setitimer(ITIMER_REAL, &tick, NULL);
-	do
-		r = fcntl(fd, F_OFD_SETLKW, &fl) < 0 ? -errno : 0;
-	while (r == -EINTR && wslx_now_ms() < end);
-	setitimer(ITIMER_REAL, &off, NULL);
-	sigaction(SIGALRM, &old, NULL);
-	return r == -EINTR ? -EAGAIN : r;
+	for (;;) {
+		struct flock fl = { .l_type = type, .l_whence = SEEK_SET };
+
+		if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+			return 0;
+		if (errno != EAGAIN && errno != EACCES)
+			return -errno;
+		if (wslx_now_ms() >= end)
+			return -EAGAIN;
+		nanosleep(&tick, NULL);
+	}
 }
 
 static bool process_has_file(const char *pid, const struct stat *want)
@@ -325,9 +313,15 @@ int wslx_files_open(struct wslx_files *f, const struct wslx_vm_config *c, const 
 		r = open_tap(c->net.tap, &f->tap_fd, err);
 	if (r == 0)
 		r = listen_at(c, "vsock.sock", &f->vsock_fd, err);
-	if (r == 0 && c->net.mode == WSLX_NET_PASST && c->engine == WSLX_ENGINE_TCG)
-		r = listen_at(c, "net.sock", &f->net_listen_fd, err);
 	return r;
+}
+
+int wslx_files_listen_net(struct wslx_files *f, const struct wslx_vm_config *c, struct wslx_err *err)
+{
+	if (c->net.mode != WSLX_NET_PASST || c->engine != WSLX_ENGINE_TCG)
+		return 0;
+	wslx_close(&f->net_listen_fd);
+	return listen_at(c, "net.sock", &f->net_listen_fd, err);
 }
 
 void wslx_files_close(struct wslx_files *f)

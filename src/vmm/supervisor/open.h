@@ -32,6 +32,9 @@ void wslx_files_init(struct wslx_files *f);
 /* kvm_path: NULL = /dev/kvm. */
 WSLX_MUST_CHECK int wslx_files_open(struct wslx_files *f, const struct wslx_vm_config *c, const char *kvm_path,
 				    struct wslx_err *err);
+/* Makes net.sock anew if the engine has one.  Before each run: QEMU removes the
+ * name of a socket it was given to listen at, where it is able to. */
+WSLX_MUST_CHECK int wslx_files_listen_net(struct wslx_files *f, const struct wslx_vm_config *c, struct wslx_err *err);
 /* Closes all, removes the sockets from the runtime folder. */
 void wslx_files_close(struct wslx_files *f);
 

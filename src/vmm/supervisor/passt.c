@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -247,7 +246,9 @@ static void on_retry(struct wslx_timer *t, void *opaque)
 		log_warn("%s", err.msg);
 		p->backoff_ms = WSLX_MIN(p->backoff_ms * 2 + BACKOFF_MIN_MS, (uint64_t)BACKOFF_MAX_MS);
 		wslx_timer_arm(p->retry, p->backoff_ms);
+		return;
 	}
+	p->p.replaced(p->p.opaque);
 }
 
 static int make_stderr(struct wslx_passt *p, int *ret_w)

@@ -34,6 +34,8 @@ struct wslx_passt_params {
 	/* passt ended after `alive_ms`; it will be tried again unless this frees
 	 * the object.  text: one line. */
 	void (*ended)(void *opaque, int64_t alive_ms, const char *text);
+	/* A new one is at the machine's network device: it knows nothing of the guest yet. */
+	void (*replaced)(void *opaque);
 	void *opaque;
 };
 

@@ -41,9 +41,12 @@
 #define STOP_GRACE_MS 10000
 /* After a line that looks like a panic: time for the reset that follows a real one. */
 #define PANIC_WAIT_MS 3000
+/* Then for the agent's answer: a guest on a busy host may be slow, and lives. */
+#define PANIC_PING_MS 10000
 /* The agent's connection closes shortly before the machine ends. */
 #define LOST_WAIT_MS 20000
 #define REBOOT_WINDOW_MS 60000
+#define LAST_CALLS_MS 500
 
 const char *wslx_sup_state_name(const struct wslx_sup *s)
 {
@@ -100,6 +103,9 @@ static void finish(struct wslx_sup *s)
 	const char *lines[WSLX_CONSOLE_LINES + 1];
 	size_t n = s->console ? wslx_conlog_lines(s->console, lines) : 0;
 
+	if (s->over)
+		return;
+	s->over = true;
 	s->state = SUP_STOPPING;
 	if (s->end_err.code)
 		wslx_report_event(&s->report, "crashed", s->end_err.msg);
@@ -143,12 +149,18 @@ static void on_shutdown_reply(void *opaque, const struct wslx_agentc_reply *r)
 	}
 }
 
-void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms)
+void wslx_sup_ask_shutdown(struct wslx_sup *s, unsigned timeout_ms)
 {
 	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
+
+	if (!conn || wslx_agentc_shutdown(conn, WSLX_AGENT_POWEROFF, timeout_ms, on_shutdown_reply, s) < 0)
+		wslx_run_stop(s->run);
+}
+
+void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms)
+{
 	bool again = s->state == SUP_STOPPING;
-	/* A guest that stands still cannot shut down. */
-	bool can_ask = conn && s->state == SUP_RUNNING && !s->pause_call;
+	bool can_ask = s->state == SUP_RUNNING || s->state == SUP_PAUSED;
 
 	s->state = SUP_STOPPING;
 	s->stop_wanted = true;
@@ -158,13 +170,17 @@ void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms)
 	}
 	if (!force && again)
 		return;
-	if (force || !can_ask ||
-	    wslx_agentc_shutdown(conn, WSLX_AGENT_POWEROFF, timeout_ms, on_shutdown_reply, s) < 0) {
+	if (force || !can_ask) {
 		wslx_run_stop(s->run);
 		return;
 	}
 	wslx_timer_arm(s->stop_timer,
 		       timeout_ms + (unsigned)(s->args.stop_grace_ms ? s->args.stop_grace_ms : STOP_GRACE_MS));
+	/* A guest that stands still cannot shut down. */
+	if (wslx_sup_at_rest(s))
+		wslx_sup_resume_to_shut_down(s, timeout_ms);
+	else
+		wslx_sup_ask_shutdown(s, timeout_ms);
 }
 
 static void on_signal(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
@@ -205,12 +221,22 @@ static void on_panic_timer(struct wslx_timer *t, void *opaque)
 	struct wslx_sup *s = opaque;
 	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
 
+	/* A machine that goes down in order does so within limits of its own, and
+	 * one at rest cannot answer: wslx_sup_panic_again() looks at it later. */
+	if (s->stop_wanted || s->agent_lost || wslx_sup_at_rest(s))
+		return;
 	if (conn && !s->panic_asked && wslx_agentc_ping(conn, on_panic_ping, s) == 0) {
 		s->panic_asked = true;
-		wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
+		wslx_timer_arm(s->panic_timer, s->args.panic_wait_ms ? s->args.panic_wait_ms : PANIC_PING_MS);
 		return;
 	}
 	fail_machine(s, EFAULT, s->panic);
+}
+
+void wslx_sup_panic_again(struct wslx_sup *s)
+{
+	if (s->panic[0] && !s->stop_wanted)
+		wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
 }
 
 static void on_panic(void *opaque, const char *line)
@@ -285,7 +311,10 @@ static void on_agent_failed(void *opaque, const char *text)
 
 static void on_lost_timer(struct wslx_timer *t, void *opaque)
 {
-	fail_machine(opaque, ECONNRESET, "the guest's agent is gone, and the machine did not end");
+	struct wslx_sup *s = opaque;
+
+	fail_machine(s, s->panic[0] ? EFAULT : ECONNRESET,
+		     s->panic[0] ? s->panic : "the guest's agent is gone, and the machine did not end");
 }
 
 static void on_agent_lost(void *opaque, const char *text)
@@ -293,6 +322,7 @@ static void on_agent_lost(void *opaque, const char *text)
 	struct wslx_sup *s = opaque;
 
 	log_info("%s", text);
+	s->agent_lost = true;
 	if (s->state != SUP_STOPPING)
 		wslx_timer_arm(s->lost_timer, LOST_WAIT_MS);
 }
@@ -419,6 +449,16 @@ static void on_passt_ended(void *opaque, int64_t alive_ms, const char *text)
 		log_warn("%s; starting it again", text);
 }
 
+/* Connections to published ports would go astray until the guest sends a frame
+ * of its own accord.  A machine at rest gets this when it goes on. */
+static void on_passt_replaced(void *opaque)
+{
+	struct wslx_sup *s = opaque;
+
+	if (s->agent && wslx_agent_setup_conn(s->agent) && wslx_agent_setup_greet(s->agent) < 0)
+		log_warn("the new passt does not know the guest yet");
+}
+
 static int start_passt(struct wslx_sup *s, struct wslx_err *err)
 {
 	if (s->config->net.mode != WSLX_NET_PASST)
@@ -441,21 +481,17 @@ static bool reboots_too_often(struct wslx_sup *s)
 
 static void drop_run(struct wslx_sup *s)
 {
+	wslx_sup_pause_reset(s);
+	s->agent_lost = false;
 	wslx_timer_disarm(s->panic_timer);
 	wslx_timer_disarm(s->stop_timer);
 	wslx_timer_disarm(s->lost_timer);
-	wslx_agent_setup_free(s->agent);
-	s->agent = NULL;
+	wslx_agent_setup_free(TAKE_PTR(s->agent));
 	if (s->passt)
 		wslx_passt_stop(s->passt);
 	wslx_run_free(s->run);
 	s->run = NULL;
 	wslx_close(&s->net_fd);
-	if (s->pause_call) {
-		wslx_call_error(s->pause_call, "io.wslx.Machine.Failed",
-				json_pack("{s:s}", "message", "the machine ended"));
-		s->pause_call = NULL;
-	}
 }
 
 static void reboot(struct wslx_sup *s)
@@ -533,6 +569,8 @@ static int start_run(struct wslx_sup *s, struct wslx_err *err)
 
 	s->boots++;
 	r = make_net_pair(s, &net, err);
+	if (r == 0)
+		r = wslx_files_listen_net(&s->files, s->config, err);
 	if (r == 0) {
 		r = start_agent(s);
 		if (r < 0)
@@ -602,6 +640,8 @@ static int make_timers(struct wslx_sup *s, struct wslx_err *err)
 		r = wslx_loop_timer(s->loop, on_panic_timer, s, &s->panic_timer);
 	if (r == 0)
 		r = wslx_loop_timer(s->loop, on_lost_timer, s, &s->lost_timer);
+	if (r == 0)
+		r = wslx_sup_pause_init(s);
 	return r < 0 ? wslx_err_sys(err, -r, "timers") : 0;
 }
 
@@ -620,6 +660,7 @@ static int prepare_passt(struct wslx_sup *s, struct wslx_err *err)
 			.net = &s->config->net,
 			.connect = passt_connect,
 			.ended = on_passt_ended,
+			.replaced = on_passt_replaced,
 			.opaque = s,
 		},
 		&s->passt, err);
@@ -656,6 +697,25 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 	if (r == 0)
 		set_timing(s, "spawn", s->boot_ns);
 	return r;
+}
+
+/* The start failed before the loop ran.  Others may have connected meanwhile to
+ * wait for it: they are owed the reason, too. */
+static void serve_last_calls(struct wslx_sup *s)
+{
+	int64_t end = wslx_now_ms() + LAST_CALLS_MS, left = 0;
+
+	s->over = true;
+	s->state = SUP_STOPPING;
+	if (!s->control || wslx_loop_once(s->loop, 0) < 0)
+		return;
+	/* Who comes now will start the machine anew. */
+	wslx_control_close_door(s->control);
+	while (wslx_control_n_clients(s->control) && left >= 0) {
+		left = end - wslx_now_ms();
+		if (left >= 0 && wslx_loop_once(s->loop, (int)left) < 0)
+			return;
+	}
 }
 
 static void free_all(struct wslx_sup *s)
@@ -701,7 +761,7 @@ int wslx_supervisor_run(const struct wslx_supervisor_args *args)
 		log_error("%s", err.msg);
 		set_end(s, err.code, err.msg);
 		wslx_report_failed(&s->report, s->end_err.msg, NULL, 0);
-		wslx_sup_answer_waiters(s);
+		serve_last_calls(s);
 		r = 1;
 	} else {
 		r = wslx_loop_run(s->loop);

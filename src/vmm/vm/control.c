@@ -92,9 +92,10 @@ static void on_resume(struct vm *vm, uint32_t id)
 static void on_stats(struct vm *vm, uint32_t id)
 {
 	char text[WSLX_LINK_TEXT_MAX + 1];
-	size_t n = wslx_vm_vcpus_stats(vm, text, sizeof(text));
+	/* Those of many vCPUs may not all fit: the devices' come first. */
+	size_t n = wslx_vm_devices_stats(vm, text, sizeof(text));
 
-	n += wslx_vm_devices_stats(vm, text + n, sizeof(text) - n);
+	n += wslx_vm_vcpus_stats(vm, text + n, sizeof(text) - n);
 	text[n] = '\0';
 	if (wslx_vm_report(vm, WSLX_LINK_STATS_REPLY, id, 0, text) < 0)
 		log_debug("statistics not sent");

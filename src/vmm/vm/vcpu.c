@@ -63,22 +63,29 @@ void wslx_vm_end(struct vm *vm, enum vm_end why, const char *fmt, ...)
 }
 
 /* Waits while the vCPU is not to run.  False: end the thread. */
-static bool wait_to_run(struct vm *vm)
+static bool wait_to_run(struct vm_vcpu *v)
 {
-	bool parked, run;
+	struct vm *vm = v->vm;
+	bool parked = false, run;
 
 	pthread_mutex_lock(&vm->lock);
 	vm->n_started += vm->wanted == VM_HOLD;
-	parked = vm->wanted == VM_PAUSE;
-	if (parked && ++vm->n_parked == vm->n_vcpus)
-		signal_rest(vm);
 	pthread_cond_broadcast(&vm->changed);
-	while (vm->wanted == VM_HOLD || vm->wanted == VM_PAUSE)
+	while (vm->wanted == VM_HOLD || vm->wanted == VM_PAUSE) {
+		/* In here, as the pause may come before the start was noticed. */
+		if (vm->wanted == VM_PAUSE && !parked) {
+			parked = true;
+			if (++vm->n_parked == vm->n_vcpus)
+				signal_rest(vm);
+		}
 		pthread_cond_wait(&vm->changed, &vm->lock);
+	}
 	run = vm->wanted == VM_RUN;
 	if (parked)
 		vm->n_parked--;
 	pthread_mutex_unlock(&vm->lock);
+	if (parked && run)
+		vm->hv->ops->vcpu_was_paused(v->vcpu);
 	return run;
 }
 
@@ -163,7 +170,7 @@ static void *vcpu_thread(void *opaque)
 
 	snprintf(name, sizeof(name), "vcpu%u", v->vcpu->index);
 	prctl(PR_SET_NAME, name);
-	while (wait_to_run(vm)) {
+	while (wait_to_run(v)) {
 		if (!entered)
 			report_first_entry(v);
 		entered = true;
@@ -221,26 +228,43 @@ void wslx_vm_vcpus_free(struct vm *vm)
 	vm->n_vcpus = 0;
 }
 
+static const char *const exit_names[WSLX_EXIT_FAIL + 1] = {
+	[WSLX_EXIT_MMIO] = "mmio",
+	[WSLX_EXIT_PIO] = "pio",
+	[WSLX_EXIT_INTR] = "intr",
+};
+
+/* The line's length, 0 if it does not fit. */
+static size_t stat_line(char *buf, size_t size, const char *vcpu, const char *name, uint64_t value)
+{
+	int r = snprintf(buf, size, "%s.exits_%s %llu\n", vcpu, name, (unsigned long long)value);
+
+	return r < 0 || (size_t)r >= size ? 0 : (size_t)r;
+}
+
+/* The sums first: where many vCPUs leave no room for all of them, those are there. */
 size_t wslx_vm_vcpus_stats(struct vm *vm, char *buf, size_t size)
 {
-	static const char *const names[] = {
-		[WSLX_EXIT_MMIO] = "mmio",   [WSLX_EXIT_PIO] = "pio",  [WSLX_EXIT_HLT] = NULL,
-		[WSLX_EXIT_SHUTDOWN] = NULL, [WSLX_EXIT_RESET] = NULL, [WSLX_EXIT_INTR] = "intr",
-		[WSLX_EXIT_FAIL] = NULL,
-	};
-	size_t n = 0;
+	uint64_t sums[ARRAY_SIZE(exit_names)] = { 0 };
+	size_t n = 0, len = 1;
+	char name[16];
 
-	for (unsigned i = 0; i < vm->n_vcpus; i++) {
-		for (size_t k = 0; k < ARRAY_SIZE(names); k++) {
-			int r;
-
-			if (!names[k])
+	for (unsigned i = 0; i < vm->n_vcpus; i++)
+		for (size_t k = 0; k < ARRAY_SIZE(exit_names); k++)
+			sums[k] += atomic_load(&vm->vcpus[i].exits[k]);
+	for (size_t k = 0; k < ARRAY_SIZE(exit_names) && len; k++) {
+		if (!exit_names[k])
+			continue;
+		len = stat_line(buf + n, size - n, "vcpus", exit_names[k], sums[k]);
+		n += len;
+	}
+	for (unsigned i = 0; i < vm->n_vcpus && len; i++) {
+		snprintf(name, sizeof(name), "vcpu%u", i);
+		for (size_t k = 0; k < ARRAY_SIZE(exit_names) && len; k++) {
+			if (!exit_names[k])
 				continue;
-			r = snprintf(buf + n, size - n, "vcpu%u.exits_%s %llu\n", i, names[k],
-				     (unsigned long long)atomic_load(&vm->vcpus[i].exits[k]));
-			if (r < 0 || (size_t)r >= size - n)
-				return n;
-			n += (size_t)r;
+			len = stat_line(buf + n, size - n, name, exit_names[k], atomic_load(&vm->vcpus[i].exits[k]));
+			n += len;
 		}
 	}
 	return n;

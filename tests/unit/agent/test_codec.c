@@ -192,6 +192,7 @@ static void config_round_trip(void **state)
 				       .ipv4_gateway = { 10, 0, 2, 2 },
 				       .mtu = 1500,
 				       .ipv6_ra = true,
+				       .greet = true,
 				       .dns = { "1.2.3.4", "::1" },
 				       .n_dns = 2,
 				       .search = { "a.example" },

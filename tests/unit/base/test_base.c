@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/listener.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
@@ -290,6 +292,65 @@ static void full_socket_is_not_waited_for(void **state)
 	unlink(path);
 }
 
+struct accepted {
+	struct wslx_listener *l;
+	unsigned n, hold_at;
+};
+
+static void on_accept(void *opaque, int fd, const struct sockaddr *peer, socklen_t peer_len)
+{
+	struct accepted *a = opaque;
+
+	assert_int_equal(peer->sa_family, AF_UNIX);
+	close(fd);
+	if (++a->n == a->hold_at)
+		wslx_listener_hold(a->l, true);
+}
+
+static void listener_waits_for_descriptors(void **state)
+{
+	int fd, clients[3];
+	char path[64];
+	struct accepted a = { .hold_at = 2 };
+	struct rlimit old, none;
+	struct wslx_loop *loop;
+	int64_t start;
+
+	snprintf(path, sizeof(path), "/tmp/wslx-test-%d.sock", (int)getpid());
+	fd = wslx_unix_listen(path, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 8);
+	assert_true(fd >= 0);
+	assert_int_equal(wslx_loop_new(&loop), 0);
+	assert_int_equal(wslx_listener_new(loop, fd, on_accept, &a, &a.l), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(clients); i++) {
+		clients[i] = wslx_unix_connect(path, SOCK_STREAM | SOCK_CLOEXEC);
+		assert_true(clients[i] >= 0);
+	}
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = (struct rlimit) { .rlim_cur = 3, .rlim_max = old.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	assert_int_equal(wslx_loop_once(loop, 0), 0);
+	/* Connections are there, and yet this round waits. */
+	start = wslx_now_ms();
+	assert_int_equal(wslx_loop_once(loop, 10000), 0);
+	assert_in_range(wslx_now_ms() - start, 50, 5000);
+	assert_int_equal(a.n, 0);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	while (a.n < 2)
+		assert_int_equal(wslx_loop_once(loop, 1000), 0);
+	/* Held by its owner. */
+	assert_int_equal(wslx_loop_once(loop, 0), 0);
+	assert_int_equal(a.n, 2);
+	wslx_listener_hold(a.l, false);
+	while (a.n < 3)
+		assert_int_equal(wslx_loop_once(loop, 1000), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(clients); i++)
+		close(clients[i]);
+	wslx_listener_free(a.l);
+	wslx_loop_free(loop);
+	close(fd);
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -304,6 +365,7 @@ int main(void)
 		cmocka_unit_test(descriptors_travel),
 		cmocka_unit_test(long_socket_paths_work),
 		cmocka_unit_test(full_socket_is_not_waited_for),
+		cmocka_unit_test(listener_waits_for_descriptors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

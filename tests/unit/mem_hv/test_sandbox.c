@@ -103,7 +103,11 @@ static int work(void)
 	if (wslx_loop_post(loop, on_post, &ran) < 0 || wslx_loop_once(loop, 100) < 0 || !ran)
 		return 7;
 	free(malloc(4 << 20));
-	return fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0 ? 8 : 0;
+	if (fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0 || !(fcntl(pair[0], F_GETFL) & O_NONBLOCK))
+		return 8;
+	if (fcntl(pair[0], F_SETFD, FD_CLOEXEC) < 0 || fcntl(pair[0], F_DUPFD_CLOEXEC, 3) < 0)
+		return 9;
+	return fcntl(fd, F_GET_SEALS) < 0 ? 10 : 0;
 }
 
 static void test_work(void **state)
@@ -149,9 +153,37 @@ static int trace(void)
 	return syscall(SYS_process_vm_readv, getppid(), NULL, 0, NULL, 0, 0) < 0 ? 2 : 0;
 }
 
+static int fcntl_async(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	if (enter(WSLX_SANDBOX_VMM) < 0)
+		return 1;
+	return fcntl(fd, F_SETFL, O_NONBLOCK | O_ASYNC) < 0 ? 2 : 0;
+}
+
+static int fcntl_owner(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	if (enter(WSLX_SANDBOX_DEVICES) < 0)
+		return 1;
+	return fcntl(fd, F_SETOWN, getppid()) < 0 ? 2 : 0;
+}
+
+static int fcntl_signal(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	if (enter(WSLX_SANDBOX_DEVICES) < 0)
+		return 1;
+	return fcntl(fd, F_SETSIG, SIGKILL) < 0 ? 2 : 0;
+}
+
 static void test_kills(void **state)
 {
-	static int (*const cases[])(void) = { exec_memory, protect_exec, other_ioctl, signal_others, trace };
+	static int (*const cases[])(void) = { exec_memory, protect_exec, other_ioctl, signal_others,
+					      trace,       fcntl_async,  fcntl_owner, fcntl_signal };
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		int status = in_child(cases[i]);

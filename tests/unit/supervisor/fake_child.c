@@ -5,6 +5,7 @@
  */
 #include "fake_child.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
 #include "proto/agent.h"
@@ -22,6 +24,8 @@
 static struct wslx_child_params *params;
 static struct wslx_agent_rx rx;
 static int agent_fd = -1;
+static bool frozen, stopped; /* the distros, the processors */
+static unsigned n_resumes, n_pauses;
 
 static bool plays(const char *name)
 {
@@ -123,13 +127,91 @@ static void after_ready(void)
 		link_say(WSLX_LINK_CONNECT, 8, WSLX_AGENT_PORT, "");
 }
 
+static void agent_refuse(uint32_t id)
+{
+	struct wslx_agent_error e = { .code = 5, .exit_status = -1 };
+	struct wslx_buf b;
+
+	strcpy(e.text, "the agent refuses");
+	wslx_buf_init(&b, 65536);
+	if (wslx_agent_error_encode(&b, &e) < 0)
+		_exit(9);
+	agent_say(WSLX_AGENT_ERROR, id, &b);
+	wslx_buf_free(&b);
+}
+
+static void agent_pause(uint32_t id)
+{
+	frozen = true;
+	console_say("PAUSE\n");
+	/* As one whose host has no room on its disk. */
+	if (plays("stuck-pause") && n_pauses++ == 0)
+		return;
+	agent_say(WSLX_AGENT_OK, id, NULL);
+}
+
+static void agent_resume(uint32_t id)
+{
+	console_say("RESUME\n");
+	if (plays("refuse-resume") && n_resumes++ < 2) {
+		agent_refuse(id);
+		return;
+	}
+	frozen = false;
+	agent_say(WSLX_AGENT_OK, id, NULL);
+}
+
+static void agent_shutdown(uint32_t id)
+{
+	console_say("SHUTDOWN\n");
+	if (frozen || stopped)
+		_exit(7);
+	agent_say(WSLX_AGENT_OK, id, NULL);
+	if (plays("long-goodbye")) {
+		struct pollfd none = { .fd = -1 };
+
+		/* Its distros take their time, and one prints. */
+		wslx_close(&agent_fd);
+		console_say("Kernel panic - not syncing: a joke\n");
+		(void)poll(&none, 1, 300);
+		end_with(WSLX_LINK_POWEROFF, 0);
+	}
+	if (!plays("stubborn"))
+		end_with(WSLX_LINK_POWEROFF, 0);
+}
+
+/* Resets while somebody else keeps the agent's connection open: it never shows
+ * as closed. */
+static void reset_silently(void)
+{
+	struct pollfd p = { .fd = agent_fd, .events = POLLRDHUP };
+	pid_t pid = fork();
+
+	if (pid < 0)
+		_exit(9);
+	if (pid)
+		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
+	wslx_close(&params->link_fd);
+	wslx_close(&params->console_fd);
+	(void)poll(&p, 1, -1);
+	_exit(0);
+}
+
 static void on_agent_message(const struct wslx_agent_msg *m)
 {
 	switch (m->h.type) {
-	case WSLX_AGENT_CONFIG:
 	case WSLX_AGENT_PAUSE:
+		agent_pause(m->h.id);
+		break;
 	case WSLX_AGENT_RESUME:
+		agent_resume(m->h.id);
+		break;
 	case WSLX_AGENT_DISTRO_STOP:
+		if (plays("reset-in-stop"))
+			reset_silently();
+		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
+		break;
+	case WSLX_AGENT_CONFIG:
 		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
 		break;
 	case WSLX_AGENT_DISTRO_START:
@@ -141,9 +223,7 @@ static void on_agent_message(const struct wslx_agent_msg *m)
 			agent_say(WSLX_AGENT_PONG, m->h.id, NULL);
 		break;
 	case WSLX_AGENT_SHUTDOWN:
-		agent_say(WSLX_AGENT_OK, m->h.id, NULL);
-		if (!plays("stubborn"))
-			end_with(WSLX_LINK_POWEROFF, 0);
+		agent_shutdown(m->h.id);
 		break;
 	default:
 		break;
@@ -165,6 +245,21 @@ static void read_agent(void)
 	wslx_agent_rx_filled(&rx, (size_t)r);
 	while (wslx_agent_rx_next(&rx, &m) == 1)
 		on_agent_message(&m);
+}
+
+static void link_pause(uint32_t id, bool on)
+{
+	struct wslx_link_msg m = { .type = WSLX_LINK_PAUSED, .id = id, .fd = -1 };
+
+	stopped = on;
+	console_say(on ? "STOP\n" : "GO\n");
+	if (on && plays("joke-before-pause"))
+		console_say("root typed: Kernel panic - not syncing: a joke\n");
+	/* Stopped, and yet it says it could not. */
+	if (on && plays("refuse-stop"))
+		m.b = EIO;
+	if (wslx_link_send(params->link_fd, &m) < 0)
+		_exit(9);
 }
 
 static void read_link(void)
@@ -189,7 +284,7 @@ static void read_link(void)
 		break;
 	case WSLX_LINK_PAUSE:
 	case WSLX_LINK_RESUME:
-		link_say(WSLX_LINK_PAUSED, m.id, 0, "");
+		link_pause(m.id, m.type == WSLX_LINK_PAUSE);
 		break;
 	case WSLX_LINK_STATS:
 		link_say(WSLX_LINK_STATS_REPLY, m.id, 0, "blk0.reads 17\nbroken\nvsock.opened 3\n");
@@ -241,12 +336,13 @@ int fake_child_main(int params_fd)
 		link_say(WSLX_LINK_CONNECT, 7, WSLX_AGENT_PORT, "");
 	for (;;) {
 		struct pollfd p[2] = { { .fd = params->link_fd, .events = POLLIN },
-				       { .fd = agent_fd, .events = POLLIN } };
+				       { .fd = stopped ? -1 : agent_fd, .events = POLLIN } };
 
 		if (poll(p, 2, -1) < 0)
 			return 9;
 		if (p[0].revents)
 			read_link();
+		/* A guest whose processors stand still reads nothing. */
 		if (agent_fd >= 0 && p[1].revents)
 			read_agent();
 	}

@@ -20,9 +20,12 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "fake_child.h"
 #include "os/linux/fd.h"
 #include "proto/vmconfig.h"
+#include "vmm/supervisor/console.h"
+#include "vmm/supervisor/open.h"
 #include "vmm/supervisor/supervisor.h"
 
 #define WAIT_MS 30000
@@ -34,7 +37,7 @@ struct machine {
 	struct wslx_distro_config distro;
 	pid_t pid;
 	int ready_fd;
-	unsigned panic_wait_ms;
+	unsigned panic_wait_ms, pause_limit_ms;
 	char *lines; /* what was read from ready_fd */
 	size_t n;
 };
@@ -104,6 +107,7 @@ static void start_json(struct machine *m, const char *json)
 			.kvm_path = "/dev/null",
 			.stop_grace_ms = 200,
 			.panic_wait_ms = m->panic_wait_ms,
+			.pause_limit_ms = m->pause_limit_ms,
 		}));
 	}
 	close(config);
@@ -218,6 +222,17 @@ static int client(struct machine *m)
 
 	assert_true(fd >= 0);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+	return fd;
+}
+
+/* As soon as there is a socket. */
+static int await_client(struct machine *m)
+{
+	int fd;
+
+	do
+		fd = wslx_unix_connect(m->control, SOCK_STREAM | SOCK_CLOEXEC);
+	while (fd < 0);
 	return fd;
 }
 
@@ -396,6 +411,16 @@ static void test_reboot(void **state)
 	assert_int_equal(wait_end(&m), 0);
 	remove_all(&m);
 
+	/* A request is answered even if the reboot leaves no other sign of its end. */
+	setup(&m, "reset-in-stop");
+	start(&m);
+	expect_ready(&m);
+	call_fails(&m, "StopDistro", "{\"name\":\"m1\"}", "io.wslx.Machine.Failed");
+	call_ok(&m, "WaitReady", "{}");
+	call_ok(&m, "Terminate", "{}");
+	assert_int_equal(wait_end(&m), 0);
+	remove_all(&m);
+
 	setup(&m, "reboot-always");
 	start(&m);
 	expect_ready(&m);
@@ -465,6 +490,179 @@ static void test_panic_later(void **state)
 	remove_all(&m);
 }
 
+/* Until the guest's console holds `text`. */
+static void wait_console(struct machine *m, const char *text)
+{
+	bool found = false;
+
+	while (!found) {
+		char *s = read_state(m, "console.log");
+
+		found = strstr(s, text);
+		free(s);
+		call_ok(m, "Ping", "{}");
+	}
+}
+
+static void wait_state(struct machine *m, const char *state)
+{
+	bool same = false;
+
+	while (!same) {
+		json_t *j = call(m, "Info", "{}");
+
+		same = !strcmp(text(json_object_get(j, "parameters"), "state"), state);
+		json_decref(j);
+	}
+}
+
+static void start_ready(struct machine *m, const char *fake, unsigned pause_limit_ms, unsigned panic_wait_ms)
+{
+	setup(m, fake);
+	m->pause_limit_ms = pause_limit_ms;
+	m->panic_wait_ms = panic_wait_ms;
+	start(m);
+	expect_ready(m);
+}
+
+static void end_in_order(struct machine *m)
+{
+	call_ok(m, "Terminate", "{}");
+	assert_int_equal(wait_end(m), 0);
+	remove_all(m);
+}
+
+static void test_failed_pause_is_undone(void **state)
+{
+	struct machine m;
+
+	/* The processors do not stop as they should: they go on, and so do the distros. */
+	start_ready(&m, "refuse-stop", 0, 0);
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.Failed");
+	wait_console(&m, "PAUSE\nSTOP\nGO\nRESUME\n");
+	expect_state(&m, "running");
+	call_ok(&m, "StopDistro", "{\"name\":\"m1\"}");
+	end_in_order(&m);
+}
+
+static void test_refused_resume(void **state)
+{
+	struct machine m;
+
+	/* Thawing fails once, twice: the machine is called paused, and it is tried again. */
+	start_ready(&m, "refuse-resume", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
+	expect_state(&m, "paused");
+	wait_state(&m, "running");
+	wait_console(&m, "GO\nRESUME\nRESUME\nRESUME\n");
+	end_in_order(&m);
+
+	start_ready(&m, "refuse-resume", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
+	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
+	call_ok(&m, "Resume", "{}");
+	expect_state(&m, "running");
+	call_ok(&m, "Resume", "{}");
+	end_in_order(&m);
+}
+
+/* The distros' file systems cannot be written back: the pause never gets there. */
+static void test_stuck_pause(void **state)
+{
+	struct machine m;
+	json_t *j;
+	int fd;
+
+	/* Resume ends it. */
+	start_ready(&m, "stuck-pause", 0, 0);
+	fd = client(&m);
+	send_call(fd, "Pause", "{}");
+	wait_console(&m, "PAUSE\n");
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.NotReady");
+	call_ok(&m, "Resume", "{}");
+	j = read_answer(fd);
+	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
+	json_decref(j);
+	close(fd);
+	expect_state(&m, "running");
+	/* The agent never answered that one: there is no second. */
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.NotReady");
+	end_in_order(&m);
+
+	/* So does the time limit, */
+	start_ready(&m, "stuck-pause", 50, 0);
+	call_fails(&m, "Pause", "{}", "io.wslx.Machine.Failed");
+	wait_console(&m, "PAUSE\nRESUME\n");
+	end_in_order(&m);
+
+	/* and the end of who asked. */
+	start_ready(&m, "stuck-pause", 0, 0);
+	fd = client(&m);
+	send_call(fd, "Pause", "{}");
+	wait_console(&m, "PAUSE\n");
+	close(fd);
+	wait_console(&m, "PAUSE\nRESUME\n");
+	end_in_order(&m);
+
+	/* A machine that is to end goes on first. */
+	start_ready(&m, "stuck-pause", 0, 0);
+	fd = client(&m);
+	send_call(fd, "Pause", "{}");
+	wait_console(&m, "PAUSE\n");
+	call_ok(&m, "Terminate", "{}");
+	assert_int_equal(wait_end(&m), 0);
+	close(fd);
+	remove_all(&m);
+}
+
+static void test_terminate_paused(void **state)
+{
+	struct machine m;
+	char *s;
+
+	start_ready(&m, "normal", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_ok(&m, "Terminate", "{}");
+	assert_int_equal(wait_end(&m), 0);
+	s = read_state(&m, "console.log");
+	assert_non_null(strstr(s, "PAUSE\nSTOP\nGO\nRESUME\nSHUTDOWN\n"));
+	free(s);
+	remove_all(&m);
+
+	start_ready(&m, "normal", 0, 0);
+	call_ok(&m, "Pause", "{}");
+	call_ok(&m, "Terminate", "{\"force\":true}");
+	assert_int_equal(wait_end(&m), 0);
+	s = read_state(&m, "console.log");
+	assert_null(strstr(s, "SHUTDOWN\n"));
+	free(s);
+	remove_all(&m);
+}
+
+/* A line that looks like a panic, when nobody can say that it is none. */
+static void test_panic_line_at_rest(void **state)
+{
+	struct machine m;
+	int64_t end;
+
+	start_ready(&m, "joke-before-pause", 0, 50);
+	call_ok(&m, "Pause", "{}");
+	while (!has_panic(&m))
+		call_ok(&m, "Ping", "{}");
+	for (end = wslx_now_ms() + 300; wslx_now_ms() < end;)
+		expect_state(&m, "paused");
+	call_ok(&m, "Resume", "{}");
+	while (has_panic(&m))
+		call_ok(&m, "Ping", "{}");
+	expect_state(&m, "running");
+	end_in_order(&m);
+
+	start_ready(&m, "long-goodbye", 0, 50);
+	end_in_order(&m);
+}
+
 static void test_hostile_child(void **state)
 {
 	struct machine m;
@@ -498,11 +696,70 @@ static void test_hostile_child(void **state)
 	remove_all(&m);
 }
 
+/* A log that cannot be renamed or made for a while goes on when it can. */
+static void test_console_log_comes_back(void **state)
+{
+	static char chunk[1 << 16];
+	struct wslx_conlog *c;
+	struct wslx_loop *loop;
+	struct machine m;
+	char old[128];
+	bool found = false;
+
+	setup(&m, "normal");
+	snprintf(old, sizeof(old), "%s/console.log.1", m.state);
+	memset(chunk, '.', sizeof(chunk));
+	assert_int_equal(wslx_loop_new(&loop), 0);
+	assert_int_equal(wslx_conlog_new(loop, m.state, NULL, NULL, &c, NULL), 0);
+	assert_int_equal(mkdir(old, 0700), 0);
+	for (int i = 0; i < 20; i++)
+		wslx_conlog_feed(c, chunk, sizeof(chunk));
+	assert_int_equal(rmdir(old), 0);
+	while (!found) {
+		char *s;
+
+		wslx_conlog_feed(c, "back again\n", 11);
+		s = read_state(&m, "console.log");
+		found = strstr(s, "back again");
+		free(s);
+	}
+	wslx_conlog_free(c);
+	wslx_loop_free(loop);
+	remove_all(&m);
+}
+
+/* QEMU takes the name of its network socket with it when it ends; the next run has one again. */
+static void test_net_socket_of_each_run(void **state)
+{
+	char path[128];
+	struct wslx_files f;
+	struct machine m;
+
+	setup(&m, "normal");
+	m.c.engine = WSLX_ENGINE_TCG;
+	m.c.net.mode = WSLX_NET_PASST;
+	snprintf(path, sizeof(path), "%s/net.sock", m.run);
+	wslx_files_init(&f);
+	assert_int_equal(wslx_files_open(&f, &m.c, NULL, NULL), 0);
+	for (int run = 0; run < 2; run++) {
+		int fd;
+
+		assert_int_equal(wslx_files_listen_net(&f, &m.c, NULL), 0);
+		fd = wslx_unix_connect(path, SOCK_STREAM | SOCK_CLOEXEC);
+		assert_true(fd >= 0);
+		close(fd);
+		assert_int_equal(unlink(path), 0);
+	}
+	wslx_files_close(&f);
+	remove_all(&m);
+}
+
 static void test_disk_lock(void **state)
 {
 	struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	struct machine m;
-	int fd;
+	int fd, waiter;
+	json_t *j;
 
 	setup(&m, "normal");
 	fd = open(m.disk, O_RDWR | O_CLOEXEC);
@@ -510,6 +767,20 @@ static void test_disk_lock(void **state)
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &fl), 0);
 	/* Held for good: the supervisor waits a while for a dying machine's last child. */
 	start(&m);
+	expect_failed(&m, m.disk, NULL);
+	assert_int_equal(wait_end(&m), 1);
+	/* Who waited for it hears why, although nobody was served yet. */
+	free(m.lines);
+	m.n = 0;
+	wslx_close(&m.ready_fd);
+	start(&m);
+	waiter = await_client(&m);
+	send_call(waiter, "WaitReady", "{}");
+	j = read_answer(waiter);
+	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
+	assert_non_null(strstr(text(json_object_get(j, "parameters"), "message"), m.disk));
+	json_decref(j);
+	close(waiter);
 	expect_failed(&m, m.disk, NULL);
 	assert_int_equal(wait_end(&m), 1);
 	/* Given up while it waits: it starts. */
@@ -640,9 +911,7 @@ static void test_wait_ready_fails(void **state)
 	setup(&m, "silent");
 	m.c.boot_timeout_ms = 1000;
 	start(&m);
-	do
-		fd = wslx_unix_connect(m.control, SOCK_STREAM | SOCK_CLOEXEC);
-	while (fd < 0);
+	fd = await_client(&m);
 	send_call(fd, "WaitReady", "{}");
 	j = read_answer(fd);
 	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
@@ -662,7 +931,14 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_failures),
 		cmocka_unit_test(test_reboot),
 		cmocka_unit_test(test_panic_later),
+		cmocka_unit_test(test_failed_pause_is_undone),
+		cmocka_unit_test(test_refused_resume),
+		cmocka_unit_test(test_stuck_pause),
+		cmocka_unit_test(test_terminate_paused),
+		cmocka_unit_test(test_panic_line_at_rest),
 		cmocka_unit_test(test_hostile_child),
+		cmocka_unit_test(test_console_log_comes_back),
+		cmocka_unit_test(test_net_socket_of_each_run),
 		cmocka_unit_test(test_disk_lock),
 		cmocka_unit_test(test_bad_start),
 		cmocka_unit_test(test_control_clients),
