@@ -40,12 +40,12 @@ def machine_logs(home):
     """The last lines of every machine's console, supervisor log and events, for the report of a failed test."""
     out = []
     for root, _, files in sorted(os.walk(os.path.join(home, "state"))):
-        for name in sorted(files):
+        for name in sorted(set(files) & {"console.log", "vmm.log", "events"}):
             path = os.path.join(root, name)
-            with open(path, errors="replace") as f:
-                lines = f.readlines()[-25:]
-            out.append(f"--- {os.path.relpath(path, home)} ({time.time() - os.path.getmtime(path):.0f} s old)\n")
-            out.extend(line if line.endswith("\n") else line + "\n" for line in lines)
+            with open(path, "rb") as f:
+                f.seek(max(0, os.path.getsize(path) - 4000))
+                text = f.read().decode(errors="replace")
+            out.append(f"--- {os.path.relpath(path, home)} ({time.time() - os.path.getmtime(path):.0f} s old)\n{text}\n")
     return "".join(out)
 
 
