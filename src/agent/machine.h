@@ -61,6 +61,7 @@ struct machine {
 	struct wslx_listener *listener;
 	struct wslx_watch *control_watch;
 	struct wslx_timer *control_timer;
+	bool was_connected; /* ever */
 	int64_t control_give_up_ms; /* when to power off for want of a host, 0 = connected */
 	/* devices */
 	int uevent_fd;
