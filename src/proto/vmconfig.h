@@ -69,7 +69,6 @@ struct wslx_vm_config {
 	char *runtime_dir;    /* sockets: control.sock, vsock.sock; exists, 0700 */
 	char *state_dir;      /* console.log, events; exists */
 	char *kernel;         /* unpacked ELF vmlinux if it could be unpacked, else bzImage */
-	char *kernel_bzimage; /* the original file, for engines that want it; may equal kernel */
 	char *initramfs;
 	char *modules_serial;     /* serial of the modules disk, "" = none */
 	char *cmdline_extra;      /* appended to the engine's command line */
