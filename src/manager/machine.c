@@ -161,8 +161,7 @@ static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *s
 	c->boot_timeout_ms = boot_timeout(engine);
 	c->net = s->net;
 	make_mac(spec->id, c->net.mac);
-	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->initramfs ||
-	    !c->cmdline_extra)
+	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->initramfs || !c->cmdline_extra)
 		return -ENOMEM;
 	return 0;
 }
