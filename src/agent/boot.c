@@ -133,12 +133,20 @@ static void late_boot(struct machine *m)
 		log_warn("cgroups: %s", strerror(-r));
 }
 
-static void control_retry(struct machine *m)
+/* err: why the last attempt failed, a positive errno. */
+static void control_retry(struct machine *m, int err)
 {
 	wslx_watch_free(TAKE_PTR(m->control_watch));
 	wslx_close(&m->control_fd);
 	if (m->ending)
 		return;
+	/* A host that takes one connection a boot, as ours does, waits for the
+	 * machine's end now: in order, while it still waits. */
+	if (m->was_connected && err == ECONNRESET) {
+		log_error("the host takes no other control connection");
+		shutdown_begin(m, WSLX_AGENT_POWEROFF, 0);
+		return;
+	}
 	if (!m->control_give_up_ms)
 		m->control_give_up_ms = wslx_now_ms() + GIVE_UP_MS;
 	if (wslx_now_ms() > m->control_give_up_ms) {
@@ -176,13 +184,13 @@ static void on_connected(struct wslx_watch *w, int fd, uint32_t events, void *op
 
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 || err) {
 		log_debug("connecting to the host: %s", strerror(err));
-		control_retry(m);
+		control_retry(m, err);
 		return;
 	}
 	wslx_watch_free(TAKE_PTR(m->control_watch));
 	send_hello_text(m);
 	if (wslx_guest_serve(m->guest, TAKE_FD(m->control_fd), true) < 0)
-		control_retry(m);
+		control_retry(m, ENOMEM);
 	late_boot(m);
 }
 
@@ -192,21 +200,22 @@ static void control_try(struct machine *m)
 
 	m->control_fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (m->control_fd < 0) {
-		control_retry(m);
+		control_retry(m, errno);
 		return;
 	}
 	if (connect(m->control_fd, (struct sockaddr *)&a, sizeof(a)) < 0 && errno != EINPROGRESS) {
-		control_retry(m);
+		control_retry(m, errno);
 		return;
 	}
 	if (wslx_loop_watch(m->loop, m->control_fd, EPOLLOUT, on_connected, m, &m->control_watch) < 0)
-		control_retry(m);
+		control_retry(m, ENOMEM);
 }
 
 static void on_control_ready(void *opaque)
 {
 	struct machine *m = opaque;
 
+	m->was_connected = true;
 	m->control_give_up_ms = 0;
 	log_info("connected to the host");
 }
@@ -214,7 +223,7 @@ static void on_control_ready(void *opaque)
 static void on_control_lost(void *opaque)
 {
 	log_warn("the host's control connection is gone");
-	control_retry(opaque);
+	control_retry(opaque, 0);
 }
 
 /* ---- boot ---- */

@@ -28,7 +28,7 @@
 
 #define DIR_SHARED "/shared"   /* tmpfs that is /mnt/wsl of every distro */
 #define DIR_NEWROOT "/newroot" /* mount point for a distro's init, in its own namespace */
-#ifndef DIR_CGROUP /* tests have their own */
+#ifndef DIR_CGROUP             /* tests have their own */
 #define DIR_CGROUP "/sys/fs/cgroup"
 #endif
 #define STOP_TIMEOUT_MS 5000u
@@ -61,6 +61,7 @@ struct machine {
 	struct wslx_listener *listener;
 	struct wslx_watch *control_watch;
 	struct wslx_timer *control_timer;
+	bool was_connected;         /* ever */
 	int64_t control_give_up_ms; /* when to power off for want of a host, 0 = connected */
 	/* devices */
 	int uevent_fd;
@@ -72,7 +73,7 @@ struct machine {
 	bool paused;           /* or about to be */
 	struct freeze *freeze; /* freeze.c: at work */
 	unsigned thaws;        /* at work */
-	int inotify_fd; /* memory.events of the distros */
+	int inotify_fd;        /* memory.events of the distros */
 	struct wslx_watch *inotify_watch;
 	/* shutdown */
 	bool ending;

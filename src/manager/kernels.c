@@ -19,7 +19,6 @@
 void wslx_kernel_paths_free(struct wslx_kernel_paths *p)
 {
 	free(p->kernel);
-	free(p->bzimage);
 	free(p->initramfs);
 	free(p->modules);
 	*p = (struct wslx_kernel_paths) { 0 };
@@ -112,11 +111,10 @@ int wslx_kernel_prepare(struct wslx_manager *m, const char *name, struct wslx_ke
 	dir = wslx_path("%s/kernels/%s", m->paths.data, p.name);
 	if (dir) {
 		p.kernel = wslx_path("%s/%s", dir, info.has_vmlinux ? WSLX_KERNEL_VMLINUX : WSLX_KERNEL_BZIMAGE);
-		p.bzimage = wslx_path("%s/%s", dir, info.has_bzimage ? WSLX_KERNEL_BZIMAGE : WSLX_KERNEL_VMLINUX);
 		p.initramfs = wslx_path("%s/%s", dir, WSLX_KERNEL_INITRAMFS);
 		p.modules = info.has_modules ? wslx_path("%s/%s", dir, WSLX_KERNEL_MODULES) : NULL;
 	}
-	if (!p.kernel || !p.bzimage || !p.initramfs || (info.has_modules && !p.modules)) {
+	if (!p.kernel || !p.initramfs || (info.has_modules && !p.modules)) {
 		wslx_kernel_paths_free(&p);
 		return wslx_err_sys(err, ENOMEM, "cannot prepare the kernel '%s'", name ? name : "");
 	}

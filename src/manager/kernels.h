@@ -16,7 +16,6 @@
 struct wslx_kernel_paths {
 	char name[WSLX_NAME_MAX + 1];
 	char *kernel;    /* vmlinux if there is one, else bzImage */
-	char *bzimage;   /* bzImage if there is one, else vmlinux */
 	char *initramfs; /* with the agent of this release */
 	char *modules;   /* NULL: none */
 };

@@ -30,7 +30,7 @@
 #define SILENCE_MS 30000
 #define GRACE_MS 10000
 #define KILL_WAIT_MS 15000
-#define BOOT_TIMEOUT_KVM_MS 30000
+#define BOOT_TIMEOUT_KVM_MS 60000
 #define BOOT_TIMEOUT_TCG_MS 120000
 #define PAUSE_MS 30000
 #define PAUSE_LOCK "pause.lock"
@@ -156,14 +156,12 @@ static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *s
 	c->runtime_dir = wslx_path("%s/%s", m->paths.run, spec->name);
 	c->state_dir = wslx_machine_state_dir(m, spec->name);
 	c->kernel = strdup(k->kernel);
-	c->kernel_bzimage = strdup(k->bzimage);
 	c->initramfs = strdup(k->initramfs);
 	c->cmdline_extra = strdup(cmdline ? cmdline : "");
 	c->boot_timeout_ms = boot_timeout(engine);
 	c->net = s->net;
 	make_mac(spec->id, c->net.mac);
-	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->kernel_bzimage || !c->initramfs ||
-	    !c->cmdline_extra)
+	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->initramfs || !c->cmdline_extra)
 		return -ENOMEM;
 	return 0;
 }

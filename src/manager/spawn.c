@@ -187,8 +187,13 @@ static int config_memfd(const struct wslx_vm_config *c, struct wslx_err *err)
 
 static int open_log(const struct wslx_vm_config *c, struct wslx_err *err)
 {
-	cleanup_free char *path = wslx_path("%s/vmm.log", c->state_dir);
-	int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+	cleanup_free char *path = wslx_path("%s/vmm.log", c->state_dir), *old = wslx_path("%s/vmm.log.1", c->state_dir);
+	int fd;
+
+	/* The last run's log may be what somebody wants to see after a crash. */
+	if (path && old && rename(path, old) < 0 && errno != ENOENT)
+		return wslx_err_sys(err, errno, "cannot rename %s", path);
+	fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 
 	return fd < 0 ? wslx_err_sys(err, path ? errno : ENOMEM, "cannot write %s/vmm.log", c->state_dir) : fd;
 }

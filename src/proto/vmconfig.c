@@ -110,14 +110,13 @@ int wslx_vm_config_encode(const struct wslx_vm_config *c, char **ret)
 	for (size_t i = 0; i < c->n_distros; i++)
 		if (json_array_append_new(distros, encode_distro(&c->distros[i])) < 0)
 			return -ENOMEM;
-	root = json_pack("{s:i, s:s, s:s, s:i, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:O, s:O, s:o}",
-			 "version", VERSION, "name", text(c->name), "engine", engine_names[c->engine], "cpus",
-			 (int)c->cpus, "memory", (json_int_t)c->memory, "shared_memory", (int)c->shared_memory,
-			 "runtime_dir", text(c->runtime_dir), "state_dir", text(c->state_dir), "kernel",
-			 text(c->kernel), "kernel_bzimage", text(c->kernel_bzimage), "initramfs", text(c->initramfs),
-			 "modules_serial", text(c->modules_serial), "cmdline_extra", text(c->cmdline_extra),
-			 "boot_timeout_ms", (int)c->boot_timeout_ms, "disks", disks, "distros", distros, "net",
-			 encode_net(&c->net));
+	root = json_pack("{s:i, s:s, s:s, s:i, s:I, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:O, s:O, s:o}", "version",
+			 VERSION, "name", text(c->name), "engine", engine_names[c->engine], "cpus", (int)c->cpus,
+			 "memory", (json_int_t)c->memory, "shared_memory", (int)c->shared_memory, "runtime_dir",
+			 text(c->runtime_dir), "state_dir", text(c->state_dir), "kernel", text(c->kernel), "initramfs",
+			 text(c->initramfs), "modules_serial", text(c->modules_serial), "cmdline_extra",
+			 text(c->cmdline_extra), "boot_timeout_ms", (int)c->boot_timeout_ms, "disks", disks, "distros",
+			 distros, "net", encode_net(&c->net));
 	if (!root)
 		return -ENOMEM;
 	*ret = json_dumps(root, JSON_COMPACT);
@@ -366,7 +365,6 @@ static int decode_root(json_t *root, struct wslx_vm_config *c, struct wslx_err *
 	c->runtime_dir = take_path(&d, "runtime_dir", false);
 	c->state_dir = take_path(&d, "state_dir", false);
 	c->kernel = take_path(&d, "kernel", false);
-	c->kernel_bzimage = take_path(&d, "kernel_bzimage", true);
 	c->initramfs = take_path(&d, "initramfs", true);
 	c->modules_serial = take_dup(&d, "modules_serial");
 	if (c->modules_serial && strlen(c->modules_serial) > WSLX_SERIAL_MAX)
@@ -421,7 +419,6 @@ void wslx_vm_config_free(struct wslx_vm_config *c)
 	free(c->runtime_dir);
 	free(c->state_dir);
 	free(c->kernel);
-	free(c->kernel_bzimage);
 	free(c->initramfs);
 	free(c->modules_serial);
 	free(c->cmdline_extra);

@@ -64,12 +64,11 @@ struct wslx_vm_config {
 	char *name;              /* machine name */
 	enum wslx_engine engine; /* KVM or TCG: AUTO was resolved by the manager */
 	unsigned cpus;
-	uint64_t memory;      /* bytes, a multiple of 2 MiB */
-	bool shared_memory;   /* SHARED instead of PRIVATE; always true on tcg */
-	char *runtime_dir;    /* sockets: control.sock, vsock.sock; exists, 0700 */
-	char *state_dir;      /* console.log, events; exists */
-	char *kernel;         /* unpacked ELF vmlinux if it could be unpacked, else bzImage */
-	char *kernel_bzimage; /* the original file, for engines that want it; may equal kernel */
+	uint64_t memory;    /* bytes, a multiple of 2 MiB */
+	bool shared_memory; /* SHARED instead of PRIVATE; always true on tcg */
+	char *runtime_dir;  /* sockets: control.sock, vsock.sock; exists, 0700 */
+	char *state_dir;    /* console.log, events; exists */
+	char *kernel;       /* unpacked ELF vmlinux if it could be unpacked, else bzImage */
 	char *initramfs;
 	char *modules_serial;     /* serial of the modules disk, "" = none */
 	char *cmdline_extra;      /* appended to the engine's command line */

@@ -278,7 +278,7 @@ static int release_threads(struct server *s, struct wslx_err *err)
 static void sync_disks(const struct wslx_child_params *p)
 {
 	for (size_t i = 0; i < p->n_disks; i++)
-		if (!p->disks[i].readonly && fdatasync(p->disks[i].fd) < 0)
+		if (!p->disks[i].readonly && !p->disks[i].no_sync && fdatasync(p->disks[i].fd) < 0)
 			log_error("disk %zu: cannot sync: %s", i, strerror(errno));
 }
 

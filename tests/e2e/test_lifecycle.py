@@ -97,7 +97,12 @@ def test_kill_supervisor(wslx, mini):
     os.kill(pid, signal.SIGKILL)
     nothing_left(wslx, mini, [pid, *kids])
     assert wslx.state(mini) == "Stopped"
+    log = os.path.join(wslx.home, "state/machines", mini, "vmm.log")
+    with open(log) as f:
+        killed = f.read()
     assert wslx.sh("cat /root/a", distro=mini) == "a\n"
+    with open(log + ".1") as f:
+        assert f.read() == killed
 
 
 def test_kill_each_child(wslx, mini):

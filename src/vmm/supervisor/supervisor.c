@@ -33,7 +33,8 @@
 #include "os/linux/fd.h"
 #include "vmm/supervisor/internal.h"
 
-#define HELLO_TIMEOUT_KVM_MS 30000
+/* A machine that boots in a tenth of a second may need half a minute in a host that is itself emulated. */
+#define HELLO_TIMEOUT_KVM_MS 60000
 #define HELLO_TIMEOUT_TCG_MS 120000
 #define STEP_TIMEOUT_KVM_MS 60000
 #define STEP_TIMEOUT_TCG_MS 180000
@@ -43,8 +44,9 @@
 #define PANIC_WAIT_MS 3000
 /* Then for the agent's answer: a guest on a busy host may be slow, and lives. */
 #define PANIC_PING_MS 10000
-/* The agent's connection closes shortly before the machine ends. */
-#define LOST_WAIT_MS 20000
+/* From the end of the agent's connection to the machine's, which the agent
+ * sees to: it stops the distros within 15 s, and a busy host takes longer. */
+#define LOST_WAIT_MS 40000
 #define REBOOT_WINDOW_MS 60000
 #define LAST_CALLS_MS 500
 

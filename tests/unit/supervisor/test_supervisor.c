@@ -74,7 +74,6 @@ static void setup(struct machine *m, const char *fake)
 		.runtime_dir = m->run,
 		.state_dir = m->state,
 		.kernel = m->disk,
-		.kernel_bzimage = empty,
 		.initramfs = empty,
 		.modules_serial = empty,
 		.cmdline_extra = cmdline,
