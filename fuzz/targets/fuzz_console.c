@@ -34,7 +34,6 @@ static void special(struct wslx_vdev *d, struct input *in, unsigned q)
 		}
 		break;
 	default:
-		wslx_console_resize(d, in_u16(in), in_u16(in));
 		break;
 	}
 }

@@ -193,9 +193,6 @@ static void step(struct state *s, struct input *in)
 		mini_stop(&s->m);
 		mini_start(&s->m, VSOCK_N_QUEUES, cmd & 16 ? ~0ull : ~WSLX_VIRTIO_F_EVENT_IDX);
 		break;
-	case 12:
-		wslx_vsock_transport_reset(s->m.d);
-		break;
 	case 13:
 		if (cmd & 16)
 			s->m.d->ops->quiesce(s->m.d);

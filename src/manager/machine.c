@@ -66,19 +66,6 @@ void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_ma
 
 /* ---- Configuration of a machine ---- */
 
-/* A distro's name may hold what a host name may not. */
-static char *make_hostname(const char *name)
-{
-	char *h = strndup(name, 63);
-
-	for (char *c = h; c && *c; c++)
-		if (!isalnum((unsigned char)*c))
-			*c = '-';
-	while (h && *h && h[strlen(h) - 1] == '-')
-		h[strlen(h) - 1] = '\0';
-	return h;
-}
-
 static int make_disks(const struct wslx_machine_spec *spec, const struct wslx_kernel_paths *k, struct wslx_vm_config *c)
 {
 	c->n_disks = k->modules ? 2 : 1;
@@ -106,13 +93,17 @@ static int make_disks(const struct wslx_machine_spec *spec, const struct wslx_ke
 
 static int make_distro(const struct wslx_machine_spec *spec, struct wslx_vm_config *c)
 {
+	char hostname[WSLX_HOSTNAME_MAX + 1];
+
+	/* Its name may hold what a host name may not. */
+	wslx_hostname_from(spec->distro, hostname);
 	c->distros = calloc(1, sizeof(*c->distros));
 	if (!c->distros)
 		return -ENOMEM;
 	c->n_distros = 1;
 	c->distros[0].name = strdup(spec->distro);
 	c->distros[0].fstype = strdup("ext4");
-	c->distros[0].hostname = make_hostname(spec->distro);
+	c->distros[0].hostname = strdup(hostname);
 	snprintf(c->distros[0].serial, sizeof(c->distros[0].serial), "d%s", spec->id);
 	return c->distros[0].name && c->distros[0].fstype && c->distros[0].hostname ? 0 : -ENOMEM;
 }

@@ -30,6 +30,48 @@ static void decref_p(json_t **j)
 	json_decref(*j);
 }
 
+void wslx_hostname_from(const char *name, char ret[WSLX_HOSTNAME_MAX + 1])
+{
+	size_t n = 0;
+
+	/* RFC 952 letters. */
+	for (; *name && n < WSLX_HOSTNAME_MAX; name++) {
+		bool ok = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') ||
+			  (*name >= '0' && *name <= '9');
+
+		if (ok || n) /* no leading '-' */
+			ret[n++] = ok ? *name : '-';
+	}
+	while (n && ret[n - 1] == '-')
+		n--;
+	ret[n] = '\0';
+	if (!n)
+		memcpy(ret, "wslx", 5);
+}
+
+static int hex_digit(char c)
+{
+	static const char digits[] = "0123456789abcdefABCDEF";
+	const char *at = c ? strchr(digits, c) : NULL;
+	int i = at ? (int)(at - digits) : -1;
+
+	return i < 16 ? i : i - 6;
+}
+
+int wslx_mac_parse(const char *s, uint8_t ret[6])
+{
+	if (strlen(s) != 17)
+		return -EINVAL;
+	for (int i = 0; i < 6; i++, s += 3) {
+		int hi = hex_digit(s[0]), lo = hex_digit(s[1]);
+
+		if (hi < 0 || lo < 0 || (i < 5 && s[2] != ':'))
+			return -EINVAL;
+		ret[i] = (uint8_t)(hi << 4 | lo);
+	}
+	return 0;
+}
+
 bool wslx_name_ok(const char *name)
 {
 	size_t n = strlen(name);

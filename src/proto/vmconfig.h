@@ -88,6 +88,11 @@ void wslx_vm_config_free(struct wslx_vm_config *c); /* NULL is fine */
 
 /* [A-Za-z0-9._-]{1,256}, not "." or "..", no leading '-'. */
 bool wslx_name_ok(const char *name);
+/* A host name for a machine or distro of that name. */
+#define WSLX_HOSTNAME_MAX 63 /* the longest label */
+void wslx_hostname_from(const char *name, char ret[WSLX_HOSTNAME_MAX + 1]);
+/* "aa:bb:cc:dd:ee:ff"; -EINVAL. */
+WSLX_MUST_CHECK int wslx_mac_parse(const char *s, uint8_t ret[6]);
 const char *wslx_engine_name(enum wslx_engine e);
 /* "auto", "kvm", "tcg"; -EINVAL otherwise. */
 WSLX_MUST_CHECK int wslx_engine_parse(const char *s, enum wslx_engine *ret);

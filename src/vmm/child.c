@@ -5,7 +5,6 @@
  */
 #include "vmm/child.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -53,20 +52,6 @@ int wslx_child_params_encode(const struct wslx_child_params *p, char **ret)
 		return -ENOMEM;
 	*ret = json_dumps(root, JSON_COMPACT);
 	return *ret ? 0 : -ENOMEM;
-}
-
-static int parse_mac(const char *s, uint8_t ret[6])
-{
-	if (strlen(s) != 17)
-		return -EINVAL;
-	for (int i = 0; i < 6; i++) {
-		const char *p = s + 3 * i;
-
-		if (!isxdigit((unsigned char)p[0]) || !isxdigit((unsigned char)p[1]) || (i < 5 && p[2] != ':'))
-			return -EINVAL;
-		ret[i] = (uint8_t)strtoul(p, NULL, 16);
-	}
-	return 0;
 }
 
 static int check_fd(const char *name, int fd, struct wslx_err *err)
@@ -170,7 +155,7 @@ static int decode_root(json_t *root, struct wslx_child_params *p, struct wslx_er
 		return wslx_err_set(err, EINVAL, "child parameters: memory %lld", (long long)memory);
 	if (mode < WSLX_NET_NONE || mode > WSLX_NET_TAP)
 		return wslx_err_set(err, EINVAL, "child parameters: unknown net_mode %d", mode);
-	if (parse_mac(mac, p->mac) < 0)
+	if (wslx_mac_parse(mac, p->mac) < 0)
 		return wslx_err_set(err, EINVAL, "child parameters: bad MAC address %s", mac);
 	p->guest_cid = (uint64_t)cid;
 	p->cpus = (unsigned)cpus;

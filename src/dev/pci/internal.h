@@ -60,8 +60,6 @@ struct wslx_msix {
 
 WSLX_MUST_CHECK int wslx_msix_init(struct wslx_msix *m, struct wslx_hv *hv, unsigned n);
 void wslx_msix_fini(struct wslx_msix *m);
-/* Back to power-on values. */
-void wslx_msix_reset(struct wslx_msix *m);
 /* Message control was written. */
 void wslx_msix_control(struct wslx_msix *m, bool enabled, bool masked);
 void wslx_msix_table_read(struct wslx_msix *m, uint64_t off, void *buf, unsigned len);

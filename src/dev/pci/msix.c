@@ -128,13 +128,6 @@ static void refresh(struct wslx_msix *m, unsigned i)
 	}
 }
 
-void wslx_msix_reset(struct wslx_msix *m)
-{
-	pthread_mutex_lock(&m->lock);
-	power_on(m);
-	pthread_mutex_unlock(&m->lock);
-}
-
 void wslx_msix_control(struct wslx_msix *m, bool enabled, bool masked)
 {
 	pthread_mutex_lock(&m->lock);

@@ -433,26 +433,3 @@ int wslx_console_new(const struct wslx_console_params *p, struct wslx_vdev **ret
 	*ret = &c->d;
 	return 0;
 }
-
-struct resize {
-	struct console *c;
-	uint16_t cols, rows;
-};
-
-static void do_resize(void *opaque)
-{
-	struct resize *r = opaque;
-	struct console *c = r->c;
-
-	c->cols = r->cols;
-	c->rows = r->rows;
-	if (c->d.active && (c->d.acked & F_SIZE) && c->d.transport_ops)
-		c->d.transport_ops->config_changed(c->d.transport);
-}
-
-void wslx_console_resize(struct wslx_vdev *d, uint16_t cols, uint16_t rows)
-{
-	struct resize r = { console_of(d), cols, rows };
-
-	wslx_loop_call(d->loop, do_resize, &r);
-}

@@ -24,7 +24,4 @@ struct wslx_console_params {
 
 WSLX_MUST_CHECK int wslx_console_new(const struct wslx_console_params *p, struct wslx_vdev **ret);
 
-/* Any thread: a new size for the guest's terminal. */
-void wslx_console_resize(struct wslx_vdev *d, uint16_t cols, uint16_t rows);
-
 #endif

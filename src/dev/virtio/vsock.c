@@ -356,17 +356,3 @@ void wslx_vsock_connect_done(struct wslx_vdev *d, uint32_t id, int fd)
 
 	wslx_loop_call(d->loop, do_connect_done, &dc);
 }
-
-static void do_transport_reset(void *opaque)
-{
-	struct wslx_vsock *v = opaque;
-
-	drop_conns(v);
-	v->owe_event = true;
-	wslx_vsock_schedule(v);
-}
-
-void wslx_vsock_transport_reset(struct wslx_vdev *d)
-{
-	wslx_loop_call(d->loop, do_transport_reset, vsock_of(d));
-}

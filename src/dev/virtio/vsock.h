@@ -40,8 +40,4 @@ WSLX_MUST_CHECK int wslx_vsock_new(const struct wslx_vsock_params *p, struct wsl
 /* Any thread.  fd: connected stream socket, taken in any case; -1 = refuse. */
 void wslx_vsock_connect_done(struct wslx_vdev *d, uint32_t id, int fd);
 
-/* Any thread.  Drops every connection and tells the driver through the event
- * queue (5.10.6.7), as needed when the guest continues from a saved state. */
-void wslx_vsock_transport_reset(struct wslx_vdev *d);
-
 #endif

@@ -40,25 +40,6 @@ struct wslx_agent_setup {
 
 /* ---- what the guest is told ----------------------------------------------- */
 
-void wslx_hostname_from(const char *name, char ret[WSLX_AGENT_HOSTNAME_MAX + 1])
-{
-	size_t n = 0;
-
-	/* RFC 952 letters; 63 is the longest label. */
-	for (; *name && n < 63; name++) {
-		bool ok = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') ||
-			  (*name >= '0' && *name <= '9');
-
-		if (ok || n) /* no leading '-' */
-			ret[n++] = ok ? *name : '-';
-	}
-	while (n && ret[n - 1] == '-')
-		n--;
-	ret[n] = '\0';
-	if (!n)
-		memcpy(ret, "wslx", 5);
-}
-
 static void add_search(struct wslx_agent_config *m, const char *word)
 {
 	if (m->n_search < WSLX_AGENT_MAX_SEARCH && strlen(word) < sizeof(m->search[0]))

@@ -56,8 +56,6 @@ void wslx_agent_setup_distro_mark(struct wslx_agent_setup *s, const char *name, 
 void wslx_agent_setup_distro_message(const struct wslx_distro_config *c, struct wslx_agent_distro *ret);
 void wslx_agent_setup_free(struct wslx_agent_setup *s); /* NULL is fine */
 
-/* A host name made of a machine's name. */
-void wslx_hostname_from(const char *name, char ret[WSLX_AGENT_HOSTNAME_MAX + 1]);
 /* Search domains and, if want_servers, servers out of a resolv.conf's text. */
 void wslx_resolv_parse(const char *text, bool want_servers, struct wslx_agent_config *m);
 

@@ -40,34 +40,11 @@ char *wslx_runtime_path(const struct wslx_vm_config *c, const char *name)
 	return asprintf(&s, "%s/%s", c->runtime_dir, name) < 0 ? NULL : s;
 }
 
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c = (char)tolower((unsigned char)c);
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* aa:bb:cc:dd:ee:ff */
-static int parse_mac(const char *s, unsigned char ret[6])
-{
-	if (strlen(s) != 17)
-		return -EINVAL;
-	for (int i = 0; i < 6; i++, s += 3) {
-		int hi = hex_digit(s[0]), lo = hex_digit(s[1]);
-
-		if (hi < 0 || lo < 0 || (i < 5 && s[2] != ':'))
-			return -EINVAL;
-		ret[i] = (unsigned char)(hi << 4 | lo);
-	}
-	return 0;
-}
-
 void wslx_machine_mac(const struct wslx_vm_config *c, unsigned char ret[6])
 {
 	uint32_t h = 2166136261u; /* FNV-1a */
 
-	if (parse_mac(c->net.mac, ret) == 0)
+	if (wslx_mac_parse(c->net.mac, ret) == 0)
 		return;
 	for (const char *s = c->name; *s; s++)
 		h = (h ^ (unsigned char)*s) * 16777619u;

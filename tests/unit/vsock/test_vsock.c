@@ -785,21 +785,6 @@ static void expect_event(struct fixture *f)
 	assert_int_equal(wslx_get_le32(fake_driver_ptr(&f->drv, b.gpa, 4)), 0);
 }
 
-static void test_transport_reset(void **state)
-{
-	struct fixture *f = *state;
-	char c;
-	int fd;
-
-	add_rx(f, 8);
-	fd = guest_connect(f, 940);
-	wslx_vsock_transport_reset(f->d);
-	assert_int_equal(recv(fd, &c, 1, MSG_DONTWAIT), 0);
-	close(fd);
-	expect_event(f);
-	expect_silence(f);
-}
-
 static void test_reset(void **state)
 {
 	struct fixture *f = *state;
@@ -968,7 +953,6 @@ int main(void)
 		T(test_host_closes),
 		T(test_guest_stops_reading),
 		T(test_answers_are_bounded),
-		T(test_transport_reset),
 		T(test_reset),
 		T(test_quiesce),
 		T(test_slots_are_bounded),
