@@ -53,7 +53,7 @@ def sh(argv, log, env=None, timeout=3600):
 
 def tail(log, n=40):
     with open(log, errors="replace") as f:
-        return "".join(f.readlines()[-n:])
+        return "".join(line if len(line) < 400 else line[:400] + "...\n" for line in f.readlines()[-n:])
 
 
 def configure(build, options, env, log):

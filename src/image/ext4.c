@@ -72,8 +72,10 @@ int ext4w_fail(struct wslx_ext4 *e, int r, struct wslx_err *err)
 				    " MiB of names and attributes",
 				    e->max_entries, e->max_memory >> 20);
 	case -EDQUOT:
-		/* Without an explicit limit this is what the host had free. */
-		return wslx_err_set(err, ENOSPC, "the content does not fit: more than %" PRIu64 " MiB or %u files",
+		/* Without an explicit limit this is what the host had free, less a reserve. */
+		return wslx_err_set(err, ENOSPC,
+				    "the content does not fit: there is space for %" PRIu64
+				    " MiB on the host and for %u files on the disk",
 				    e->max_bytes >> 20, e->fs->super->s_inodes_count);
 	case -ENOSPC:
 		if (host_full(e->fd))

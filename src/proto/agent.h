@@ -290,7 +290,7 @@ struct wslx_agent_config {
 	uint8_t ipv4[4], ipv4_prefix, ipv4_gateway[4];
 	uint32_t mtu; /* 0 = leave */
 	bool ipv6_ra;
-	bool greet; /* send something, so that the network knows the interface */
+	bool greet;                       /* send something, so that the network knows the interface */
 	char dns[WSLX_AGENT_MAX_DNS][64]; /* numeric addresses */
 	size_t n_dns;
 	char search[WSLX_AGENT_MAX_SEARCH][254];

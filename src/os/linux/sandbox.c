@@ -167,10 +167,10 @@ static const struct {
 	{ (uint32_t)KVM_SIGNAL_MSI, VMM }, /* device interrupts */
 	{ (uint32_t)KVM_IRQFD, VMM },      /* the guest masks and moves MSI-X vectors ... */
 	{ (uint32_t)KVM_SET_GSI_ROUTING, VMM },
-	{ (uint32_t)KVM_IOEVENTFD, VMM }, /* ... and BARs */
+	{ (uint32_t)KVM_IOEVENTFD, VMM },     /* ... and BARs */
 	{ (uint32_t)KVM_KVMCLOCK_CTRL, VMM }, /* a vCPU that was paused */
-	{ (uint32_t)TUNSETOFFLOAD, VMM }, /* the driver negotiates offloads of a TAP */
-	{ (uint32_t)TUNGETIFF, VMM },     /* a TAP that replaces another is checked and set up */
+	{ (uint32_t)TUNSETOFFLOAD, VMM },     /* the driver negotiates offloads of a TAP */
+	{ (uint32_t)TUNGETIFF, VMM },         /* a TAP that replaces another is checked and set up */
 	{ (uint32_t)TUNSETVNETHDRSZ, VMM },
 	{ (uint32_t)TUNSETVNETLE, VMM },
 };

@@ -396,7 +396,7 @@ static void test_limits(void **state)
 		if (kind < 2)
 			image_assert_fails(&im, E2BIG, "too many entries");
 		else if (kind == 2)
-			image_assert_fails(&im, ENOSPC, "does not fit: more than 20 MiB");
+			image_assert_fails(&im, ENOSPC, "there is space for 20 MiB");
 		else
 			/* One file written 100 times over: its blocks are used again. */
 			image_check(&im);
