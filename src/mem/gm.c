@@ -19,6 +19,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "os/linux/fd.h"
 
 #define HUGE_PAGE ((size_t)2 * WSLX_MIB)
 #define HIGH_BASE ((uint64_t)4 * WSLX_GIB)
@@ -179,6 +180,7 @@ static int check_import(const struct wslx_gm *gm, uint64_t base, uint64_t size, 
 {
 	uint64_t end, file_end;
 	struct stat st;
+	int r;
 
 	if (!size || (base | size | fd_offset) % WSLX_PAGE_SIZE)
 		return -EINVAL;
@@ -186,8 +188,9 @@ static int check_import(const struct wslx_gm *gm, uint64_t base, uint64_t size, 
 		return -EINVAL;
 	if (overlaps(gm, base, size))
 		return -EINVAL;
-	if (fstat(fd, &st) < 0)
-		return -errno;
+	r = wslx_fd_stat(fd, &st);
+	if (r < 0)
+		return r;
 	if (!S_ISREG(st.st_mode) || st.st_size < 0 || file_end > (uint64_t)st.st_size)
 		return -EINVAL;
 	if (gm->n == WSLX_GM_MAX_REGIONS)

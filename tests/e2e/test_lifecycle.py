@@ -186,7 +186,7 @@ def control(wslx, name, method, **parameters):
 
 
 def test_confinement(wslx, mini):
-    """A hook inside the confined child tries open, execve, connect and an io_uring open: every one must fail."""
+    """A hook inside the confined child tries open, stat, execve, connect and an io_uring open: every one must fail."""
     wslx.ok("-d", mini, "-e", "true", env={"WSLX_TEST_HOOKS": "1"})
     assert control(wslx, mini, "io.wslx.Machine.TestConfinement")["parameters"]["succeeded"] == []
 

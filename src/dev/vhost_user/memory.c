@@ -24,6 +24,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "dev/vhost_user/server_internal.h"
+#include "os/linux/fd.h"
 
 int wslx_vhu_translate(const struct wslx_vhost_user *s, uint64_t uva, struct wslx_gpa *ret)
 {
@@ -81,8 +82,8 @@ static int import_region(struct wslx_vhost_user *s, struct vhu_region *reg, int 
 	struct stat st;
 	int r = check_fd(s, *fd);
 
-	if (r == 0 && fstat(*fd, &st) < 0)
-		r = -errno;
+	if (r == 0)
+		r = wslx_fd_stat(*fd, &st);
 	if (r == 0)
 		r = wslx_gm_import(s->gm, wslx_gpa(reg->gpa), reg->size, TAKE_FD(*fd), reg->offset);
 	if (r < 0)
@@ -98,7 +99,8 @@ static bool same_region(const struct vhu_region *have, const struct vhu_region *
 	struct stat st;
 
 	return have->gpa == want->gpa && have->size == want->size && have->uva == want->uva &&
-	       have->offset == want->offset && fstat(fd, &st) == 0 && st.st_dev == have->dev && st.st_ino == have->ino;
+	       have->offset == want->offset && wslx_fd_stat(fd, &st) == 0 && st.st_dev == have->dev &&
+	       st.st_ino == have->ino;
 }
 
 /* Bit mask of the wanted regions that are mapped already. */

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -142,6 +143,12 @@ int wslx_fd_cloexec(int fd, int on)
 	if (fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0) < 0)
 		return -errno;
 	return 0;
+}
+
+int wslx_fd_stat(int fd, struct stat *ret)
+{
+	/* The C library's structure is the kernel's where files are 64-bit from the start. */
+	return syscall(SYS_fstat, fd, ret) < 0 ? -errno : 0;
 }
 
 ssize_t wslx_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fds, int flags)

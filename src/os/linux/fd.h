@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "base/macros.h"
@@ -22,6 +23,9 @@ WSLX_MUST_CHECK int wslx_read_file_nofollow(int dirfd, const char *path, size_t 
 
 int wslx_fd_nonblock(int fd, int on);
 int wslx_fd_cloexec(int fd, int on);
+/* fstat() that a confined process may call: the C library's may be a call with
+ * a path, which the sandbox denies.  0 or -errno. */
+WSLX_MUST_CHECK int wslx_fd_stat(int fd, struct stat *ret);
 
 #define WSLX_SCM_MAX 64
 

@@ -12,8 +12,9 @@
  *      them.  What is not listed in sandbox.c kills the process; the calls an
  *      intruder tries first fail with EPERM instead, so that a test can watch
  *      them fail.
- * After that no thread can be made, no path opened, no socket connected, no
- * memory made executable, no ring set up.
+ * After that no thread can be made, no path opened or examined, no socket
+ * connected, no memory made executable, no ring set up.  The C library's fstat()
+ * fails as well where it is a call with a path: wslx_fd_stat (fd.h) does not.
  */
 #ifndef WSLX_OS_LINUX_SANDBOX_H
 #define WSLX_OS_LINUX_SANDBOX_H
@@ -56,6 +57,7 @@ WSLX_MUST_CHECK int wslx_sandbox_enter(enum wslx_sandbox_profile profile, struct
 #define WSLX_SANDBOX_LEAK_IO_URING (1u << 3)
 #define WSLX_SANDBOX_LEAK_SOCKET (1u << 4)
 #define WSLX_SANDBOX_LEAK_RING (1u << 5) /* an open through a disk's kind of ring; added by the caller */
+#define WSLX_SANDBOX_LEAK_STAT (1u << 6)
 uint64_t wslx_sandbox_test(void);
 
 #endif

@@ -407,7 +407,8 @@ static void on_test_reply(void *opaque, int err, uint64_t a, const char *text)
 	} leaks[] = {
 		{ WSLX_SANDBOX_LEAK_OPEN, "open" },       { WSLX_SANDBOX_LEAK_EXECVE, "execve" },
 		{ WSLX_SANDBOX_LEAK_CONNECT, "connect" }, { WSLX_SANDBOX_LEAK_IO_URING, "io_uring" },
-		{ WSLX_SANDBOX_LEAK_SOCKET, "socket" },
+		{ WSLX_SANDBOX_LEAK_SOCKET, "socket" },   { WSLX_SANDBOX_LEAK_RING, "ring" },
+		{ WSLX_SANDBOX_LEAK_STAT, "stat" },
 	};
 	struct wslx_call *call = opaque;
 	json_t *list;

@@ -23,6 +23,7 @@
 #include <cmocka.h>
 
 #include "base/loop.h"
+#include "os/linux/fd.h"
 #include "os/linux/sandbox.h"
 
 /* Runs fn in a child and returns its wait status. */
@@ -93,7 +94,7 @@ static int work(void)
 		return 2;
 	if (pwrite(fd, buf, 4096 > sizeof(buf) ? sizeof(buf) : 4096, 0) < 0 || fdatasync(fd) < 0)
 		return 3;
-	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) < 0 || fstat(fd, &st) < 0)
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) < 0 || wslx_fd_stat(fd, &st) < 0)
 		return 4;
 	if (send(pair[0], "x", 1, MSG_NOSIGNAL) != 1 || recv(pair[1], buf, 1, 0) != 1)
 		return 5;
