@@ -146,7 +146,7 @@ struct portal_listen {
 
 int portal_listen(portal *p, const char *name, const struct portal_listen *params, portal_listener **ret);
 int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret);
-void portal_listener_free(portal_listener *l);
+void portal_listener_free(portal_listener *l); /* its channels first */
 
 /* Waits for the name, too.  capacity: of the ring to the server; 0: 64 KiB. */
 int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeout_ns, portal_chan **ret);

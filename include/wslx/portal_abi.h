@@ -164,8 +164,8 @@ struct portal_control {
 	/* shared */
 	uint32_t epoch_seen;      /* has mapped what the table said at this epoch */
 	uint32_t quiesce_ack;     /* the header's word, once at rest */
-	uint32_t links_seq;       /* counts changes of the link table; a futex word */
-	uint32_t accept_sleeping; /* waits for others' links_seq */
+	uint32_t links_seq;       /* counts changes of the link table */
+	uint32_t reserved4;
 	uint32_t name_waiters;    /* threads that wait for the directory */
 	uint8_t reserved1[64 - 20];
 	/* shared: a mailbox to the host; request is written before request_seq */
