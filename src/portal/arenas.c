@@ -74,12 +74,13 @@ static int map_arena(portal *p, unsigned index, const struct wslx_portal_msg *m,
 	bool own_main = m->owner == p->self && m->flags & PORTAL_ARENA_CONTROL;
 
 	if (m->access == PORTAL_ACCESS_NONE) {
+		/* A dead one's bytes stay: somebody may be reading them. */
 		v.readable = false;
 		if (own_main && p->ctl) {
 			/* Revoked: we go on writing into what nobody else looks at. */
 			__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
 			v.readable = true;
-		} else if (p->view[index].mapped) {
+		} else if (p->view[index].mapped && PORTAL_LIFE_STATE(m->life) != PORTAL_ARENA_DEAD) {
 			if (mmap(at, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
 			    MAP_FAILED)
 				return -errno;

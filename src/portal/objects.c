@@ -103,10 +103,10 @@ static int resolve_locked(portal *p, uint64_t off, uint32_t generation, size_t l
 	if (a == NO_ARENA)
 		return -EFAULT;
 	v = &p->view[a];
-	if (!v->readable)
-		return -EACCES;
 	if (PORTAL_LIFE_STATE(v->life) == PORTAL_ARENA_DEAD)
 		return -ESTALE;
+	if (!v->readable)
+		return -EACCES;
 	if (!(v->flags & PORTAL_ARENA_CONTROL))
 		return -EFAULT;
 	start = (uint64_t)v->first << PORTAL_SEGMENT_SHIFT;
