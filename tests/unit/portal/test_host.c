@@ -142,9 +142,10 @@ static int scribbler(void *arg)
 	if (!p || portal_create(p, "mine", 4096, NULL, &v) < 0)
 		return 1;
 	at = v;
-	tell(pipe_to_parent[1]);
 	for (uint32_t i = 1;; i++) {
 		at[i % 1024] = i;
+		if (i == 4096)
+			tell(pipe_to_parent[1]);
 		if (i % 65536 == 0 && portal_poll(p, 0) == 0 && portal_create(p, "again", 64, NULL, NULL) == -EACCES)
 			break;
 	}
