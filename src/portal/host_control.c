@@ -155,8 +155,8 @@ static int revoke_locked(portal_host *h, unsigned i)
 			return r;
 	}
 	m->live = false;
-	PORTAL_STORE_SEQ(&h->parts[i].life, PORTAL_LIFE(generation, PORTAL_PART_DEAD));
 	wslx_host_drop_names(h, i, generation);
+	PORTAL_STORE_SEQ(&h->parts[i].life, PORTAL_LIFE(generation, PORTAL_PART_DEAD));
 	h->count.revoked++;
 	wslx_host_event_all(h);
 	return 0;

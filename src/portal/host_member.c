@@ -97,8 +97,9 @@ static void mark_dead(portal_host *h, unsigned i)
 {
 	uint64_t generation = PORTAL_LIFE_GENERATION(h->parts[i].life);
 
-	PORTAL_STORE_SEQ(&h->parts[i].life, PORTAL_LIFE(generation, PORTAL_PART_DEAD));
+	/* Names first: who sees it dead does not find it by name. */
 	wslx_host_drop_names(h, i, generation);
+	PORTAL_STORE_SEQ(&h->parts[i].life, PORTAL_LIFE(generation, PORTAL_PART_DEAD));
 	h->member[i].live = false;
 }
 
