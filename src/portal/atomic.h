@@ -75,17 +75,10 @@ static inline void wslx_portal_words_out(void *shared, const void *src, size_t n
 
 /* Payload of a ring: plain bytes that an index orders. */
 #ifdef PORTAL_EXPLORE
-static inline void wslx_portal_copy_in(void *dst, const void *shared, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		((uint8_t *)dst)[i] = PORTAL_LOAD((const uint8_t *)shared + i);
-}
-
-static inline void wslx_portal_copy_out(void *shared, const void *src, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		PORTAL_STORE((uint8_t *)shared + i, ((const uint8_t *)src)[i]);
-}
+void explore_copy_in(void *dst, const void *shared, size_t n);
+void explore_copy_out(void *shared, const void *src, size_t n);
+#define wslx_portal_copy_in explore_copy_in
+#define wslx_portal_copy_out explore_copy_out
 #else
 static inline void wslx_portal_copy_in(void *dst, const void *shared, size_t n)
 {

@@ -112,7 +112,7 @@ static int park(portal *p, int64_t deadline)
 
 bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g)
 {
-	if (g->busy)
+	if (PORTAL_LOAD(&g->busy))
 		return true;
 	if (__atomic_load_n(&p->revoked, __ATOMIC_RELAXED))
 		return false;

@@ -35,6 +35,14 @@
 #include "portal/ring.h"
 #include "portal/wire.h"
 
+#ifdef PORTAL_EXPLORE
+/* A fiber must not hold up the thread that all fibers run on. */
+int explore_lock(pthread_mutex_t *m);
+int explore_unlock(pthread_mutex_t *m);
+#define pthread_mutex_lock explore_lock
+#define pthread_mutex_unlock explore_unlock
+#endif
+
 #define NO_ARENA 0xffffu
 
 struct wslx_portal_view {
