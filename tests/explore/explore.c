@@ -8,6 +8,7 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "portal/internal.h"
 #include "portal/atomic.h"
 
 #define STACK (64 * 1024)
