@@ -218,30 +218,33 @@ enum portal_ring_kind { PORTAL_RECORDS = 1, PORTAL_BYTES = 2 };
 #define PORTAL_RING_MIN UINT64_C(1024)
 #define PORTAL_RING_MAX (UINT64_C(1) << 30)
 
+/* In flags: between setting `sleeping` and looking at the peer's index I put a barrier into every process of this
+ * kernel that is registered with membarrier(2) (GLOBAL_EXPEDITED).  A peer in the same kernel that is registered may
+ * then leave out its own barrier between its index and my `sleeping`. */
+#define PORTAL_FENCED 1u
+
 /* In the producer's arena. */
 struct portal_tx {
 	uint32_t magic;
 	uint32_t kind;
 	uint64_t capacity; /* a power of two */
 	uint64_t data;     /* offset of the first byte, in the same arena */
-	uint8_t reserved0[64 - 24];
-	/* shared */
-	uint64_t head;     /* bytes ever published; its low half is a futex word */
-	uint32_t sleeping; /* the producer waits for tail to move */
-	uint32_t closed;
-	uint8_t reserved1[64 - 16];
+	uint32_t sleeping; /* shared: the producer waits for tail to move; apart from head, which changes all the time */
+	uint32_t flags;
+	uint8_t reserved0[64 - 32];
+	uint64_t head; /* shared: bytes ever published; its low half is a futex word */
+	uint8_t reserved1[64 - 8];
 };
 
 /* In the consumer's arena. */
 struct portal_rx {
 	uint32_t magic;
 	uint32_t kind;
-	uint8_t reserved0[64 - 8];
-	/* shared */
-	uint64_t tail;     /* bytes ever consumed; its low half is a futex word */
-	uint32_t sleeping; /* the consumer waits for head to move */
-	uint32_t closed;
-	uint8_t reserved1[64 - 16];
+	uint32_t sleeping; /* shared: the consumer waits for head to move */
+	uint32_t flags;
+	uint8_t reserved0[64 - 16];
+	uint64_t tail; /* shared: bytes ever consumed; its low half is a futex word */
+	uint8_t reserved1[64 - 8];
 };
 
 /* Before each record, at a multiple of 8.  A record never wraps: a header with

@@ -20,12 +20,13 @@ uint64_t explore_load(const void *p, size_t size, int order);
 void explore_store(void *p, uint64_t v, size_t size, int order);
 void explore_pause(void);
 void explore_light_fence(void);
-void explore_heavy_fence(void);
 
 #define PORTAL_LOAD_(p, order) ((__typeof__(+*(p)))explore_load((p), sizeof(*(p)), (order)))
 #define PORTAL_STORE_(p, v, order) explore_store((p), (uint64_t)(v), sizeof(*(p)), (order))
 #define PORTAL_PAUSE() explore_pause()
 #define PORTAL_LIGHT_FENCE() explore_light_fence()
+#define PORTAL_STORE_FENCE(p, v) PORTAL_STORE_(p, v, __ATOMIC_SEQ_CST)
+#define PORTAL_PREFETCH(p) ((void)0)
 
 #else
 
@@ -38,6 +39,19 @@ void explore_heavy_fence(void);
 #endif
 /* The cheap half of a fence whose other half is membarrier(2): see gate.c. */
 #define PORTAL_LIGHT_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#define PORTAL_PREFETCH(p) __builtin_prefetch(p)
+/* A store that is in memory before the next load.  Not an exchange: that would begin to fetch the line only when all
+ * older stores are done. */
+#if defined(__SANITIZE_THREAD__)
+#define PORTAL_STORE_FENCE(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PORTAL_STORE_FENCE(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#endif
+#endif
+#ifndef PORTAL_STORE_FENCE
+#define PORTAL_STORE_FENCE(p, v) (__atomic_store_n((p), (v), __ATOMIC_RELEASE), __atomic_thread_fence(__ATOMIC_SEQ_CST))
+#endif
 
 #endif
 

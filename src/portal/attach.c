@@ -11,6 +11,7 @@
 #include "os/linux/fd.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/fence.h"
 #include "portal/internal.h"
 
 #define DEFAULT_SEGMENTS 4
@@ -48,7 +49,7 @@ static portal *new_portal(void)
 	pthread_mutex_init(&p->lock, NULL);
 	p->sock = -1;
 	p->own_arena = PORTAL_MAX_ARENAS;
-	wslx_portal_gate_register();
+	wslx_portal_fence_register();
 	return p;
 }
 

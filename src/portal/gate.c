@@ -19,35 +19,10 @@
  * Threads: any.  portal.lock guards the list.
  */
 #include <errno.h>
-#include <linux/membarrier.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "portal/atomic.h"
+#include "portal/fence.h"
 #include "portal/internal.h"
-
-#ifdef PORTAL_EXPLORE
-#define heavy_fence() explore_heavy_fence()
-void wslx_portal_gate_register(void)
-{
-}
-#else
-static int expedited; /* 1: registered */
-
-void wslx_portal_gate_register(void)
-{
-	if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0)
-		__atomic_store_n(&expedited, 1, __ATOMIC_RELAXED);
-}
-
-static void heavy_fence(void)
-{
-	int cmd = __atomic_load_n(&expedited, __ATOMIC_RELAXED) ? MEMBARRIER_CMD_PRIVATE_EXPEDITED
-								: MEMBARRIER_CMD_GLOBAL;
-
-	(void)syscall(SYS_membarrier, cmd, 0, 0);
-}
-#endif
 
 void wslx_portal_gate_add(portal *p, struct wslx_portal_gate *g)
 {
@@ -74,7 +49,7 @@ bool wslx_portal_gate_rest_locked(portal *p)
 		return false;
 	if (PORTAL_LOAD(&p->ctl->quiesce_ack) == q)
 		return true;
-	heavy_fence();
+	wslx_portal_fence_process();
 	for (const struct wslx_portal_gate *g = p->gates; g; g = g->next)
 		if (PORTAL_LOAD_ACQ(&g->busy))
 			return true;

@@ -159,8 +159,6 @@ void wslx_portal_spin_init(struct wslx_portal_spin *s);
 extern const struct portal_doorbell_ops wslx_portal_futex_ops; /* ctx: the portal */
 
 /* gate.c */
-/* Once per process, before the first gate. */
-void wslx_portal_gate_register(void);
 void wslx_portal_gate_add(portal *p, struct wslx_portal_gate *g);
 void wslx_portal_gate_remove(portal *p, struct wslx_portal_gate *g);
 /* Before the first write of a publication; waits while the region is quiesced.  0 or -EAGAIN, -ETIMEDOUT, -EPIPE,

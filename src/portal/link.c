@@ -22,6 +22,7 @@
 #include <stdlib.h>
 
 #include "portal/atomic.h"
+#include "portal/fence.h"
 #include "portal/internal.h"
 
 #define RX_IN_BLOCK 128u /* a block is a portal_tx, then a portal_rx */
@@ -117,6 +118,12 @@ static uint64_t offset(const struct portal_handle *h)
 	return ((uint64_t)h->segment << PORTAL_SEGMENT_SHIFT) + h->offset;
 }
 
+/* A guest's barriers do not reach other kernels. */
+static uint32_t promise(const portal *p)
+{
+	return p->sock >= 0 && wslx_portal_fence_registered() ? PORTAL_FENCED : 0;
+}
+
 int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_chan **ret)
 {
 	portal_chan *c;
@@ -148,8 +155,8 @@ int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_cha
 	block = p->base + offset(&c->block_h);
 	c->tx.tx = (struct portal_tx *)(void *)block;
 	c->rx.rx = (struct portal_rx *)(void *)(block + RX_IN_BLOCK);
-	wslx_portal_tx_format(c->tx.tx, kind, capacity, offset(&c->data_h));
-	wslx_portal_rx_format(c->rx.rx, kind);
+	wslx_portal_tx_format(c->tx.tx, kind, capacity, offset(&c->data_h), promise(p));
+	wslx_portal_rx_format(c->rx.rx, kind, promise(p));
 	c->tx.mask = capacity - 1;
 	wslx_portal_spin_init(&c->spin);
 	wslx_portal_gate_add(p, &c->gate);
@@ -207,6 +214,12 @@ int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64
 		return -EPROTO;
 	wslx_portal_txe_init(&c->tx, c->tx.tx, rx, p->base + offset(&c->data_h), c->tx.mask + 1);
 	wslx_portal_rxe_init(&c->rx, c->rx.rx, tx, data, capacity);
+	c->tx.fenced = c->rx.fenced = promise(p);
+	/* The peer's word, and the host's that it is in this kernel. */
+	if (promise(p) && p->parts[c->peer].kind == PORTAL_KIND_PROCESS) {
+		c->tx.light = PORTAL_LOAD(&rx->flags) & PORTAL_FENCED;
+		c->rx.light = PORTAL_LOAD(&tx->flags) & PORTAL_FENCED;
+	}
 	return 0;
 }
 

@@ -14,6 +14,11 @@
  * half of head, which the kernel compares again.  tail and tx.sleeping are the
  * same thing the other way round.
  *
+ * That barrier would cost a publisher more than all the rest.  So a sleeper may
+ * promise (PORTAL_FENCED) to put it into the publisher from outside, with
+ * membarrier(2), between its two steps; `light` says that the peer promised,
+ * `fenced` that we did.
+ *
  * Trust boundary: the other's index is accepted only if it moved forward and
  * not past what is possible; a record's header is read once and checked
  * against index and capacity.  A violation is -EPROTO and sticks.
@@ -42,6 +47,7 @@ struct wslx_portal_txe {
 	size_t reserved;
 	bool has_reserved;
 	bool broken;
+	bool light, fenced;
 };
 
 struct wslx_portal_rxe {
@@ -53,14 +59,15 @@ struct wslx_portal_rxe {
 	uint64_t released; /* what rx->tail says */
 	uint64_t head;     /* last seen, checked */
 	bool broken;
+	bool light, fenced;
 };
 
 /* 0 if kind and capacity are such that a ring can have them. */
 WSLX_MUST_CHECK int wslx_portal_ring_check(uint32_t kind, uint64_t capacity);
 
 /* Fill in one's own block, before anybody else knows of it. */
-void wslx_portal_tx_format(struct portal_tx *tx, uint32_t kind, uint64_t capacity, uint64_t data_off);
-void wslx_portal_rx_format(struct portal_rx *rx, uint32_t kind);
+void wslx_portal_tx_format(struct portal_tx *tx, uint32_t kind, uint64_t capacity, uint64_t data_off, uint32_t flags);
+void wslx_portal_rx_format(struct portal_rx *rx, uint32_t kind, uint32_t flags);
 
 void wslx_portal_txe_init(struct wslx_portal_txe *e, struct portal_tx *tx, const struct portal_rx *rx, uint8_t *data,
 			  uint64_t capacity);

@@ -2,11 +2,12 @@
 #include <errno.h>
 
 #include "portal/atomic.h"
+#include "portal/fence.h"
 #include "portal/ring.h"
 
-void wslx_portal_rx_format(struct portal_rx *rx, uint32_t kind)
+void wslx_portal_rx_format(struct portal_rx *rx, uint32_t kind, uint32_t flags)
 {
-	*rx = (struct portal_rx) { .magic = PORTAL_RX_MAGIC, .kind = kind };
+	*rx = (struct portal_rx) { .magic = PORTAL_RX_MAGIC, .kind = kind, .flags = flags };
 }
 
 void wslx_portal_rxe_init(struct wslx_portal_rxe *e, struct portal_rx *rx, const struct portal_tx *tx,
@@ -102,7 +103,12 @@ bool wslx_portal_rx_release(struct wslx_portal_rxe *e)
 	if (e->released == e->pos)
 		return false;
 	e->released = e->pos;
-	PORTAL_STORE_SEQ(&e->rx->tail, e->pos);
+	if (e->light) {
+		PORTAL_STORE_REL(&e->rx->tail, e->pos);
+		PORTAL_LIGHT_FENCE();
+		return PORTAL_LOAD(&e->tx->sleeping) != 0;
+	}
+	PORTAL_STORE_FENCE(&e->rx->tail, e->pos);
 	return PORTAL_LOAD_SEQ(&e->tx->sleeping) != 0;
 }
 
@@ -111,6 +117,8 @@ int wslx_portal_rx_prepare_sleep(struct wslx_portal_rxe *e, uint32_t *ret_expect
 	uint64_t head;
 
 	PORTAL_STORE_SEQ(&e->rx->sleeping, 1);
+	if (e->fenced)
+		wslx_portal_fence_all();
 	head = PORTAL_LOAD_SEQ(&e->tx->head);
 	*ret_expected = (uint32_t)head;
 	return head != e->head;

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "portal/atomic.h"
+#include "portal/fence.h"
 #include "portal/ring.h"
 
 int wslx_portal_ring_check(uint32_t kind, uint64_t capacity)
@@ -13,9 +14,11 @@ int wslx_portal_ring_check(uint32_t kind, uint64_t capacity)
 	return 0;
 }
 
-void wslx_portal_tx_format(struct portal_tx *tx, uint32_t kind, uint64_t capacity, uint64_t data_off)
+void wslx_portal_tx_format(struct portal_tx *tx, uint32_t kind, uint64_t capacity, uint64_t data_off, uint32_t flags)
 {
-	*tx = (struct portal_tx) { .magic = PORTAL_TX_MAGIC, .kind = kind, .capacity = capacity, .data = data_off };
+	*tx = (struct portal_tx) {
+		.magic = PORTAL_TX_MAGIC, .kind = kind, .capacity = capacity, .data = data_off, .flags = flags
+	};
 }
 
 void wslx_portal_txe_init(struct wslx_portal_txe *e, struct portal_tx *tx, const struct portal_rx *rx, uint8_t *data,
@@ -121,7 +124,12 @@ bool wslx_portal_tx_publish(struct wslx_portal_txe *e)
 	if (e->published == e->head)
 		return false;
 	e->published = e->head;
-	PORTAL_STORE_SEQ(&e->tx->head, e->head);
+	if (e->light) {
+		PORTAL_STORE_REL(&e->tx->head, e->head);
+		PORTAL_LIGHT_FENCE();
+		return PORTAL_LOAD(&e->rx->sleeping) != 0;
+	}
+	PORTAL_STORE_FENCE(&e->tx->head, e->head);
 	return PORTAL_LOAD_SEQ(&e->rx->sleeping) != 0;
 }
 
@@ -130,6 +138,8 @@ int wslx_portal_tx_prepare_sleep(struct wslx_portal_txe *e, uint32_t *ret_expect
 	uint64_t tail;
 
 	PORTAL_STORE_SEQ(&e->tx->sleeping, 1);
+	if (e->fenced)
+		wslx_portal_fence_all();
 	tail = PORTAL_LOAD_SEQ(&e->rx->tail);
 	*ret_expected = (uint32_t)tail;
 	return tail != e->tail;

@@ -10,6 +10,7 @@
 
 #include "portal/internal.h"
 #include "portal/atomic.h"
+#include "portal/fence.h"
 
 #define STACK (64 * 1024)
 #define MAX_BUFFER 64
@@ -385,11 +386,17 @@ void explore_light_fence(void)
 }
 
 /* membarrier(2): every thread of the process. */
-void explore_heavy_fence(void)
+void wslx_portal_fence_process(void)
 {
 	for (unsigned i = 0; i < ex.s->fibers; i++)
 		if (ex.f[i].state != CRASHED)
 			flush_all(i);
+}
+
+void wslx_portal_fence_all(void)
+{
+	point();
+	wslx_portal_fence_process();
 }
 
 int explore_lock(pthread_mutex_t *m)

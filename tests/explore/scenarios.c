@@ -101,6 +101,13 @@ static void setup_bell(void)
 	side[1].ops = side[2].ops = &ex_bell;
 }
 
+static void setup_fenced(void)
+{
+	setup_records();
+	for (unsigned i = 0; i < 2; i++)
+		chan[i].tx.light = chan[i].tx.fenced = chan[i].rx.light = chan[i].rx.fenced = true;
+}
+
 static void setup_bytes(void)
 {
 	setup_pair_of(PORTAL_BYTES);
@@ -455,6 +462,7 @@ static void quiescer(void)
 static const struct scenario scenarios[] = {
 	{ "records", 2, 2, false, 0, false, setup_records, { produce, consume }, check_idle },
 	{ "records-bell", 2, 2, false, 0, false, setup_bell, { produce, consume }, check_idle },
+	{ "records-fenced", 2, 2, false, 0, true, setup_fenced, { produce, consume }, check_idle },
 	{ "records-pso", 2, 2, true, 0, false, setup_records, { produce, consume }, check_idle },
 	{ "close", 2, 2, false, 0, false, setup_records, { produce_and_close, consume_to_end }, NULL },
 	{ "crash-producer", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
