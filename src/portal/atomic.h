@@ -26,7 +26,6 @@ void explore_light_fence(void);
 #define PORTAL_PAUSE() explore_pause()
 #define PORTAL_LIGHT_FENCE() explore_light_fence()
 #define PORTAL_STORE_FENCE(p, v) PORTAL_STORE_(p, v, __ATOMIC_SEQ_CST)
-#define PORTAL_PREFETCH(p) ((void)0)
 
 #else
 
@@ -39,12 +38,6 @@ void explore_light_fence(void);
 #endif
 /* The cheap half of a fence whose other half is membarrier(2): see gate.c. */
 #define PORTAL_LIGHT_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
-/* Starts fetching a line together with the one that is polled.  A load: it goes out in the same breath. */
-#if defined(__x86_64__)
-#define PORTAL_PREFETCH(p) __asm__ volatile("movb (%0), %%al" : : "r"(p) : "rax")
-#else
-#define PORTAL_PREFETCH(p) __builtin_prefetch(p)
-#endif
 /* A store that is in memory before the next load.  Not an exchange: that would begin to fetch the line only when all
  * older stores are done. */
 #if defined(__SANITIZE_THREAD__)

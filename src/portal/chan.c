@@ -10,7 +10,6 @@
 #include "portal/atomic.h"
 #include "portal/internal.h"
 
-#define TIGHT 128u /* looks without a pause between them */
 #define SPIN_MIN 16u
 #define SPIN_MAX 4096u
 #define NOT_YET INT64_MIN
@@ -74,15 +73,13 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		int r, alive;
 
 		for (unsigned i = 0; deadline && i < c->spin.limit; i++) {
-			if (rx)
-				PORTAL_PREFETCH(c->rx.data + (c->rx.pos & c->rx.mask));
 			r = ready(c, rx);
 			if (r) {
 				spin_paid(&c->spin, i);
 				return r < 0 ? r : 0;
 			}
-			if (i > TIGHT)
-				PORTAL_PAUSE();
+			/* Every look takes the line away from the one who is about to write into it. */
+			PORTAL_PAUSE();
 			if (i % 64 == 63 && wslx_portal_event(p) != ev)
 				break;
 		}

@@ -24,8 +24,8 @@ bool wslx_portal_fence_registered(void)
 
 void wslx_portal_fence_process(void)
 {
-	int cmd = __atomic_load_n(&in_process, __ATOMIC_RELAXED) ? MEMBARRIER_CMD_PRIVATE_EXPEDITED :
-								   MEMBARRIER_CMD_GLOBAL;
+	int cmd = __atomic_load_n(&in_process, __ATOMIC_RELAXED) ? MEMBARRIER_CMD_PRIVATE_EXPEDITED
+								 : MEMBARRIER_CMD_GLOBAL;
 
 	(void)syscall(SYS_membarrier, cmd, 0, 0);
 }
