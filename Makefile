@@ -1,7 +1,7 @@
 # A thin front: the build is Meson's, the checks are tools/check.py's.
 BUILD ?= build
 
-.PHONY: run build check bench lab fuzz soak format clean
+.PHONY: run build check bench bench-portal lab fuzz soak format clean
 
 run:
 	@tools/packages.sh build run
@@ -21,6 +21,10 @@ check:
 bench:
 	@tools/packages.sh build run check
 	@/usr/bin/python3 bench/bench.py
+
+bench-portal:
+	@tools/packages.sh build
+	@/usr/bin/python3 bench/portal.py $(PARTS)
 
 # make lab CMD='build/wslx doctor': runs CMD in an emulated host with a complete KVM.
 lab:

@@ -1,0 +1,160 @@
+#!/usr/bin/python3
+"""Portal's benchmarks, host to host: a table of ratios, and a plot.
+
+usage: bench/portal.py [--build DIR] [--rounds N] [--runs N] [--svg FILE] [rtt|spsc|rpc|bulk|fan|flat ...]
+Figures are medians of --runs runs of bench/portal.c; in each run the peers take turns batch by batch.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PARTS = ["rtt", "spsc", "rpc", "bulk", "fan", "flat"]
+
+
+def measure(build, part, rounds, runs):
+    exe = os.path.join(build, "bench/portal_bench")
+    all_runs = []
+    for _ in range(runs):
+        out = subprocess.run([exe, part, str(rounds)], stdout=subprocess.PIPE, text=True, check=True, timeout=600).stdout
+        all_runs.append({k: float(v) for k, v in (line.split() for line in out.splitlines())})
+    return all_runs
+
+
+def median(runs, key):
+    return statistics.median(r[key] for r in runs)
+
+
+def ratio(runs, a, b):
+    return statistics.median(r[a] / r[b] for r in runs)
+
+
+class Table:
+    def __init__(self):
+        self.rows, self.missed = [], 0
+
+    def add(self, what, ours, peer="", r=None, budget=None):
+        mark = ""
+        if budget:
+            op, limit = budget
+            ok = r <= limit if op == "<=" else r >= limit
+            mark = f"{op} {limit} {'ok' if ok else 'MISSED'}"
+            self.missed += not ok
+        self.rows.append((what, ours, peer, f"{r:.2f}" if r is not None else "", mark))
+
+    def show(self):
+        head = ("what", "portal", "peer", "ratio", "budget")
+        width = [max(len(r[i]) for r in [head, *self.rows]) for i in range(5)]
+        for r in [head, *self.rows]:
+            print("  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip())
+
+
+def report(part, runs, t):
+    m = lambda k: median(runs, k)
+    if part == "rtt":
+        r = ratio(runs, "rtt.ring.p50", "rtt.bare.p50")
+        t.add("round trip, both awake", f"{m('rtt.ring.p50'):.0f} ns", f"{m('rtt.bare.p50'):.0f} ns bare lines", r, ("<=", 1.5))
+        for k, what in ("unix", "unix socket"), ("pipe", "pipe"):
+            t.add(f"round trip against a {what}", f"{m('rtt.ring.p50'):.0f} ns", f"{m(f'rtt.{k}.p50'):.0f} ns",
+                  ratio(runs, "rtt.ring.p50", f"rtt.{k}.p50"))
+    elif part == "spsc":
+        for k, what in ("ring", "64-byte records, one by one"), ("batch", "64-byte records, 32 at a time"):
+            t.add(what, f"{m(f'spsc.{k}.p50'):.1f} ns", f"{m('spsc.bare.p50'):.1f} ns bare loop",
+                  ratio(runs, f"spsc.{k}.p50", "spsc.bare.p50"), ("<=", 2.0))
+    elif part == "rpc":
+        for k in (1, 2, 4, 8, 16, 32, 64):
+            t.add(f"RPC, {k} in flight: p50 / p99 / p99.9",
+                  f"{m(f'rpc.{k}.p50'):.0f} / {m(f'rpc.{k}.p99'):.0f} / {m(f'rpc.{k}.p999'):.0f} ns",
+                  f"{m(f'rpc.{k}.each'):.0f} ns a call")
+        t.add("RPC p99, 1 in flight, against 2 us", f"{m('rpc.1.p99'):.0f} ns", "2000 ns", m("rpc.1.p99") / 2000, ("<=", 1.0))
+    elif part == "bulk":
+        for k in (1, 16, 256):
+            t.add(f"bulk, {k} MiB", f"{m(f'bulk.{k}.portal'):.2f} GB/s", f"{m(f'bulk.{k}.memcpy'):.2f} GB/s memcpy",
+                  ratio(runs, f"bulk.{k}.portal", f"bulk.{k}.memcpy"), (">=", 0.95))
+    elif part == "fan":
+        for k in (1, 2, 4, 8):
+            t.add(f"fan-in of {k}, 64-byte records", f"{m(f'fan.{k}'):.0f} ns a record")
+    elif part == "flat":
+        for what, sizes in ("mib", (4, 64, 1024, 65536)), ("objects", (10, 1000, 100000, 1000000)):
+            for op in "alloc", "resolve":
+                v = [m(f"flat.{what}.{s}.{op}") for s in sizes]
+                t.add(f"{op} over {sizes[0]} to {sizes[-1]} {what}", " ".join(f"{x:.0f}" for x in v) + " ns",
+                      f"{v[0]:.0f} ns", max(v) / v[0], ("<=", 1.5))
+        names = sorted({int(k.split(".")[2]) for k in runs[0] if k.startswith("flat.names.")})
+        v = [m(f"flat.names.{n}.open") for n in names]
+        t.add(f"open over {names[0]} to {names[-1]} names", " ".join(f"{x:.0f}" for x in v) + " ns", f"{v[0]:.0f} ns",
+              max(v) / v[0])
+
+
+def bars(x, y, title, values, unit):
+    """One small chart: values is [(label, number)]."""
+    out = [f'<text x="{x}" y="{y}" font-weight="bold">{title}</text>']
+    top = max(v for _, v in values)
+    for i, (label, v) in enumerate(values):
+        yy = y + 14 + 20 * i
+        w = max(1, 220 * v / top)
+        out.append(f'<text x="{x}" y="{yy + 11}">{label}</text>'
+                   f'<rect x="{x + 110}" y="{yy}" width="{w:.0f}" height="14" fill="{"#3a7" if "portal" in label else "#99a"}"/>'
+                   f'<text x="{x + 116 + w:.0f}" y="{yy + 11}">{v:.4g} {unit}</text>')
+    return out
+
+
+def plot(results, path):
+    charts = []
+    m = median
+    if r := results.get("rtt"):
+        charts.append(("round trip", [("bare lines", m(r, "rtt.bare.p50")), ("portal ring", m(r, "rtt.ring.p50")),
+                                      ("pipe", m(r, "rtt.pipe.p50")), ("unix socket", m(r, "rtt.unix.p50"))], "ns"))
+    if r := results.get("spsc"):
+        charts.append(("64-byte record", [("bare loop", m(r, "spsc.bare.p50")), ("portal", m(r, "spsc.ring.p50")),
+                                          ("portal, batched", m(r, "spsc.batch.p50"))], "ns"))
+    if r := results.get("rpc"):
+        charts.append(("RPC, median by calls in flight",
+                       [(f"portal, {k}", m(r, f"rpc.{k}.p50")) for k in (1, 2, 4, 8, 16, 32, 64)], "ns"))
+    if r := results.get("bulk"):
+        charts.append(("bulk", [(f"{n}, {k} MiB", m(r, f"bulk.{k}.{key}")) for k in (1, 16, 256)
+                                for n, key in (("memcpy", "memcpy"), ("portal", "portal"))], "GB/s"))
+    if r := results.get("fan"):
+        charts.append(("fan-in, a record", [(f"portal, {k}", m(r, f"fan.{k}")) for k in (1, 2, 4, 8)], "ns"))
+    if r := results.get("flat"):
+        charts.append(("alloc and free by region", [(f"portal, {k} MiB", m(r, f"flat.mib.{k}.alloc"))
+                                                    for k in (4, 64, 1024, 65536)], "ns"))
+    body, y = [], [20, 20]
+    for i, (title, values, unit) in enumerate(charts):
+        body += bars(20 + 440 * (i % 2), y[i % 2], title, values, unit)
+        y[i % 2] += 50 + 20 * len(values)
+    with open(path, "w") as f:
+        f.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="{max(y)}" font-family="sans-serif" font-size="11">'
+                '<rect width="100%" height="100%" fill="white"/>' + "\n".join(body) + "</svg>\n")
+
+
+def main():
+    ap = argparse.ArgumentParser(prog="make bench-portal")
+    ap.add_argument("--build", default=os.path.join(TOP, "build-bench"))
+    ap.add_argument("--rounds", type=int, default=2000)
+    ap.add_argument("--runs", type=int, default=5)
+    ap.add_argument("--svg")
+    ap.add_argument("parts", nargs="*", help=" ".join(PARTS))
+    args = ap.parse_args()
+    for p in args.parts:
+        if p not in PARTS:
+            ap.error(f"unknown part '{p}'")
+    if not os.path.exists(os.path.join(args.build, "build.ninja")):
+        subprocess.run(["meson", "setup", "--buildtype=release", "-Dtests=false", args.build], cwd=TOP,
+                       env=dict(os.environ, CC="gcc"), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["ninja", "-C", args.build, "--quiet", "bench/portal_bench"], check=True)
+    t, results = Table(), {}
+    for part in args.parts or PARTS:
+        results[part] = measure(args.build, part, args.rounds, 1 if part == "flat" else args.runs)
+        report(part, results[part], t)
+    t.show()
+    svg = args.svg or os.path.join(args.build, "portal.svg")
+    plot(results, svg)
+    print(f"plot: {svg}")
+    return 1 if t.missed else 0
+
+
+sys.exit(main())

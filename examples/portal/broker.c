@@ -1,0 +1,25 @@
+/* A region, until standard input ends. */
+#include <poll.h>
+#include <stdio.h>
+#include <wslx/portal.h>
+
+int main(int argc, char **argv)
+{
+	struct portal_host_params q = { .size = sizeof(q),
+					.name = "example",
+					.path = argc > 1 ? argv[1] : "portal.sock" };
+	portal_host *h;
+
+	if (portal_host_create(&q, &h) < 0)
+		return 1;
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		struct pollfd p[2] = { { .fd = portal_host_fd(h), .events = POLLIN }, { .fd = 0, .events = POLLIN } };
+
+		if (poll(p, 2, -1) < 0 || p[1].revents || portal_host_dispatch(h, 0) < 0)
+			break;
+	}
+	portal_host_destroy(h);
+	return 0;
+}

@@ -1,0 +1,35 @@
+/* Has a number doubled, and a million of them without copying. */
+#include <stdio.h>
+#include <wslx/portal.h>
+
+#define MANY 1000000
+
+int main(int argc, char **argv)
+{
+	struct portal_attach a = { .size = sizeof(a), .path = argc > 1 ? argv[1] : "portal.sock", .name = "client" };
+	int n = 21, answer = 0, *numbers;
+	const int *doubled = NULL;
+	struct portal_bytes in = { .data = &n, .size = sizeof(n) }, out;
+	portal_rpc *r;
+	portal *p;
+
+	if (portal_attach(&a, &p) < 0 || portal_rpc_connect(p, "double", 5000000000, &r) < 0)
+		return 1;
+	if (portal_rpc_call(r, 1, &in, &answer, sizeof(answer), &out, 1000000000) < 0)
+		return 1;
+	printf("%d\n", answer);
+
+	in = (struct portal_bytes) { .bulk_size = MANY * sizeof(int) };
+	if (portal_alloc(p, in.bulk_size, &in.bulk, (void **)&numbers) < 0)
+		return 1;
+	for (int i = 0; i < MANY; i++)
+		numbers[i] = i;
+	if (portal_rpc_call(r, 1, &in, NULL, 0, &out, 5000000000) < 0 ||
+	    portal_resolve(p, out.bulk, in.bulk_size, (const void **)&doubled) < 0)
+		return 1;
+	printf("%d\n", doubled[MANY - 1]);
+	portal_rpc_start(r, 0, NULL, 0, &(uint64_t) { 0 });
+	portal_rpc_free(r);
+	portal_detach(p);
+	return 0;
+}

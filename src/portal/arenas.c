@@ -1,0 +1,239 @@
+/*
+ * The private copy of the arena table, and the mapping behind it.
+ *
+ * With a broker's socket, SYNC brings what has changed with descriptors, and
+ * each is mapped over its place.  Where a transport has mapped the region, the
+ * table itself is copied.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "os/linux/fd.h"
+#include "portal/atomic.h"
+#include "portal/internal.h"
+
+int wslx_portal_take_geometry(portal *p)
+{
+	const struct portal_header *h = p->hdr;
+	struct wslx_portal_geometry *g = &p->geo;
+	uint64_t size = p->length;
+
+	*g = (struct wslx_portal_geometry) {
+		.segments = h->segments,
+		.tag = h->tag,
+		.name_slots = h->name_slots,
+		.participants_off = h->participants_off,
+		.arenas_off = h->arenas_off,
+		.names_off = h->names_off,
+	};
+	if (h->magic != PORTAL_MAGIC)
+		return -EPROTO;
+	if (h->version != PORTAL_VERSION || h->features || h->segment_shift != PORTAL_SEGMENT_SHIFT)
+		return -EPROTONOSUPPORT;
+	if (!g->name_slots || (g->name_slots & (g->name_slots - 1)) || g->segments > size >> PORTAL_SEGMENT_SHIFT ||
+	    g->participants_off % 64 || g->arenas_off % 64 || g->names_off % 64 ||
+	    !wslx_range_ok(g->participants_off, PORTAL_MAX_PARTICIPANTS * sizeof(struct portal_participant), size) ||
+	    !wslx_range_ok(g->arenas_off, PORTAL_MAX_ARENAS * sizeof(struct portal_arena), size) ||
+	    !wslx_range_ok(g->names_off, g->name_slots * sizeof(struct portal_name), size))
+		return -EPROTO;
+	p->parts = (const struct portal_participant *)(void *)(p->base + g->participants_off);
+	p->arenas = (const struct portal_arena *)(void *)(p->base + g->arenas_off);
+	p->names = (const struct portal_name *)(void *)(p->base + g->names_off);
+	return 0;
+}
+
+static void set_segments(portal *p, const struct wslx_portal_view *v, uint16_t arena)
+{
+	for (uint32_t s = v->first; s < v->first + v->segments; s++)
+		PORTAL_STORE_REL(&p->arena_of[s], arena);
+}
+
+/* The place belongs to v now; whoever had a part of it before has it no more. */
+static void take_place(portal *p, unsigned index, const struct wslx_portal_view *v)
+{
+	for (uint32_t s = v->first; s < v->first + v->segments; s++) {
+		uint16_t old = p->arena_of[s];
+
+		if (old != NO_ARENA && old != index)
+			p->view[old].readable = p->view[old].writable = false;
+	}
+	p->view[index] = *v;
+	set_segments(p, v, (uint16_t)index);
+}
+
+static int map_arena(portal *p, unsigned index, const struct wslx_portal_msg *m, int fd)
+{
+	struct wslx_portal_view v = { m->life, m->first, m->segments, m->owner, m->flags, true, true, false };
+	uint8_t *at = p->base + ((uint64_t)m->first << PORTAL_SEGMENT_SHIFT);
+	size_t len = (size_t)m->segments << PORTAL_SEGMENT_SHIFT;
+	bool own_main = m->owner == p->self && m->flags & PORTAL_ARENA_CONTROL;
+
+	if (m->access == PORTAL_ACCESS_NONE) {
+		/* A dead one's bytes stay: somebody may be reading them. */
+		v.readable = false;
+		if (own_main && p->ctl) {
+			/* Revoked: we go on writing into what nobody else looks at. */
+			__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
+			v.readable = true;
+		} else if (p->view[index].mapped && PORTAL_LIFE_STATE(m->life) != PORTAL_ARENA_DEAD) {
+			if (mmap(at, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
+			    MAP_FAILED)
+				return -errno;
+		}
+		take_place(p, index, &v);
+		return 0;
+	}
+	v.writable = m->access == PORTAL_ACCESS_WRITE && m->owner == p->self;
+	if (mmap(at, len, v.writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
+		 0) == MAP_FAILED)
+		return -errno;
+	take_place(p, index, &v);
+	if (own_main)
+		p->own_arena = index;
+	return 0;
+}
+
+/* One answer of the broker: any number of ARENA, then DONE. */
+static int receive_arenas(portal *p)
+{
+	for (;;) {
+		struct wslx_portal_msg m;
+		cleanup_close int fd = -1;
+		size_t n_fds = 1;
+		ssize_t n = wslx_recv_fds(p->sock, &m, sizeof(m), &fd, &n_fds, 0);
+		int r;
+
+		if (n == 0 || n == -ECONNRESET)
+			return -EPIPE;
+		if (n < 0)
+			return n == -EAGAIN ? -ETIMEDOUT : (int)n;
+		if (n != sizeof(m))
+			return -EPROTO;
+		if (m.op == PORTAL_OP_DONE) {
+			PORTAL_STORE_REL(&p->epoch, m.epoch);
+			return 0;
+		}
+		if (m.op != PORTAL_OP_ARENA || m.index >= PORTAL_MAX_ARENAS || !m.segments ||
+		    !wslx_range_ok(m.first, m.segments, p->length >> PORTAL_SEGMENT_SHIFT) ||
+		    (m.access != PORTAL_ACCESS_NONE && fd < 0))
+			return -EPROTO;
+		r = map_arena(p, m.index, &m, fd);
+		if (r < 0)
+			return r;
+	}
+}
+
+int wslx_portal_receive_first(portal *p)
+{
+	return receive_arenas(p);
+}
+
+static int sync_broker(portal *p)
+{
+	struct wslx_portal_msg m = { .op = PORTAL_OP_SYNC };
+
+	if (send(p->sock, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m))
+		return errno == EPIPE || errno == ECONNRESET ? -EPIPE : -errno;
+	return receive_arenas(p);
+}
+
+/* Where a transport maps, the table is all there is to take over. */
+static void copy_table(portal *p)
+{
+	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++) {
+		struct portal_arena a;
+		struct wslx_portal_view v;
+		uint32_t state;
+
+		wslx_portal_words_in(&a, &p->arenas[i], sizeof(a));
+		state = PORTAL_LIFE_STATE(a.life);
+		if (state == PORTAL_ARENA_FREE || a.life == p->view[i].life || !a.segments ||
+		    !wslx_range_ok(a.first, a.segments, p->geo.segments))
+			continue;
+		v = (struct wslx_portal_view) { a.life, a.first, a.segments, a.owner, a.flags, true, true, false };
+		if (a.owner != p->self)
+			v.readable = !a.owner || (a.readers >> p->self & 1);
+		v.writable = a.owner == p->self && state == PORTAL_ARENA_LIVE;
+		if (a.owner == p->self && a.flags & PORTAL_ARENA_CONTROL) {
+			if (state == PORTAL_ARENA_LIVE)
+				p->own_arena = i;
+			else if (i == p->own_arena)
+				__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
+		}
+		take_place(p, i, &v);
+	}
+}
+
+int wslx_portal_refresh_locked(portal *p)
+{
+	uint32_t epoch = PORTAL_LOAD_ACQ(p->epoch_word);
+	int r = 0;
+
+	if (epoch == p->epoch || epoch & 1)
+		return wslx_portal_host_up(p) ? 0 : -EPIPE;
+	if (p->sock >= 0) {
+		r = sync_broker(p);
+	} else {
+		copy_table(p);
+		PORTAL_STORE_REL(&p->epoch, epoch);
+	}
+	if (r == 0 && p->ctl && !p->revoked)
+		PORTAL_STORE_REL(&p->ctl->epoch_seen, p->epoch);
+	/* Whoever waits for everybody's having seen it is told. */
+	if (r == 0 && p->ctl)
+		wslx_portal_kick(p, 0);
+	return r;
+}
+
+int wslx_portal_refresh(portal *p)
+{
+	int r;
+
+	pthread_mutex_lock(&p->lock);
+	r = wslx_portal_refresh_locked(p);
+	pthread_mutex_unlock(&p->lock);
+	return r;
+}
+
+const void *wslx_portal_peer_bytes(portal *p, unsigned owner, uint64_t off, uint64_t len)
+{
+	uint64_t seg = off >> PORTAL_SEGMENT_SHIFT, start;
+	const struct wslx_portal_view *v;
+	uint16_t a;
+
+	if (seg >= p->geo.segments)
+		return NULL;
+	a = PORTAL_LOAD_ACQ(&p->arena_of[seg]);
+	if (a == NO_ARENA)
+		return NULL;
+	v = &p->view[a];
+	start = (uint64_t)v->first << PORTAL_SEGMENT_SHIFT;
+	if (!v->readable || v->owner != owner || !(v->flags & PORTAL_ARENA_CONTROL) ||
+	    PORTAL_LIFE_STATE(v->life) != PORTAL_ARENA_LIVE ||
+	    !wslx_range_ok(off - start, len, (uint64_t)v->segments << PORTAL_SEGMENT_SHIFT))
+		return NULL;
+	return p->base + off;
+}
+
+bool wslx_portal_peer_life(const portal *p, unsigned peer, uint64_t *ret_generation)
+{
+	uint64_t life;
+
+	if (peer >= PORTAL_MAX_PARTICIPANTS)
+		return false;
+	life = PORTAL_LOAD_ACQ(&p->parts[peer].life);
+	*ret_generation = PORTAL_LIFE_GENERATION(life);
+	return PORTAL_LIFE_STATE(life) == PORTAL_PART_LIVE;
+}
+
+bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation)
+{
+	uint64_t now;
+
+	return wslx_portal_peer_life(p, peer, &now) && now == generation;
+}

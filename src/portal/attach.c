@@ -1,0 +1,229 @@
+/* Becoming a participant, and ceasing to be one. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "os/linux/fd.h"
+#include "portal/atomic.h"
+#include "portal/directory.h"
+#include "portal/fence.h"
+#include "portal/internal.h"
+
+#define DEFAULT_SEGMENTS 4
+
+static int reserve(portal *p, uint32_t segments)
+{
+	void *at;
+
+	if (!segments || segments > PORTAL_MAX_SEGMENTS)
+		return -EPROTO;
+	p->length = (uint64_t)segments << PORTAL_SEGMENT_SHIFT;
+	at = mmap(NULL, p->length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at == MAP_FAILED)
+		return -errno;
+	p->base = at;
+	p->own_mapping = true;
+	return 0;
+}
+
+static int new_map_of_segments(portal *p, uint64_t segments)
+{
+	p->arena_of = malloc(segments * sizeof(*p->arena_of));
+	if (!p->arena_of)
+		return -ENOMEM;
+	memset(p->arena_of, 0xff, segments * sizeof(*p->arena_of));
+	return 0;
+}
+
+static portal *new_portal(void)
+{
+	portal *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	pthread_mutex_init(&p->lock, NULL);
+	p->sock = -1;
+	p->own_arena = PORTAL_MAX_ARENAS;
+	wslx_portal_fence_register();
+	return p;
+}
+
+static int hello(portal *p, const struct portal_attach *a, struct wslx_portal_msg *ret)
+{
+	struct wslx_portal_msg m = {
+		.op = PORTAL_OP_HELLO,
+		.version = PORTAL_VERSION,
+		.kind = PORTAL_KIND_PROCESS,
+		.segments = a->segments ? a->segments : DEFAULT_SEGMENTS,
+	};
+	int64_t ns = a->timeout_ns ? a->timeout_ns : INT64_C(5000000000);
+	struct timeval tv = { .tv_sec = ns / 1000000000, .tv_usec = ns % 1000000000 / 1000 };
+	ssize_t n;
+	int r = wslx_portal_name_set(m.name, a->name ? a->name : "process");
+
+	if (r < 0)
+		return r;
+	if (ns > 0)
+		setsockopt(p->sock, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+	if (send(p->sock, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m))
+		return -errno;
+	n = recv(p->sock, ret, sizeof(*ret), 0);
+	if (n < 0)
+		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	if (n == 0)
+		return -EPIPE;
+	if (n != sizeof(*ret) || ret->op != PORTAL_OP_WELCOME)
+		return -EPROTO;
+	return ret->status < 0 ? ret->status : ret->index >= PORTAL_MAX_PARTICIPANTS ? -EPROTO : 0;
+}
+
+/* Our arena is mapped: say hello in it, and take it over. */
+static int open_own(portal *p)
+{
+	struct wslx_portal_view *v;
+	uint8_t *arena;
+
+	if (p->own_arena >= PORTAL_MAX_ARENAS || !p->view[p->own_arena].writable)
+		return -EPROTO;
+	v = &p->view[p->own_arena];
+	p->own_off = (uint64_t)v->first << PORTAL_SEGMENT_SHIFT;
+	arena = p->base + p->own_off;
+	p->ctl = (struct portal_control *)(void *)arena;
+	p->links = (struct portal_link *)(void *)(arena + PORTAL_LINKS_OFF);
+	memset(p->ctl, 0, sizeof(*p->ctl));
+	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++)
+		PORTAL_STORE_REL(&p->links[i].life, 0);
+	p->ctl->magic = PORTAL_CONTROL_MAGIC;
+	p->ctl->version = PORTAL_VERSION;
+	p->ctl->generation = p->generation;
+	p->ctl->request_seq = PORTAL_LOAD_ACQ(&p->parts[p->self].reply_seq);
+	p->ctl->quiesce_ack = 0;
+	PORTAL_STORE_REL(&p->ctl->epoch_seen, p->epoch);
+	PORTAL_STORE_REL(&p->ctl->state, PORTAL_CTL_ATTACHED);
+	return wslx_portal_heap_init(&p->heap, arena, (uint64_t)v->segments << PORTAL_SEGMENT_SHIFT,
+				     PORTAL_LIFE_GENERATION(v->life));
+}
+
+static int attach(portal *p, const struct portal_attach *a)
+{
+	struct wslx_portal_msg w;
+	int r = hello(p, a, &w);
+
+	if (r < 0)
+		return r;
+	p->self = w.index;
+	p->generation = w.life;
+	r = reserve(p, w.segments);
+	if (r < 0)
+		return r;
+	r = new_map_of_segments(p, w.segments);
+	if (r < 0)
+		return r;
+	p->hdr = (const struct portal_header *)(void *)p->base;
+	p->epoch_word = &p->hdr->epoch;
+	p->geo.segments = w.segments;
+	r = wslx_portal_receive_first(p);
+	if (r < 0)
+		return r;
+	r = wslx_portal_take_geometry(p);
+	if (r < 0)
+		return r;
+	p->ops = &wslx_portal_futex_ops;
+	p->ops_ctx = p;
+	r = open_own(p);
+	if (r < 0)
+		return r;
+	/* What came in between is asked for at once. */
+	return wslx_portal_refresh(p);
+}
+
+int portal_attach(const struct portal_attach *a, portal **ret)
+{
+	int sock = a->path ? wslx_unix_connect(a->path, SOCK_SEQPACKET) : a->sock;
+	portal *p;
+	int r;
+
+	if (sock < 0)
+		return a->path ? sock : -EBADF;
+	p = a->size == sizeof(*a) ? new_portal() : NULL;
+	if (!p) {
+		close(sock);
+		return a->size == sizeof(*a) ? -ENOMEM : -EINVAL;
+	}
+	p->sock = sock;
+	r = attach(p, a);
+	if (r < 0) {
+		portal_detach(p);
+		return r;
+	}
+	*ret = p;
+	return 0;
+}
+
+int portal_attach_mapped(const struct portal_attach_mapped *a, portal **ret)
+{
+	portal *p;
+	int r;
+
+	if (a->size != sizeof(*a) || a->participant >= PORTAL_MAX_PARTICIPANTS || a->length < PORTAL_SEGMENT_SIZE ||
+	    !a->doorbell)
+		return -EINVAL;
+	p = new_portal();
+	if (!p)
+		return -ENOMEM;
+	p->base = a->base;
+	p->length = a->length;
+	p->self = a->participant;
+	p->generation = a->generation;
+	p->ops = a->doorbell;
+	p->ops_ctx = a->doorbell_ctx;
+	p->hdr = (const struct portal_header *)(void *)p->base;
+	p->epoch_word = a->epoch ? a->epoch : &p->hdr->epoch;
+	p->epoch = UINT32_MAX;
+	r = wslx_portal_take_geometry(p);
+	if (r == 0)
+		r = new_map_of_segments(p, p->geo.segments);
+	if (r == 0)
+		r = wslx_portal_refresh(p);
+	if (r == 0)
+		r = open_own(p);
+	if (r < 0) {
+		portal_detach(p);
+		return r;
+	}
+	*ret = p;
+	return 0;
+}
+
+void portal_detach(portal *p)
+{
+	if (!p)
+		return;
+	if (p->ctl)
+		PORTAL_STORE_REL(&p->ctl->state, PORTAL_CTL_DETACHED);
+	if (p->sock >= 0)
+		close(p->sock);
+	else if (p->ctl)
+		wslx_portal_kick(p, 0);
+	wslx_portal_free_zombies(p);
+	wslx_portal_heap_free(&p->heap);
+	free(p->arena_of);
+	if (p->own_mapping)
+		munmap(p->base, p->length);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}
+
+void portal_get_info(const portal *p, struct portal_info *ret)
+{
+	*ret = (struct portal_info) { .segments = p->geo.segments, .self = p->self };
+	memcpy(ret->region, p->hdr->name, sizeof(ret->region));
+	ret->region[sizeof(ret->region) - 1] = '\0';
+	memcpy(ret->uuid, p->hdr->uuid, sizeof(ret->uuid));
+	ret->epoch = PORTAL_LOAD_ACQ(&p->epoch);
+}

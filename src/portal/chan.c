@@ -1,0 +1,310 @@
+/*
+ * Sending and receiving on a channel: ring.h's ends, with quiesce, waiting and
+ * the peer's death around them.
+ *
+ * What a peer published before it died is still read; then -EPIPE.
+ */
+#include <errno.h>
+#include <unistd.h>
+
+#include "portal/atomic.h"
+#include "portal/internal.h"
+
+#define SPIN_MIN 16u
+#define SPIN_MAX 4096u
+#define NOT_YET INT64_MIN
+
+void wslx_portal_spin_init(struct wslx_portal_spin *s)
+{
+	/* Spinning for a peer on the only processor would keep it from answering. */
+	s->limit = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_MAX / 4 : 0;
+}
+
+static void spin_paid(struct wslx_portal_spin *s, unsigned looks)
+{
+	if (looks > s->limit / 2 && s->limit && s->limit < SPIN_MAX)
+		s->limit *= 2;
+}
+
+static void spin_in_vain(struct wslx_portal_spin *s)
+{
+	if (s->limit > SPIN_MIN)
+		s->limit /= 2;
+}
+
+static int room(portal_chan *c)
+{
+	return PORTAL_LOAD_ACQ(&c->tx.rx->tail) != c->tx.tail;
+}
+
+static int sleep_tx(portal_chan *c, uint32_t ev, int64_t left)
+{
+	struct portal_wait w = { (const uint32_t *)(const void *)&c->tx.rx->tail, 0 };
+
+	if (wslx_portal_tx_prepare_sleep(&c->tx, &w.expected) == 0)
+		wslx_portal_sleep(c->p, ev, &w, 1, left);
+	wslx_portal_tx_awake(&c->tx);
+	return 0;
+}
+
+static int sleep_rx(portal_chan *c, uint32_t ev, int64_t left)
+{
+	struct portal_wait w = { (const uint32_t *)(const void *)&c->rx.tx->head, 0 };
+
+	if (wslx_portal_rx_prepare_sleep(&c->rx, &w.expected) == 0)
+		wslx_portal_sleep(c->p, ev, &w, 1, left);
+	wslx_portal_rx_awake(&c->rx);
+	return 0;
+}
+
+static int ready(portal_chan *c, bool rx)
+{
+	return rx ? wslx_portal_rx_ready(&c->rx) : room(c);
+}
+
+/* 0: looks ready; else why not.  deadline 0: does not wait. */
+static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
+{
+	portal *p = c->p;
+
+	for (;;) {
+		uint32_t ev = wslx_portal_event(p);
+		int64_t left;
+		int r, alive;
+
+		for (unsigned i = 0; deadline && i < c->spin.limit; i++) {
+			r = ready(c, rx);
+			if (r) {
+				spin_paid(&c->spin, i);
+				return r < 0 ? r : 0;
+			}
+			/* Every look takes the line away from the one who is about to write into it. */
+			PORTAL_PAUSE();
+			if (i % 64 == 63 && wslx_portal_event(p) != ev)
+				break;
+		}
+		alive = wslx_portal_chan_alive(c);
+		r = ready(c, rx);
+		if (r)
+			return r < 0 ? r : 0;
+		if (alive < 0)
+			return alive;
+		left = wslx_portal_left(deadline);
+		if (left == 0)
+			return deadline ? -ETIMEDOUT : -EAGAIN;
+		spin_in_vain(&c->spin);
+		r = wslx_portal_refresh(p);
+		if (r < 0)
+			return r;
+		(void)wslx_portal_gate_rest(p);
+		(void)(rx ? sleep_rx(c, ev, left) : sleep_tx(c, ev, left));
+	}
+}
+
+/* ---- producing ---- */
+
+static void show(portal_chan *c)
+{
+	if (wslx_portal_tx_publish(&c->tx))
+		wslx_portal_ring_for(c->p, c->peer, &c->tx.tx->head);
+	wslx_portal_gate_leave(c->p, &c->gate);
+}
+
+/* timeout_ns becomes *deadline only when there is something to wait for: asking the clock costs more than a record. */
+static int begin_tx(portal_chan *c, int64_t timeout_ns, int64_t *deadline)
+{
+	int r = wslx_portal_chan_alive(c);
+
+	if (r < 0 || wslx_portal_gate_try(c->p, &c->gate))
+		return r;
+	if (*deadline == NOT_YET)
+		*deadline = wslx_portal_deadline(timeout_ns);
+	return wslx_portal_gate_enter(c->p, &c->gate, *deadline);
+}
+
+/* After a failed attempt: shows what was committed, so that it does not wait for itself, and waits for room. */
+static int await_room(portal_chan *c, int r, int64_t timeout_ns, int64_t *deadline)
+{
+	show(c);
+	if (r != -EAGAIN)
+		return r;
+	if (*deadline == NOT_YET)
+		*deadline = wslx_portal_deadline(timeout_ns);
+	return wait_ready(c, false, *deadline);
+}
+
+int portal_reserve(portal_chan *c, size_t n, void **ret, int64_t timeout_ns)
+{
+	int64_t deadline = NOT_YET;
+
+	if (c->kind != PORTAL_RECORDS)
+		return -EINVAL;
+	for (;;) {
+		int r = begin_tx(c, timeout_ns, &deadline);
+
+		if (r < 0)
+			return r;
+		r = wslx_portal_tx_reserve(&c->tx, n, ret);
+		if (r == 0)
+			return 0;
+		r = await_room(c, r, timeout_ns, &deadline);
+		if (r < 0)
+			return r;
+	}
+}
+
+int portal_commit(portal_chan *c, uint32_t type, size_t n)
+{
+	return wslx_portal_tx_commit(&c->tx, type, n);
+}
+
+int portal_flush(portal_chan *c)
+{
+	show(c);
+	return wslx_portal_chan_alive(c);
+}
+
+int portal_send(portal_chan *c, uint32_t type, const void *buf, size_t n, int64_t timeout_ns)
+{
+	void *at;
+	int r = portal_reserve(c, n, &at, timeout_ns);
+
+	if (r < 0)
+		return r;
+	wslx_portal_copy_out(at, buf, n);
+	r = wslx_portal_tx_commit(&c->tx, type, n);
+	show(c);
+	return r;
+}
+
+int portal_write_span(portal_chan *c, void **ret, size_t *ret_n, int64_t timeout_ns)
+{
+	int64_t deadline = NOT_YET;
+
+	if (c->kind != PORTAL_BYTES)
+		return -EINVAL;
+	for (;;) {
+		int r = begin_tx(c, timeout_ns, &deadline);
+
+		if (r < 0)
+			return r;
+		r = wslx_portal_tx_span(&c->tx, ret, ret_n);
+		if (r == 0)
+			return 0;
+		r = await_room(c, r, timeout_ns, &deadline);
+		if (r < 0)
+			return r;
+	}
+}
+
+int portal_wrote(portal_chan *c, size_t n)
+{
+	int r = wslx_portal_tx_wrote(&c->tx, n);
+
+	show(c);
+	return r;
+}
+
+int portal_write(portal_chan *c, const void *buf, size_t n, size_t *ret_n, int64_t timeout_ns)
+{
+	void *at;
+	size_t have = 0;
+	int r = n ? portal_write_span(c, &at, &have, timeout_ns) : -EINVAL;
+
+	if (r < 0)
+		return r;
+	*ret_n = n < have ? n : have;
+	wslx_portal_copy_out(at, buf, *ret_n);
+	return portal_wrote(c, *ret_n);
+}
+
+/* ---- consuming ---- */
+
+int portal_release(portal_chan *c)
+{
+	int r;
+
+	if (c->rx.pos == c->rx.released)
+		return 0;
+	r = wslx_portal_gate_enter(c->p, &c->gate, -1);
+	if (r < 0)
+		return r;
+	if (wslx_portal_rx_release(&c->rx))
+		wslx_portal_ring_for(c->p, c->peer, &c->rx.rx->tail);
+	if (!c->tx.has_reserved && c->tx.head == c->tx.published)
+		wslx_portal_gate_leave(c->p, &c->gate);
+	return 0;
+}
+
+int portal_peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *ret_n, int64_t timeout_ns)
+{
+	struct portal_record rec;
+	int r;
+
+	if (c->kind != PORTAL_RECORDS)
+		return -EINVAL;
+	r = wslx_portal_rx_peek(&c->rx, &rec, ret);
+	if (r == -EAGAIN) {
+		r = wait_ready(c, true, wslx_portal_deadline(timeout_ns));
+		if (r == 0)
+			r = wslx_portal_rx_peek(&c->rx, &rec, ret);
+	}
+	if (r < 0)
+		return r;
+	wslx_portal_rx_next(&c->rx, &rec);
+	if (ret_type)
+		*ret_type = rec.type;
+	*ret_n = rec.length;
+	return 0;
+}
+
+int portal_recv(portal_chan *c, uint32_t *ret_type, void *buf, size_t cap, size_t *ret_n, int64_t timeout_ns)
+{
+	uint64_t before = c->rx.pos;
+	const void *at;
+	int r = portal_peek(c, ret_type, &at, ret_n, timeout_ns);
+
+	if (r < 0)
+		return r;
+	if (*ret_n > cap) {
+		c->rx.pos = before;
+		return -EMSGSIZE;
+	}
+	wslx_portal_copy_in(buf, at, *ret_n);
+	return portal_release(c);
+}
+
+int portal_read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t timeout_ns)
+{
+	int r;
+
+	if (c->kind != PORTAL_BYTES)
+		return -EINVAL;
+	r = wslx_portal_rx_span(&c->rx, ret, ret_n);
+	if (r == -EAGAIN) {
+		r = wait_ready(c, true, wslx_portal_deadline(timeout_ns));
+		if (r == 0)
+			r = wslx_portal_rx_span(&c->rx, ret, ret_n);
+	}
+	return r;
+}
+
+int portal_consumed(portal_chan *c, size_t n)
+{
+	int r = wslx_portal_rx_consumed(&c->rx, n);
+
+	return r < 0 ? r : portal_release(c);
+}
+
+int portal_read(portal_chan *c, void *buf, size_t cap, size_t *ret_n, int64_t timeout_ns)
+{
+	const void *at;
+	size_t have = 0;
+	int r = cap ? portal_read_span(c, &at, &have, timeout_ns) : -EINVAL;
+
+	if (r < 0)
+		return r;
+	*ret_n = cap < have ? cap : have;
+	wslx_portal_copy_in(buf, at, *ret_n);
+	return portal_consumed(c, *ret_n);
+}

@@ -1,0 +1,126 @@
+/* The client's half of making a link; see link.c. */
+#include <errno.h>
+#include <string.h>
+
+#include "portal/atomic.h"
+#include "portal/directory.h"
+#include "portal/internal.h"
+
+#define DEFAULT_CAPACITY (UINT64_C(64) << 10)
+
+/* The server's entry that answers ours. */
+static bool find_answer(portal *p, portal_chan *c, uint64_t my_life, struct portal_link *ret)
+{
+	const struct portal_link *table = wslx_portal_links_of(p, c->peer);
+
+	for (unsigned i = 0; table && i < PORTAL_MAX_LINKS; i++) {
+		if (PORTAL_LOAD_SEQ(&table[i].peer_life) != my_life || !wslx_portal_link_read(&table[i], ret))
+			continue;
+		if (ret->peer == p->self && ret->peer_link == c->link && ret->peer_life == my_life &&
+		    PORTAL_LIFE_STATE(ret->life) >= PORTAL_LINK_OPEN) {
+			c->peer_link = &table[i];
+			c->peer_link_life = ret->life;
+			return true;
+		}
+	}
+	return false;
+}
+
+static int await_answer(portal_chan *c, uint64_t my_life, int64_t deadline)
+{
+	portal *p = c->p;
+	struct portal_link answer = { 0 };
+
+	for (;;) {
+		uint32_t ev = wslx_portal_event(p);
+		int r = 0;
+		bool found;
+
+		pthread_mutex_lock(&p->lock);
+		found = find_answer(p, c, my_life, &answer);
+		if (found && PORTAL_LIFE_STATE(answer.life) == PORTAL_LINK_OPEN)
+			r = wslx_portal_chan_join(c, &answer, 0);
+		else if (found)
+			r = -ECONNREFUSED;
+		pthread_mutex_unlock(&p->lock);
+		if (found)
+			return r;
+		if (!wslx_portal_peer_alive(p, c->peer, c->peer_generation))
+			return -EPIPE;
+		r = wslx_portal_await_event(p, ev, deadline);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* Gives up an offer: the answer may have come at the same moment. */
+static void withdraw(portal_chan *c, uint64_t my_life)
+{
+	portal *p = c->p;
+	struct portal_link answer;
+
+	pthread_mutex_lock(&p->lock);
+	if (!c->peer_link) {
+		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+		(void)find_answer(p, c, my_life, &answer);
+	}
+	pthread_mutex_unlock(&p->lock);
+	portal_chan_free(c);
+}
+
+static int offer(portal *p, const struct portal_name *n, uint32_t slot, uint64_t capacity, int64_t deadline,
+		 portal_chan **ret)
+{
+	struct portal_link l = { .peer = n->owner, .service = slot, .service_generation = n->generation };
+	portal_chan *c = NULL;
+	uint64_t life = 0;
+	int r = wslx_portal_chan_new(p, n->tag, capacity, &c);
+
+	if (r < 0)
+		return r == -EINVAL ? -EPROTO : r;
+	c->peer = n->owner;
+	c->peer_generation = n->owner_generation;
+	r = wslx_portal_lock_to_write(p, deadline);
+	if (r == 0) {
+		r = wslx_portal_link_write(p, c, PORTAL_LINK_OFFER, &l);
+		if (r >= 0)
+			life = PORTAL_LOAD(&p->links[r].life);
+		pthread_mutex_unlock(&p->lock);
+	}
+	if (r < 0) {
+		portal_chan_free(c);
+		return r;
+	}
+	wslx_portal_kick(p, c->peer);
+	r = await_answer(c, life, deadline);
+	if (r < 0) {
+		withdraw(c, life);
+		return r;
+	}
+	*ret = c;
+	return 0;
+}
+
+int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeout_ns, portal_chan **ret)
+{
+	int64_t deadline = wslx_portal_deadline(timeout_ns);
+	struct portal_object o;
+	struct portal_name n;
+	uint32_t slot = 0;
+	int r = portal_wait_for(p, name, timeout_ns, &o);
+
+	if (r < 0)
+		return r;
+	if (capacity && wslx_portal_ring_check(PORTAL_RECORDS, capacity) < 0)
+		return -EINVAL;
+	r = wslx_portal_lookup(p->names, p->geo.name_slots, o.name, &n, &slot);
+	if (r < 0)
+		return r == -ENOENT ? -EPIPE : r;
+	if (n.kind != PORTAL_SERVICE || n.owner >= PORTAL_MAX_PARTICIPANTS)
+		return -EINVAL;
+	/* Its arena may be newer than our table. */
+	r = wslx_portal_refresh(p);
+	if (r < 0)
+		return r;
+	return offer(p, &n, slot, capacity ? capacity : DEFAULT_CAPACITY, deadline, ret);
+}

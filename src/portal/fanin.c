@@ -1,0 +1,128 @@
+/* Many channels, one reader: looks at each in turn, sleeps on all of them at once. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "portal/atomic.h"
+#include "portal/internal.h"
+
+#define MAX_CHANS 64u /* one futex_waitv, with the event word */
+
+struct portal_fanin {
+	portal *p;
+	portal_chan *chans[MAX_CHANS];
+	unsigned n, turn;
+	struct wslx_portal_spin spin;
+};
+
+int portal_fanin_new(portal *p, portal_fanin **ret)
+{
+	portal_fanin *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return -ENOMEM;
+	f->p = p;
+	wslx_portal_spin_init(&f->spin);
+	*ret = f;
+	return 0;
+}
+
+void portal_fanin_free(portal_fanin *f)
+{
+	free(f);
+}
+
+int portal_fanin_add(portal_fanin *f, portal_chan *c)
+{
+	if (f->n == MAX_CHANS)
+		return -ENOSPC;
+	f->chans[f->n++] = c;
+	return 0;
+}
+
+void portal_fanin_remove(portal_fanin *f, portal_chan *c)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		if (f->chans[i] == c) {
+			f->chans[i] = f->chans[--f->n];
+			return;
+		}
+	}
+}
+
+static portal_chan *look(portal_fanin *f)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		unsigned at = (f->turn + i) % f->n;
+
+		if (wslx_portal_rx_ready(&f->chans[at]->rx)) {
+			f->turn = at + 1;
+			return f->chans[at];
+		}
+	}
+	return NULL;
+}
+
+/* Gone, and nothing left to read. */
+static portal_chan *look_for_dead(portal_fanin *f)
+{
+	for (unsigned i = 0; i < f->n; i++)
+		if (wslx_portal_chan_alive(f->chans[i]) < 0)
+			return f->chans[i];
+	return NULL;
+}
+
+static void sleep_on_all(portal_fanin *f, uint32_t ev, int64_t left)
+{
+	struct portal_wait w[MAX_CHANS];
+	bool moved = false;
+
+	for (unsigned i = 0; i < f->n; i++) {
+		w[i].word = (const uint32_t *)(const void *)&f->chans[i]->rx.tx->head;
+		moved |= wslx_portal_rx_prepare_sleep(&f->chans[i]->rx, &w[i].expected) != 0;
+	}
+	if (!moved)
+		wslx_portal_sleep(f->p, ev, w, f->n, left);
+	for (unsigned i = 0; i < f->n; i++)
+		wslx_portal_rx_awake(&f->chans[i]->rx);
+}
+
+int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, portal_chan **ret)
+{
+	int64_t deadline = 0;
+	bool first = true;
+
+	for (;;) {
+		uint32_t ev = wslx_portal_event(f->p);
+		int64_t left;
+		int r;
+
+		for (unsigned i = 0; i == 0 || (timeout_ns && i < f->spin.limit); i++) {
+			*ret = look(f);
+			if (*ret) {
+				if (i > f->spin.limit / 2 && f->spin.limit < 4096)
+					f->spin.limit *= 2;
+				return 0;
+			}
+			if (i > 64)
+				PORTAL_PAUSE();
+			if (wslx_portal_event(f->p) != ev)
+				break;
+		}
+		r = wslx_portal_refresh(f->p);
+		if (r < 0)
+			return r;
+		*ret = look_for_dead(f);
+		if (*ret || (l && wslx_portal_listener_pending(l)))
+			return 0;
+		(void)wslx_portal_gate_rest(f->p);
+		if (first)
+			deadline = wslx_portal_deadline(timeout_ns);
+		first = false;
+		left = wslx_portal_left(deadline);
+		if (left == 0)
+			return timeout_ns ? -ETIMEDOUT : -EAGAIN;
+		if (f->spin.limit > 16)
+			f->spin.limit /= 2;
+		sleep_on_all(f, ev, left);
+	}
+}

@@ -1,0 +1,222 @@
+/* The broker's life: making a region, dispatching, ending it; see host.h. */
+#include "portal/host.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "os/linux/fd.h"
+#include "portal/atomic.h"
+#include "portal/directory.h"
+
+#define LISTENER 0x200000000ull
+#define DEFAULT_SEGMENTS 32768u
+#define DEFAULT_SLOTS 1024u
+#define DEFAULT_EACH 512u
+
+static uint64_t tables_size(uint32_t slots)
+{
+	return sizeof(struct portal_header) + PORTAL_MAX_PARTICIPANTS * sizeof(struct portal_participant) +
+	       PORTAL_MAX_ARENAS * sizeof(struct portal_arena) + (uint64_t)slots * sizeof(struct portal_name);
+}
+
+static void write_header(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32_t segments, uint32_t slots)
+{
+	struct portal_header *d = h->hdr;
+
+	d->version = PORTAL_VERSION;
+	d->header_size = sizeof(*d);
+	d->segment_shift = PORTAL_SEGMENT_SHIFT;
+	d->segments = segments;
+	(void)!getrandom(d->uuid, sizeof(d->uuid), 0);
+	memcpy(&d->tag, d->uuid, sizeof(d->tag));
+	memcpy(d->name, name, PORTAL_NAME_SIZE);
+	d->max_participants = PORTAL_MAX_PARTICIPANTS;
+	d->max_arenas = PORTAL_MAX_ARENAS;
+	d->name_slots = slots;
+	d->participants_off = sizeof(*d);
+	d->arenas_off = d->participants_off + PORTAL_MAX_PARTICIPANTS * sizeof(struct portal_participant);
+	d->names_off = d->arenas_off + PORTAL_MAX_ARENAS * sizeof(struct portal_arena);
+	h->parts = (struct portal_participant *)(void *)(h->base + d->participants_off);
+	h->arenas = (struct portal_arena *)(void *)(h->base + d->arenas_off);
+	h->names = (struct portal_name *)(void *)(h->base + d->names_off);
+	h->parts[0].life = PORTAL_LIFE(1, PORTAL_PART_LIVE);
+	h->parts[0].id = (uint32_t)getpid();
+	memcpy(h->parts[0].name, "host", 5);
+	d->host = PORTAL_HOST_UP;
+	PORTAL_STORE_REL(&d->magic, PORTAL_MAGIC);
+}
+
+/* Arena 0 is made by hand: there is no table to write it into yet. */
+static int make_tables(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32_t segments, uint32_t slots)
+{
+	uint32_t own = (uint32_t)((tables_size(slots) + PORTAL_SEGMENT_SIZE - 1) >> PORTAL_SEGMENT_SHIFT);
+	struct wslx_host_arena *a = &h->arena[0];
+	struct portal_header boot = { .segments = segments };
+	int r;
+
+	if (own >= segments)
+		return -EINVAL;
+	memcpy(boot.name, name, PORTAL_NAME_SIZE);
+	h->hdr = &boot;
+	r = wslx_host_arena_memory(h, own);
+	h->hdr = NULL;
+	if (r < 0)
+		return r;
+	h->base = mmap(NULL, (size_t)own << PORTAL_SEGMENT_SHIFT, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+	if (h->base == MAP_FAILED) {
+		h->base = NULL;
+		return -errno;
+	}
+	h->hdr = (struct portal_header *)(void *)h->base;
+	h->segment_used = calloc(1, segments);
+	if (!h->segment_used)
+		return -ENOMEM;
+	memset(h->segment_used, 1, own);
+	write_header(h, name, segments, slots);
+	a->life = PORTAL_LIFE(1, PORTAL_ARENA_LIVE);
+	a->segments = own;
+	a->readers = UINT64_MAX;
+	h->arenas[0] = (struct portal_arena) { .life = a->life, .segments = own, .readers = UINT64_MAX };
+	return 0;
+}
+
+static int start_listening(portal_host *h, const char *path)
+{
+	struct epoll_event e = { .events = EPOLLIN, .data.u64 = LISTENER };
+
+	h->path = strdup(path);
+	if (!h->path)
+		return -ENOMEM;
+	h->listener = wslx_unix_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 16);
+	if (h->listener < 0)
+		return h->listener;
+	return epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->listener, &e) < 0 ? -errno : 0;
+}
+
+static int create(portal_host *h, const struct portal_host_params *p)
+{
+	uint32_t segments = p->segments ? p->segments : DEFAULT_SEGMENTS;
+	uint32_t slots = p->name_slots ? p->name_slots : DEFAULT_SLOTS;
+	char name[PORTAL_NAME_SIZE];
+	int r = wslx_portal_name_set(name, p->name);
+
+	if (r < 0)
+		return r;
+	if (segments > PORTAL_MAX_SEGMENTS || slots < 8 || slots > 1u << 24 || (slots & (slots - 1)))
+		return -EINVAL;
+	h->max_each = p->max_each ? p->max_each : DEFAULT_EACH;
+	h->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (h->epoll < 0)
+		return -errno;
+	r = make_tables(h, name, segments, slots);
+	if (r == 0 && p->path)
+		r = start_listening(h, p->path);
+	return r;
+}
+
+int portal_host_create(const struct portal_host_params *p, portal_host **ret)
+{
+	portal_host *h;
+	int r;
+
+	if (p->size != sizeof(*p))
+		return -EINVAL;
+	h = calloc(1, sizeof(*h));
+	if (!h)
+		return -ENOMEM;
+	pthread_mutex_init(&h->lock, NULL);
+	h->epoll = h->listener = -1;
+	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++)
+		h->arena[i].fd = h->arena[i].ro = -1;
+	for (unsigned i = 0; i < PORTAL_MAX_PARTICIPANTS; i++)
+		h->member[i].sock = -1;
+	r = create(h, p);
+	if (r < 0) {
+		portal_host_destroy(h);
+		return r;
+	}
+	*ret = h;
+	return 0;
+}
+
+void portal_host_destroy(portal_host *h)
+{
+	if (!h)
+		return;
+	if (h->hdr) {
+		PORTAL_STORE_SEQ(&h->hdr->host, PORTAL_HOST_GONE);
+		wslx_host_event_all(h);
+	}
+	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++) {
+		if (h->member[i].sock >= 0)
+			close(h->member[i].sock);
+		if (h->member[i].ctl)
+			munmap((void *)(uintptr_t)h->member[i].ctl, PORTAL_CONTROL_SIZE);
+	}
+	if (h->base)
+		munmap(h->base, (size_t)h->arena[0].segments << PORTAL_SEGMENT_SHIFT);
+	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++)
+		wslx_host_arena_close(&h->arena[i]);
+	wslx_close(&h->listener);
+	wslx_close(&h->epoll);
+	if (h->path)
+		unlink(h->path);
+	free(h->path);
+	free(h->segment_used);
+	pthread_mutex_destroy(&h->lock);
+	free(h);
+}
+
+int portal_host_fd(const portal_host *h)
+{
+	return h->epoll;
+}
+
+static void on_connection(portal_host *h)
+{
+	cleanup_close int sock = accept4(h->listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (sock >= 0 && wslx_host_accept(h, sock) == 0)
+		(void)TAKE_FD(sock);
+}
+
+int portal_host_dispatch(portal_host *h, int timeout_ms)
+{
+	struct epoll_event e[16];
+	int n = epoll_wait(h->epoll, e, 16, timeout_ms);
+
+	if (n < 0)
+		return errno == EINTR ? 0 : -errno;
+	pthread_mutex_lock(&h->lock);
+	for (int i = 0; i < n; i++) {
+		uint64_t word = e[i].data.u64;
+
+		if (word == LISTENER)
+			on_connection(h);
+		else if (word >> 32)
+			wslx_host_on_stranger(h, (int)(uint32_t)word);
+		else
+			wslx_host_on_socket(h, (unsigned)word, e[i].events);
+	}
+	pthread_mutex_unlock(&h->lock);
+	return 0;
+}
+
+int portal_host_serve(portal_host *h, int sock)
+{
+	int r;
+
+	pthread_mutex_lock(&h->lock);
+	r = wslx_host_accept(h, sock);
+	pthread_mutex_unlock(&h->lock);
+	if (r < 0)
+		close(sock);
+	return r;
+}

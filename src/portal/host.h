@@ -1,0 +1,100 @@
+/*
+ * The broker: the host's side of one region.
+ *
+ * Theory of operation.  It writes arena 0 (header, participants, arenas,
+ * names), makes the sealed memfds of all arenas, and hands out descriptors:
+ * writable to an arena's one writer, opened read-only for everybody else.
+ * A participant is a socket (its end is the participant's death) or was added
+ * by portal_host_add().  Requests lie in participants' mailboxes; a kick says
+ * so.  News are told by counting event words up.
+ *
+ * Threads: lock guards everything; functions that wait for participants let go
+ * of it while they poll, and dispatch meanwhile.  notify callbacks run under it.
+ *
+ * Trust boundary: sockets of the same user only, but their messages and all
+ * mailboxes are hostile: copied once and checked.  Nothing a client sends or
+ * leaves undone can block this thread: answers that do not fit wait for
+ * EPOLLOUT.
+ */
+#ifndef WSLX_PORTAL_HOST_H
+#define WSLX_PORTAL_HOST_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <wslx/portal.h>
+
+#include "base/macros.h"
+#include "portal/wire.h"
+
+struct wslx_host_arena {
+	int fd;        /* read-write */
+	int ro;        /* the same, opened read-only */
+	uint64_t life; /* 0: never used */
+	uint32_t first, segments, owner, flags;
+	uint64_t readers;
+};
+
+struct wslx_host_member {
+	bool used; /* the index is taken; until its socket is closed, too */
+	bool live;
+	int sock;
+	bool greeted;
+	bool answering; /* the socket was full in the middle of an answer */
+	bool poll_out;
+	uint32_t kind;
+	unsigned arena;
+	const struct portal_control *ctl; /* read-only */
+	uint64_t sent[PORTAL_MAX_ARENAS]; /* life and access as last told */
+	void (*notify)(void *opaque, int arena);
+	void *opaque;
+};
+
+struct portal_host {
+	pthread_mutex_t lock;
+	int epoll, listener;
+	char *path;
+	uint8_t *base; /* arena 0 */
+	struct portal_header *hdr;
+	struct portal_participant *parts;
+	struct portal_arena *arenas;
+	struct portal_name *names;
+	uint32_t names_used, max_each;
+	uint8_t *segment_used;
+	struct wslx_host_arena arena[PORTAL_MAX_ARENAS];
+	struct wslx_host_member member[PORTAL_MAX_PARTICIPANTS];
+	struct portal_host_stat count;
+};
+
+/* host_arena.c */
+/* Memory for arena 0. */
+WSLX_MUST_CHECK int wslx_host_arena_memory(portal_host *h, uint32_t segments);
+WSLX_MUST_CHECK int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint32_t flags,
+					uint64_t readers, unsigned *ret);
+/* Its writer is gone: nobody gets it any more; the place is free for others. */
+void wslx_host_arena_dead(portal_host *h, unsigned a);
+/* New memory with the same bytes, which the old writer cannot reach. */
+WSLX_MUST_CHECK int wslx_host_arena_replace(portal_host *h, unsigned a, unsigned owner, enum portal_arena_state state);
+void wslx_host_arena_close(struct wslx_host_arena *a);
+enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, unsigned a);
+void wslx_host_epoch_begin(portal_host *h);
+void wslx_host_epoch_end(portal_host *h); /* and tells everybody */
+
+/* host_member.c */
+WSLX_MUST_CHECK int wslx_host_join(portal_host *h, const struct portal_host_member *m, int sock, unsigned *ret);
+/* Frees what it had; the index too if it has no socket left. */
+void wslx_host_leave(portal_host *h, unsigned i, bool died);
+void wslx_host_event(portal_host *h, unsigned i);
+void wslx_host_event_all(portal_host *h);
+
+/* host_socket.c */
+WSLX_MUST_CHECK int wslx_host_accept(portal_host *h, int sock);
+void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events);
+void wslx_host_on_stranger(portal_host *h, int sock);
+
+/* host_names.c */
+void wslx_host_mailbox(portal_host *h, unsigned i);
+void wslx_host_drop_names(portal_host *h, unsigned owner, uint64_t generation);
+WSLX_MUST_CHECK int wslx_host_name_add(portal_host *h, const struct portal_name *n);
+WSLX_MUST_CHECK int wslx_host_find_arena(portal_host *h, const char *name, unsigned *ret);
+
+#endif

@@ -1,0 +1,202 @@
+/* Arenas: memory, places, the table. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "os/linux/fd.h"
+#include "portal/atomic.h"
+#include "portal/host.h"
+
+#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
+static int new_memory(const char *name, uint64_t size, int *ret_fd, int *ret_ro)
+{
+	cleanup_close int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	cleanup_close int ro = -1;
+	char path[64];
+
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ro = open(path, O_RDONLY | O_CLOEXEC);
+	if (ro < 0)
+		return -errno;
+	/* A reader could open it again for writing through its own /proc, were it not for the mode. */
+	if (fchmod(fd, 0400) < 0)
+		return -errno;
+	*ret_fd = TAKE_FD(fd);
+	*ret_ro = TAKE_FD(ro);
+	return 0;
+}
+
+void wslx_host_arena_close(struct wslx_host_arena *a)
+{
+	wslx_close(&a->fd);
+	wslx_close(&a->ro);
+}
+
+int wslx_host_arena_memory(portal_host *h, uint32_t segments)
+{
+	struct wslx_host_arena *a = &h->arena[0];
+
+	return new_memory(h->hdr->name, (uint64_t)segments << PORTAL_SEGMENT_SHIFT, &a->fd, &a->ro);
+}
+
+/* The lowest free place; 0 is taken for ever. */
+static uint32_t find_place(const portal_host *h, uint32_t segments)
+{
+	uint32_t run = 0;
+
+	for (uint32_t s = 1; s < h->hdr->segments; s++) {
+		run = h->segment_used[s] ? 0 : run + 1;
+		if (run == segments)
+			return s + 1 - segments;
+	}
+	return 0;
+}
+
+static void write_table(portal_host *h, unsigned i)
+{
+	const struct wslx_host_arena *a = &h->arena[i];
+	struct portal_arena e = {
+		.life = a->life,
+		.first = a->first,
+		.segments = a->segments,
+		.owner = a->owner,
+		.flags = a->flags,
+		.readers = a->readers,
+	};
+
+	/* life last: who sees it sees the rest. */
+	wslx_portal_words_out((uint64_t *)(void *)&h->arenas[i] + 1, (uint64_t *)(void *)&e + 1, sizeof(e) - 8);
+	PORTAL_STORE_REL(&h->arenas[i].life, e.life);
+}
+
+int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint32_t flags, uint64_t readers,
+			unsigned *ret)
+{
+	struct wslx_host_arena *a;
+	uint32_t first;
+	unsigned i = 1;
+	int r;
+
+	if (!segments || segments >= h->hdr->segments)
+		return -EINVAL;
+	while (i < PORTAL_MAX_ARENAS && (PORTAL_LIFE_STATE(h->arena[i].life) == PORTAL_ARENA_LIVE ||
+					 PORTAL_LIFE_STATE(h->arena[i].life) == PORTAL_ARENA_REVOKED))
+		i++;
+	if (i == PORTAL_MAX_ARENAS)
+		return -EMFILE;
+	first = find_place(h, segments);
+	if (!first)
+		return -ENOSPC;
+	a = &h->arena[i];
+	r = new_memory(h->hdr->name, (uint64_t)segments << PORTAL_SEGMENT_SHIFT, &a->fd, &a->ro);
+	if (r < 0)
+		return r;
+	wslx_host_epoch_begin(h);
+	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life) + 1, PORTAL_ARENA_LIVE);
+	a->first = first;
+	a->segments = segments;
+	a->owner = owner;
+	a->flags = flags;
+	a->readers = readers;
+	memset(h->segment_used + first, 1, segments);
+	write_table(h, i);
+	wslx_host_epoch_end(h);
+	*ret = i;
+	return 0;
+}
+
+void wslx_host_arena_dead(portal_host *h, unsigned i)
+{
+	struct wslx_host_arena *a = &h->arena[i];
+
+	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life), PORTAL_ARENA_DEAD);
+	memset(h->segment_used + a->first, 0, a->segments);
+	wslx_host_arena_close(a);
+	write_table(h, i);
+}
+
+/* Only what is there: an arena is mostly holes. */
+static int copy_bytes(int to, int from, off_t size)
+{
+	off_t at = 0;
+
+	while (at < size) {
+		off_t start = lseek(from, at, SEEK_DATA), end;
+
+		if (start < 0)
+			return errno == ENXIO ? 0 : -errno;
+		end = lseek(from, start, SEEK_HOLE);
+		if (end < 0)
+			return -errno;
+		for (off_t o = start; o < end;) {
+			static __thread char buf[65536];
+			size_t n = end - o < (off_t)sizeof(buf) ? (size_t)(end - o) : sizeof(buf);
+			int r = wslx_pread_full(from, buf, n, o);
+
+			if (r == 0)
+				r = wslx_pwrite_full(to, buf, n, o);
+			if (r < 0)
+				return r;
+			o += (off_t)n;
+		}
+		at = end;
+	}
+	return 0;
+}
+
+int wslx_host_arena_replace(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
+{
+	struct wslx_host_arena *a = &h->arena[i];
+	off_t size = (off_t)a->segments << PORTAL_SEGMENT_SHIFT;
+	cleanup_close int fd = -1, ro = -1;
+	int r = new_memory(h->hdr->name, (uint64_t)size, &fd, &ro);
+
+	if (r == 0)
+		r = copy_bytes(fd, a->fd, size);
+	if (r < 0)
+		return r;
+	wslx_host_epoch_begin(h);
+	wslx_host_arena_close(a);
+	a->fd = TAKE_FD(fd);
+	a->ro = TAKE_FD(ro);
+	a->owner = owner;
+	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life) + (state == PORTAL_ARENA_LIVE), state);
+	write_table(h, i);
+	wslx_host_epoch_end(h);
+	return 0;
+}
+
+enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, unsigned i)
+{
+	const struct wslx_host_arena *a = &h->arena[i];
+	uint32_t state = PORTAL_LIFE_STATE(a->life);
+
+	if (state != PORTAL_ARENA_LIVE && state != PORTAL_ARENA_REVOKED)
+		return PORTAL_ACCESS_NONE;
+	if (i == 0)
+		return PORTAL_ACCESS_READ;
+	if (member == a->owner)
+		return state == PORTAL_ARENA_LIVE ? PORTAL_ACCESS_WRITE : PORTAL_ACCESS_NONE;
+	return a->readers >> member & 1 ? PORTAL_ACCESS_READ : PORTAL_ACCESS_NONE;
+}
+
+void wslx_host_epoch_begin(portal_host *h)
+{
+	PORTAL_STORE_SEQ(&h->hdr->epoch, h->hdr->epoch | 1);
+}
+
+void wslx_host_epoch_end(portal_host *h)
+{
+	PORTAL_STORE_SEQ(&h->hdr->epoch, (h->hdr->epoch | 1) + 1);
+	wslx_host_event_all(h);
+}

@@ -1,0 +1,174 @@
+/*
+ * Mailboxes and the directory.
+ *
+ * Trust boundary: a request is copied between two looks at its number and
+ * checked; a participant names only what lies in its own arena.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "portal/atomic.h"
+#include "portal/directory.h"
+#include "portal/host.h"
+
+/* Tells those who wait for names. */
+static void changed(portal_host *h)
+{
+	PORTAL_STORE_SEQ(&h->hdr->names_seq, h->hdr->names_seq + 1);
+	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++)
+		if (h->member[i].live && PORTAL_LOAD_SEQ(&h->member[i].ctl->name_waiters))
+			wslx_host_event(h, i);
+}
+
+int wslx_host_name_add(portal_host *h, const struct portal_name *n)
+{
+	int r = wslx_portal_directory_add(h->names, h->hdr->name_slots, &h->names_used, n);
+
+	if (r == 0)
+		changed(h);
+	return r;
+}
+
+void wslx_host_drop_names(portal_host *h, unsigned owner, uint64_t generation)
+{
+	bool any = false;
+
+	for (uint32_t s = 0; s < h->hdr->name_slots && h->names_used; s++) {
+		const struct portal_name *n = &h->names[s];
+
+		if (n->state != PORTAL_NAME_LIVE || n->owner != owner || n->owner_generation != generation ||
+		    n->kind == PORTAL_ARENA_OBJECT)
+			continue;
+		wslx_portal_directory_remove(h->names, h->hdr->name_slots, &h->names_used, s);
+		any = true;
+	}
+	if (any)
+		changed(h);
+}
+
+/* Does the handle lie in the participant's own memory? */
+static int check_place(const portal_host *h, unsigned i, const struct portal_request *q)
+{
+	const struct wslx_host_arena *a = &h->arena[h->member[i].arena];
+	uint64_t size = (uint64_t)a->segments << PORTAL_SEGMENT_SHIFT, off;
+
+	if (q->kind == PORTAL_SERVICE)
+		return 0;
+	if (q->kind != PORTAL_OBJECT)
+		return -EINVAL;
+	if (q->handle.region != h->hdr->tag || q->handle.segment < a->first ||
+	    q->handle.segment - a->first >= a->segments || q->handle.offset >= PORTAL_SEGMENT_SIZE)
+		return -EACCES;
+	off = ((uint64_t)(q->handle.segment - a->first) << PORTAL_SEGMENT_SHIFT) + q->handle.offset;
+	return wslx_range_ok(off, q->size, size) ? 0 : -EACCES;
+}
+
+static int publish(portal_host *h, unsigned i, const struct portal_request *q)
+{
+	struct portal_name n = {
+		.kind = q->kind,
+		.owner = i,
+		.owner_generation = PORTAL_LIFE_GENERATION(h->parts[i].life),
+		.tag = q->tag,
+		.handle = q->handle,
+		.size = q->size,
+	};
+	int r = check_place(h, i, q);
+
+	if (r < 0)
+		return r;
+	memcpy(n.name, q->name, sizeof(n.name));
+	return wslx_host_name_add(h, &n);
+}
+
+static int unpublish(portal_host *h, unsigned i, const char *name)
+{
+	struct portal_name n;
+	uint32_t slot = 0;
+	int r = wslx_portal_lookup(h->names, h->hdr->name_slots, name, &n, &slot);
+
+	if (r < 0)
+		return r;
+	if (i && (n.owner != i || n.kind == PORTAL_ARENA_OBJECT))
+		return -EACCES;
+	wslx_portal_directory_remove(h->names, h->hdr->name_slots, &h->names_used, slot);
+	changed(h);
+	return 0;
+}
+
+static int serve(portal_host *h, unsigned i, const struct portal_request *q)
+{
+	if (!wslx_portal_name_ok(q->name))
+		return -EINVAL;
+	switch (q->op) {
+	case PORTAL_REQ_PUBLISH:
+		return publish(h, i, q);
+	case PORTAL_REQ_UNPUBLISH:
+		return unpublish(h, i, q->name);
+	default:
+		return -ENOSYS;
+	}
+}
+
+void wslx_host_mailbox(portal_host *h, unsigned i)
+{
+	struct wslx_host_member *m = &h->member[i];
+	struct portal_participant *e = &h->parts[i];
+	struct portal_request q;
+	uint32_t seq;
+	int r;
+
+	if (!m->live)
+		return;
+	seq = PORTAL_LOAD_ACQ(&m->ctl->request_seq);
+	if (seq == e->reply_seq)
+		return;
+	wslx_portal_words_in(&q, &m->ctl->request, sizeof(q));
+	/* strnlen() and strncmp() below stay inside, whatever is in there. */
+	r = serve(h, i, &q);
+	h->count.requests++;
+	h->count.refused += r < 0;
+	PORTAL_STORE_REL(&e->reply_status, r);
+	PORTAL_STORE_SEQ(&e->reply_seq, seq);
+	wslx_host_event(h, i);
+}
+
+int wslx_host_find_arena(portal_host *h, const char *name, unsigned *ret)
+{
+	char key[PORTAL_NAME_SIZE];
+	struct portal_name n;
+	int r = wslx_portal_name_set(key, name);
+
+	if (r == 0)
+		r = wslx_portal_lookup(h->names, h->hdr->name_slots, key, &n, NULL);
+	if (r < 0)
+		return r;
+	for (unsigned a = 1; a < PORTAL_MAX_ARENAS; a++) {
+		if (n.kind == PORTAL_ARENA_OBJECT && h->arena[a].first == n.handle.segment &&
+		    PORTAL_LIFE_STATE(h->arena[a].life) == PORTAL_ARENA_LIVE) {
+			*ret = a;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+int portal_host_unpublish(portal_host *h, const char *name)
+{
+	unsigned a = 0;
+	int r;
+
+	pthread_mutex_lock(&h->lock);
+	r = wslx_host_find_arena(h, name, &a);
+	if (r == 0) {
+		r = unpublish(h, 0, name);
+		wslx_host_epoch_begin(h);
+		wslx_host_arena_dead(h, a);
+		wslx_host_epoch_end(h);
+	} else if (r == -EINVAL) {
+		r = unpublish(h, 0, name);
+	}
+	pthread_mutex_unlock(&h->lock);
+	return r;
+}

@@ -1,0 +1,192 @@
+/*
+ * The broker's sockets.
+ *
+ * Trust boundary: whoever connects is of the same user, and lies.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "os/linux/fd.h"
+#include "portal/atomic.h"
+#include "portal/directory.h"
+#include "portal/host.h"
+
+/* epoll's word for a socket that has not said HELLO. */
+#define STRANGER 0x100000000ull
+
+static int watch(portal_host *h, int op, int fd, uint32_t events, uint64_t word)
+{
+	struct epoll_event e = { .events = events, .data.u64 = word };
+
+	return epoll_ctl(h->epoll, op, fd, &e) < 0 ? -errno : 0;
+}
+
+int wslx_host_accept(portal_host *h, int sock)
+{
+	struct ucred u;
+	socklen_t n = sizeof(u);
+	int r;
+
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &u, &n) < 0)
+		return -errno;
+	if (u.uid != geteuid())
+		return -EACCES;
+	r = wslx_fd_nonblock(sock, 1);
+	return r < 0 ? r : watch(h, EPOLL_CTL_ADD, sock, EPOLLIN, STRANGER | (uint32_t)sock);
+}
+
+/* What arena a is to member i, as one word to compare. */
+static uint64_t told(const portal_host *h, unsigned i, unsigned a)
+{
+	return h->arena[a].life << 2 | wslx_host_access(h, i, a);
+}
+
+static int send_arena(portal_host *h, unsigned i, unsigned a)
+{
+	const struct wslx_host_arena *e = &h->arena[a];
+	struct wslx_portal_msg m = {
+		.op = PORTAL_OP_ARENA,
+		.index = a,
+		.first = e->first,
+		.segments = e->segments,
+		.owner = e->owner,
+		.flags = e->flags,
+		.life = e->life,
+		.access = wslx_host_access(h, i, a),
+	};
+	int fd = m.access == PORTAL_ACCESS_WRITE ? e->fd : e->ro;
+	ssize_t n = wslx_send_fds(h->member[i].sock, &m, sizeof(m), &fd, m.access == PORTAL_ACCESS_NONE ? 0 : 1,
+				  MSG_DONTWAIT);
+
+	return n < 0 ? (int)n : 0;
+}
+
+/* Goes on with an answer: all arenas that are not what the member knows, then DONE. */
+static int answer(portal_host *h, unsigned i)
+{
+	struct wslx_host_member *m = &h->member[i];
+	struct wslx_portal_msg done = { .op = PORTAL_OP_DONE, .epoch = h->hdr->epoch };
+	int r = 0;
+
+	for (unsigned a = 0; r == 0 && a < PORTAL_MAX_ARENAS; a++) {
+		uint64_t t = told(h, i, a);
+
+		/* Of the dead it need not hear unless it has them; a place taken again comes with its new arena. */
+		if (m->sent[a] == t || (!(m->sent[a]) && !(t & 3)))
+			continue;
+		r = send_arena(h, i, a);
+		if (r == 0)
+			m->sent[a] = t;
+	}
+	if (r == 0 && send(m->sock, &done, sizeof(done), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		r = -errno;
+	m->answering = r == -EAGAIN;
+	if (m->answering != m->poll_out) {
+		m->poll_out = m->answering;
+		(void)!watch(h, EPOLL_CTL_MOD, m->sock, m->answering ? EPOLLOUT : EPOLLIN, i);
+	}
+	return r == -EAGAIN ? 0 : r;
+}
+
+static int welcome(portal_host *h, int sock, const struct wslx_portal_msg *q, unsigned *ret)
+{
+	struct portal_host_member p = { .size = sizeof(p), .name = q->name, .kind = q->kind, .segments = q->segments };
+	struct ucred u;
+	socklen_t n = sizeof(u);
+
+	if (q->op != PORTAL_OP_HELLO || !wslx_portal_name_ok(q->name))
+		return -EINVAL;
+	if (q->version != PORTAL_VERSION)
+		return -EPROTONOSUPPORT;
+	if (q->kind != PORTAL_KIND_PROCESS && q->kind != PORTAL_KIND_GUEST)
+		return -EINVAL;
+	if (!q->segments || q->segments > h->max_each)
+		return -EDQUOT;
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &u, &n) < 0)
+		return -errno;
+	p.id = q->kind == PORTAL_KIND_GUEST ? q->id : (uint32_t)u.pid;
+	return wslx_host_join(h, &p, sock, ret);
+}
+
+void wslx_host_on_stranger(portal_host *h, int fd)
+{
+	cleanup_close int sock = fd;
+	struct wslx_portal_msg q, w = { .op = PORTAL_OP_WELCOME, .version = PORTAL_VERSION };
+	ssize_t n = recv(sock, &q, sizeof(q), MSG_DONTWAIT);
+	unsigned i = 0;
+	int r;
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+		sock = -1;
+		return;
+	}
+	if (n != sizeof(q))
+		return;
+	r = welcome(h, sock, &q, &i);
+	w.status = r;
+	w.index = i;
+	w.segments = h->hdr->segments;
+	w.life = r < 0 ? 0 : PORTAL_LIFE_GENERATION(h->parts[i].life);
+	n = send(sock, &w, sizeof(w), MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (r < 0)
+		return;
+	(void)TAKE_FD(sock); /* the member's now */
+	h->member[i].greeted = true;
+	if (n < 0 || watch(h, EPOLL_CTL_MOD, fd, EPOLLIN, i) < 0 || answer(h, i) < 0)
+		wslx_host_leave(h, i, true);
+}
+
+/* One message; 0 or why the member has to go. */
+static int on_message(portal_host *h, unsigned i)
+{
+	struct wslx_host_member *m = &h->member[i];
+	struct wslx_portal_msg q;
+	ssize_t n = recv(m->sock, &q, sizeof(q), MSG_DONTWAIT);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? -EAGAIN : -errno;
+	if (n == 0)
+		return -EPIPE;
+	if (n != sizeof(q))
+		return -EPROTO;
+	switch (q.op) {
+	case PORTAL_OP_SYNC:
+		return answer(h, i);
+	case PORTAL_OP_KICK:
+		if (q.index >= PORTAL_MAX_PARTICIPANTS)
+			return -EPROTO;
+		if (q.index == 0)
+			wslx_host_mailbox(h, i);
+		else if (h->member[q.index].used)
+			wslx_host_event(h, q.index);
+		return 0;
+	default:
+		return -EPROTO;
+	}
+}
+
+void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events)
+{
+	struct wslx_host_member *m = &h->member[i];
+	int r = 0;
+
+	if (!m->used || m->sock < 0)
+		return;
+	if (m->answering && events & EPOLLOUT)
+		r = answer(h, i);
+	/* A budget, so that one that talks without end does not keep the others from it. */
+	for (int budget = 16; budget && r == 0 && m->used && !m->answering && events & (EPOLLIN | EPOLLHUP); budget--)
+		r = on_message(h, i);
+	if (r == -EAGAIN)
+		r = 0;
+	if (r < 0 || (events & (EPOLLERR | EPOLLHUP) && m->answering)) {
+		log_debug("portal: participant %u is gone (%d)", i, r);
+		wslx_host_leave(h, i, true);
+	}
+}

@@ -1,0 +1,200 @@
+/*
+ * libportal, the participant's side.
+ *
+ * Theory of operation.  A participant reserves address space for the whole
+ * region and maps each arena it may see at its place; so an offset is an
+ * address.  view[] is its private copy of the arena table, refreshed
+ * (arenas.c) when the header's epoch moves.  Memory stays mapped once it was,
+ * until its place is used again: a pointer into a dead peer's arena is never a
+ * fault.
+ *
+ * The host tells of everything rare (arenas, deaths, answers, links, names,
+ * quiesce) by counting this participant's event word up.  Whoever waits loads
+ * the event word first, then looks at whatever he waits for, then sleeps on
+ * event and ring index both (wait.c).
+ *
+ * Threads: any.  lock guards view[], the heap, the links and the list of
+ * channels; a channel's rings are used by the thread that owns the channel,
+ * without lock.  Quiesce: gate.c.
+ *
+ * Trust boundary: arena 0 is the host's and believed, but never followed out
+ * of the mapping.  Everything in other arenas is hostile.
+ *
+ * Lock order: portal.lock is a leaf; nothing is waited for under it but the
+ * broker's answer to SYNC.
+ */
+#ifndef WSLX_PORTAL_INTERNAL_H
+#define WSLX_PORTAL_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <wslx/portal.h>
+
+#include "base/macros.h"
+#include "portal/heap.h"
+#include "portal/ring.h"
+#include "portal/wire.h"
+
+#ifdef PORTAL_EXPLORE
+/* A fiber must not hold up the thread that all fibers run on. */
+int explore_lock(pthread_mutex_t *m);
+int explore_unlock(pthread_mutex_t *m);
+#define pthread_mutex_lock explore_lock
+#define pthread_mutex_unlock explore_unlock
+#endif
+
+#define NO_ARENA 0xffffu
+
+struct wslx_portal_view {
+	uint64_t life;
+	uint32_t first, segments, owner, flags;
+	bool mapped;   /* something was put there */
+	bool readable; /* and it is still ours to read */
+	bool writable;
+};
+
+struct wslx_portal_geometry {
+	uint32_t segments, tag, name_slots;
+	uint64_t participants_off, arenas_off, names_off;
+};
+
+/* Quiesce: one per channel. */
+struct wslx_portal_gate {
+	uint32_t busy; /* between the first byte of a publication and its index */
+	struct wslx_portal_gate *next;
+};
+
+struct portal {
+	pthread_mutex_t lock;
+	uint8_t *base;
+	uint64_t length;
+	bool own_mapping;
+	int sock;
+	const struct portal_doorbell_ops *ops;
+	void *ops_ctx;
+	const uint32_t *epoch_word;
+	struct wslx_portal_geometry geo;
+	const struct portal_header *hdr;
+	const struct portal_participant *parts;
+	const struct portal_arena *arenas;
+	const struct portal_name *names;
+	unsigned self;
+	uint64_t generation;
+	uint32_t epoch;     /* of view[] */
+	uint16_t *arena_of; /* per segment */
+	struct wslx_portal_view view[PORTAL_MAX_ARENAS];
+	unsigned own_arena;
+	uint64_t own_off;
+	bool revoked;
+	bool asking; /* a thread uses the mailbox */
+	struct portal_control *ctl;
+	struct portal_link *links;
+	uint64_t link_generation;
+	bool link_used[PORTAL_MAX_LINKS];
+	struct wslx_portal_heap heap;
+	struct wslx_portal_gate *gates;
+	struct portal_chan *zombies;
+};
+
+struct wslx_portal_spin {
+	unsigned limit; /* how many looks before sleeping; adapts */
+};
+
+struct portal_chan {
+	portal *p;
+	struct wslx_portal_gate gate;
+	struct wslx_portal_txe tx;
+	struct wslx_portal_rxe rx;
+	struct portal_record peeked;
+	struct wslx_portal_spin spin;
+	uint32_t kind;
+	unsigned peer;
+	uint64_t peer_generation;
+	unsigned link;
+	const struct portal_link *peer_link;
+	uint64_t peer_link_life;
+	struct portal_handle block_h, data_h;
+	struct portal_chan *next; /* zombies; fan-in */
+	uint64_t serial;
+	struct portal_listener *listener;
+};
+
+struct portal_listener {
+	portal *p;
+	char name[PORTAL_NAME_SIZE];
+	struct portal_listen params;
+	uint32_t slot, generation;
+	unsigned open;
+	unsigned turn; /* participant to look at first */
+	uint32_t seen[PORTAL_MAX_PARTICIPANTS];
+	bool dirty;
+};
+
+/* arenas.c: -EPIPE when the host is gone. */
+WSLX_MUST_CHECK int wslx_portal_refresh(portal *p); /* takes the lock */
+WSLX_MUST_CHECK int wslx_portal_refresh_locked(portal *p);
+WSLX_MUST_CHECK int wslx_portal_take_geometry(portal *p);
+/* The broker's answer to HELLO after WELCOME. */
+WSLX_MUST_CHECK int wslx_portal_receive_first(portal *p);
+/* len bytes at a region offset in owner's main arena, readable; NULL if it is not. */
+const void *wslx_portal_peer_bytes(portal *p, unsigned owner, uint64_t off, uint64_t len);
+static inline bool wslx_portal_host_up(const portal *p);
+/* Is that participant, in that life, still there? */
+bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation);
+/* Live?  Then its generation. */
+bool wslx_portal_peer_life(const portal *p, unsigned peer, uint64_t *ret_generation);
+
+/* wait.c */
+uint32_t wslx_portal_event(const portal *p);
+int64_t wslx_portal_deadline(int64_t timeout_ns);
+/* What is left until the deadline: -1 for ever, 0 over. */
+int64_t wslx_portal_left(int64_t deadline);
+/* Sleeps until the event word is not ev any more, or one of the others moved. */
+void wslx_portal_sleep(portal *p, uint32_t ev, const struct portal_wait *more, size_t n, int64_t left);
+/* Sleeps on events alone, and then takes note of them.  -ETIMEDOUT, -EAGAIN (deadline 0), -EPIPE. */
+WSLX_MUST_CHECK int wslx_portal_await_event(portal *p, uint32_t ev, int64_t deadline);
+void wslx_portal_kick(portal *p, unsigned to);
+void wslx_portal_ring_for(portal *p, unsigned peer, const void *index);
+void wslx_portal_spin_init(struct wslx_portal_spin *s);
+extern const struct portal_doorbell_ops wslx_portal_futex_ops; /* ctx: the portal */
+
+/* gate.c */
+void wslx_portal_gate_add(portal *p, struct wslx_portal_gate *g);
+void wslx_portal_gate_remove(portal *p, struct wslx_portal_gate *g);
+/* Before the first write of a publication; waits while the region is quiesced.  0 or -EAGAIN, -ETIMEDOUT, -EPIPE,
+ * -EACCES (revoked). */
+bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g); /* without waiting */
+WSLX_MUST_CHECK int wslx_portal_gate_enter(portal *p, struct wslx_portal_gate *g, int64_t deadline);
+void wslx_portal_gate_leave(portal *p, struct wslx_portal_gate *g);
+/* The same for changes under the lock: locks, or returns an error without. */
+WSLX_MUST_CHECK int wslx_portal_lock_to_write(portal *p, int64_t deadline);
+/* Acknowledges if the region is to rest and nobody here is in the middle of something.  True: is to rest. */
+bool wslx_portal_gate_rest(portal *p);
+bool wslx_portal_gate_rest_locked(portal *p);
+
+/* objects.c */
+WSLX_MUST_CHECK int wslx_portal_publish_kind(portal *p, uint32_t kind, const char *name, struct portal_handle h,
+					     uint64_t size, uint32_t tag);
+
+/* link.c */
+void wslx_portal_free_zombies(portal *p);
+WSLX_MUST_CHECK int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_chan **ret);
+/* Puts it into the link table; under the lock. */
+WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state state,
+					   const struct portal_link *l);
+/* Checks the peer's blocks and joins the rings. */
+WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
+/* A consistent copy of an entry; false if it changed meanwhile. */
+bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);
+const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
+/* 0, -EPIPE. */
+WSLX_MUST_CHECK int wslx_portal_chan_alive(const portal_chan *c);
+/* Is somebody waiting at the door? */
+bool wslx_portal_listener_pending(portal_listener *l);
+
+static inline bool wslx_portal_host_up(const portal *p)
+{
+	return __atomic_load_n(&p->hdr->host, __ATOMIC_ACQUIRE) == PORTAL_HOST_UP;
+}
+
+#endif

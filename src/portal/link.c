@@ -1,0 +1,259 @@
+/*
+ * Links: how two participants agree on a pair of rings.
+ *
+ * Theory of operation.  Each has a link table in its control area that it alone
+ * writes.  A client prepares its blocks (the ring to the server, its index for
+ * the ring back) and writes an OFFER; the host's kick makes the server look.
+ * The server prepares its own blocks, writes an OPEN entry that names the offer
+ * by its life word, and looks at the offer again: a client that gave up has
+ * changed the life word first and scanned the server's table then, so one of
+ * the two sees the other.
+ *
+ * Closing is changing one's life word, and a kick.  Blocks are given back to the
+ * heap only when the peer has closed too, or is dead: until then the channel is
+ * a zombie.
+ *
+ * Trust boundary: an entry is copied between two looks at its life word; offsets
+ * must lie in an arena that the peer writes; kind and capacity are read once.
+ *
+ * Threads: portal.lock for the own table and the zombies.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "portal/atomic.h"
+#include "portal/fence.h"
+#include "portal/internal.h"
+
+#define RX_IN_BLOCK 128u /* a block is a portal_tx, then a portal_rx */
+#define BLOCK_SIZE 256u
+
+bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret)
+{
+	uint64_t life = PORTAL_LOAD_SEQ(&shared->life);
+
+	wslx_portal_words_in(ret, shared, sizeof(*ret));
+	return ret->life == life && PORTAL_LOAD_ACQ(&shared->life) == life;
+}
+
+const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer)
+{
+	uint32_t arena = PORTAL_LOAD_ACQ(&p->parts[peer].arena), first;
+
+	if (arena >= PORTAL_MAX_ARENAS)
+		return NULL;
+	if (p->view[arena].owner != peer)
+		return NULL;
+	first = p->view[arena].first;
+	return wslx_portal_peer_bytes(p, peer, ((uint64_t)first << PORTAL_SEGMENT_SHIFT) + PORTAL_LINKS_OFF,
+				      PORTAL_MAX_LINKS * sizeof(struct portal_link));
+}
+
+int wslx_portal_chan_alive(const portal_chan *c)
+{
+	if (!wslx_portal_peer_alive(c->p, c->peer, c->peer_generation))
+		return -EPIPE;
+	return PORTAL_LOAD_ACQ(&c->peer_link->life) == c->peer_link_life ? 0 : -EPIPE;
+}
+
+/* May the peer still look at our blocks? */
+static bool peer_done(const portal_chan *c)
+{
+	return !c->peer_link || wslx_portal_chan_alive(c) < 0;
+}
+
+static void give_back(portal_chan *c)
+{
+	uint64_t own = c->p->own_off;
+	const struct portal_handle *h[2] = { &c->block_h, &c->data_h };
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t off = ((uint64_t)h[i]->segment << PORTAL_SEGMENT_SHIFT) + h[i]->offset;
+
+		if (h[i]->generation)
+			(void)!wslx_portal_heap_release(&c->p->heap, off - own, h[i]->generation);
+	}
+	free(c);
+}
+
+static void reap_locked(portal *p)
+{
+	portal_chan **at = &p->zombies;
+
+	while (*at) {
+		portal_chan *c = *at;
+
+		if (peer_done(c)) {
+			*at = c->next;
+			give_back(c);
+		} else {
+			at = &c->next;
+		}
+	}
+}
+
+void wslx_portal_free_zombies(portal *p)
+{
+	while (p->zombies) {
+		portal_chan *c = p->zombies;
+
+		p->zombies = c->next;
+		free(c);
+	}
+}
+
+static int allocate(portal *p, uint64_t n, struct portal_handle *ret)
+{
+	uint64_t off = 0;
+	int r = wslx_portal_heap_alloc(&p->heap, n, &off, &ret->generation);
+
+	off += p->own_off;
+	ret->segment = (uint32_t)(off >> PORTAL_SEGMENT_SHIFT);
+	ret->offset = (uint32_t)(off & (PORTAL_SEGMENT_SIZE - 1));
+	return r;
+}
+
+static uint64_t offset(const struct portal_handle *h)
+{
+	return ((uint64_t)h->segment << PORTAL_SEGMENT_SHIFT) + h->offset;
+}
+
+/* A guest's barriers do not reach other kernels. */
+static uint32_t promise(const portal *p)
+{
+	return p->sock >= 0 && wslx_portal_fence_registered() ? PORTAL_FENCED : 0;
+}
+
+int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_chan **ret)
+{
+	portal_chan *c;
+	uint8_t *block;
+	int r;
+
+	if (wslx_portal_ring_check(kind, capacity) < 0)
+		return -EINVAL;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	c->p = p;
+	c->kind = kind;
+	c->link = PORTAL_MAX_LINKS;
+	r = wslx_portal_lock_to_write(p, -1);
+	if (r < 0) {
+		free(c);
+		return r;
+	}
+	reap_locked(p);
+	r = allocate(p, BLOCK_SIZE, &c->block_h);
+	if (r == 0)
+		r = allocate(p, capacity, &c->data_h);
+	if (r < 0) {
+		give_back(c);
+		pthread_mutex_unlock(&p->lock);
+		return r;
+	}
+	block = p->base + offset(&c->block_h);
+	c->tx.tx = (struct portal_tx *)(void *)block;
+	c->rx.rx = (struct portal_rx *)(void *)(block + RX_IN_BLOCK);
+	wslx_portal_tx_format(c->tx.tx, kind, capacity, offset(&c->data_h), promise(p));
+	wslx_portal_rx_format(c->rx.rx, kind, promise(p));
+	c->tx.mask = capacity - 1;
+	wslx_portal_spin_init(&c->spin);
+	wslx_portal_gate_add(p, &c->gate);
+	pthread_mutex_unlock(&p->lock);
+	*ret = c;
+	return 0;
+}
+
+int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state state, const struct portal_link *l)
+{
+	struct portal_link copy = *l;
+	unsigned i = 0;
+
+	while (i < PORTAL_MAX_LINKS && p->link_used[i])
+		i++;
+	if (i == PORTAL_MAX_LINKS)
+		return -EMFILE;
+	p->link_used[i] = true;
+	if (c) {
+		c->link = i;
+		copy.tx = offset(&c->block_h);
+		copy.rx = copy.tx + RX_IN_BLOCK;
+	}
+	wslx_portal_words_out((uint64_t *)(void *)&p->links[i] + 1, (const uint64_t *)(const void *)&copy + 1,
+			      sizeof(copy) - 8);
+	PORTAL_STORE_SEQ(&p->links[i].life, PORTAL_LIFE(++p->link_generation, state));
+	PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
+	return (int)i;
+}
+
+/* kind and capacity as the peer's block says, read once. */
+int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity)
+{
+	portal *p = c->p;
+	const struct portal_tx *tx;
+	const struct portal_rx *rx;
+	const uint8_t *data;
+	uint64_t capacity, at;
+
+	if (peer->tx % 64 || peer->rx % 64)
+		return -EPROTO;
+	tx = wslx_portal_peer_bytes(p, c->peer, peer->tx, sizeof(*tx));
+	rx = wslx_portal_peer_bytes(p, c->peer, peer->rx, sizeof(*rx));
+	if (!tx || !rx || PORTAL_LOAD(&tx->magic) != PORTAL_TX_MAGIC || PORTAL_LOAD(&rx->magic) != PORTAL_RX_MAGIC ||
+	    PORTAL_LOAD(&tx->kind) != c->kind || PORTAL_LOAD(&rx->kind) != c->kind)
+		return -EPROTO;
+	capacity = PORTAL_LOAD(&tx->capacity);
+	at = PORTAL_LOAD(&tx->data);
+	if (wslx_portal_ring_check(c->kind, capacity) < 0 || at % 8)
+		return -EPROTO;
+	if (max_capacity && capacity > max_capacity)
+		return -ENOBUFS;
+	data = wslx_portal_peer_bytes(p, c->peer, at, capacity);
+	if (!data)
+		return -EPROTO;
+	wslx_portal_txe_init(&c->tx, c->tx.tx, rx, p->base + offset(&c->data_h), c->tx.mask + 1);
+	wslx_portal_rxe_init(&c->rx, c->rx.rx, tx, data, capacity);
+	c->tx.fenced = c->rx.fenced = promise(p);
+	/* The peer's word, and the host's that it is in this kernel. */
+	if (promise(p) && p->parts[c->peer].kind == PORTAL_KIND_PROCESS) {
+		c->tx.light = PORTAL_LOAD(&rx->flags) & PORTAL_FENCED;
+		c->rx.light = PORTAL_LOAD(&tx->flags) & PORTAL_FENCED;
+	}
+	return 0;
+}
+
+unsigned portal_chan_peer(const portal_chan *c)
+{
+	return c->peer;
+}
+
+void portal_chan_free(portal_chan *c)
+{
+	portal *p;
+	bool tell;
+
+	if (!c)
+		return;
+	p = c->p;
+	pthread_mutex_lock(&p->lock);
+	if (c->listener)
+		__atomic_fetch_sub(&c->listener->open, 1, __ATOMIC_RELAXED);
+	wslx_portal_gate_remove(p, &c->gate);
+	PORTAL_STORE_REL(&c->gate.busy, 0);
+	if (c->link < PORTAL_MAX_LINKS) {
+		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+		p->link_used[c->link] = false;
+		PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
+	}
+	tell = c->peer_link && wslx_portal_chan_alive(c) == 0;
+	if (tell) {
+		c->next = p->zombies;
+		p->zombies = c;
+		wslx_portal_kick(p, c->peer);
+	} else {
+		give_back(c);
+	}
+	(void)wslx_portal_gate_rest_locked(p);
+	pthread_mutex_unlock(&p->lock);
+}

@@ -1,0 +1,231 @@
+/*
+ * RPC, the caller.
+ *
+ * Theory of operation.  A call has a slot; its id is the slot and a count that
+ * never comes twice, so an answer that is late, doubled or made up finds
+ * nobody.  Whoever waits for one answer puts others that come in between into
+ * private memory of their slots.
+ *
+ * Trust boundary: an answer's header is copied and its length is the record's.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "portal/atomic.h"
+#include "portal/internal.h"
+
+#define SLOTS 128u
+
+struct call {
+	uint64_t id; /* 0: free */
+	int64_t deadline;
+	bool done, cancelled;
+	struct portal_rpc_header answer;
+	uint8_t *data;
+	size_t size;
+};
+
+struct portal_rpc {
+	portal_chan *c;
+	uint64_t count;
+	struct call calls[SLOTS];
+};
+
+int portal_rpc_connect(portal *p, const char *service, int64_t timeout_ns, portal_rpc **ret)
+{
+	portal_rpc *r = calloc(1, sizeof(*r));
+	int e;
+
+	if (!r)
+		return -ENOMEM;
+	e = portal_connect(p, service, 0, timeout_ns, &r->c);
+	if (e == 0 && r->c->kind != PORTAL_RECORDS) {
+		portal_chan_free(r->c);
+		e = -EINVAL;
+	}
+	if (e < 0) {
+		free(r);
+		return e;
+	}
+	*ret = r;
+	return 0;
+}
+
+static void end_call(struct call *c)
+{
+	free(c->data);
+	*c = (struct call) { 0 };
+}
+
+void portal_rpc_free(portal_rpc *r)
+{
+	if (!r)
+		return;
+	for (unsigned i = 0; i < SLOTS; i++)
+		end_call(&r->calls[i]);
+	portal_chan_free(r->c);
+	free(r);
+}
+
+static struct call *call_of(portal_rpc *r, uint64_t id)
+{
+	struct call *c = &r->calls[id % SLOTS];
+
+	return id && c->id == id ? c : NULL;
+}
+
+static int64_t left_of(int64_t deadline)
+{
+	return deadline < 0 ? PORTAL_FOREVER : wslx_portal_left(deadline);
+}
+
+static int put(portal_rpc *r, uint32_t type, const struct portal_rpc_header *h, const struct portal_bytes *in,
+	       int64_t timeout_ns)
+{
+	size_t n = in ? in->size : 0;
+	uint8_t *at;
+	void *room;
+	int e = portal_reserve(r->c, sizeof(*h) + n, &room, timeout_ns);
+
+	if (e < 0)
+		return e;
+	at = room;
+	wslx_portal_copy_out(at, h, sizeof(*h));
+	if (n)
+		wslx_portal_copy_out(at + sizeof(*h), in->data, n);
+	e = portal_commit(r->c, type, sizeof(*h) + n);
+	(void)portal_flush(r->c);
+	return e;
+}
+
+int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *in, int64_t timeout_ns,
+		     uint64_t *ret_id)
+{
+	struct portal_rpc_header h = { .method = method, .budget_ns = timeout_ns > 0 ? (uint64_t)timeout_ns : 0 };
+	struct call *c;
+	unsigned tries = 0;
+	int e;
+
+	do
+		c = &r->calls[++r->count % SLOTS];
+	while (c->id && ++tries < SLOTS);
+	if (c->id)
+		return -EBUSY;
+	h.id = r->count;
+	if (in) {
+		h.bulk = in->bulk;
+		h.bulk_size = in->bulk_size;
+	}
+	*c = (struct call) { .id = h.id, .deadline = wslx_portal_deadline(timeout_ns) };
+	e = put(r, PORTAL_RPC_REQUEST, &h, in, timeout_ns);
+	if (e < 0) {
+		end_call(c);
+		return e;
+	}
+	*ret_id = h.id;
+	return 0;
+}
+
+/* Where an answer goes: the caller's buffer if it waits for this one, else private memory. */
+static int keep(struct call *c, const struct portal_rpc_header *h, const uint8_t *data, size_t n, void *buf, size_t cap)
+{
+	c->answer = *h;
+	c->size = n;
+	c->done = true;
+	if (!n)
+		return 0;
+	if (buf && n <= cap) {
+		wslx_portal_copy_in(buf, data, n);
+		return 0;
+	}
+	c->data = malloc(n);
+	if (!c->data) {
+		c->answer.status = -ENOMEM;
+		c->size = 0;
+		return 0;
+	}
+	wslx_portal_copy_in(c->data, data, n);
+	return 0;
+}
+
+/* One record from the server. */
+static int take(portal_rpc *r, const struct call *wanted, void *buf, size_t cap, int64_t timeout_ns)
+{
+	struct portal_rpc_header h;
+	const void *at;
+	uint32_t type;
+	size_t n;
+	struct call *c;
+	int e = portal_peek(r->c, &type, &at, &n, timeout_ns);
+
+	if (e < 0)
+		return e;
+	if (type != PORTAL_RPC_RESPONSE || n < sizeof(h)) {
+		(void)portal_release(r->c);
+		return -EPROTO;
+	}
+	wslx_portal_copy_in(&h, at, sizeof(h));
+	c = call_of(r, h.id);
+	if (c && !c->done && !c->cancelled)
+		e = keep(c, &h, (const uint8_t *)at + sizeof(h), n - sizeof(h), c == wanted ? buf : NULL, cap);
+	(void)portal_release(r->c);
+	return e;
+}
+
+int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct portal_bytes *out, int *ret_status)
+{
+	struct call *c = call_of(r, id);
+	int e = 0;
+
+	if (!c)
+		return -ENOENT;
+	while (!c->done && !c->cancelled && e == 0) {
+		e = take(r, c, buf, cap, left_of(c->deadline));
+		if (e == -EAGAIN)
+			e = -ETIMEDOUT;
+	}
+	if (c->cancelled)
+		e = -ECANCELED;
+	if (e == -ETIMEDOUT)
+		(void)portal_rpc_cancel(r, id);
+	if (e == 0 && c->size > cap)
+		e = -EMSGSIZE;
+	if (e == 0) {
+		if (c->data)
+			memcpy(buf, c->data, c->size);
+		if (out)
+			*out = (struct portal_bytes) { buf, c->size, c->answer.bulk, c->answer.bulk_size };
+		*ret_status = c->answer.status > 0 ? -EPROTO : c->answer.status;
+	}
+	end_call(c);
+	return e;
+}
+
+int portal_rpc_cancel(portal_rpc *r, uint64_t id)
+{
+	struct portal_rpc_header h = { .id = id };
+	struct call *c = call_of(r, id);
+	int e;
+
+	if (!c)
+		return -ENOENT;
+	if (c->done)
+		return 0;
+	c->cancelled = true;
+	/* A full ring: then the server learns it from nobody's waiting. */
+	e = put(r, PORTAL_RPC_CANCEL, &h, NULL, 0);
+	return e == -EAGAIN ? 0 : e;
+}
+
+int portal_rpc_call(portal_rpc *r, uint32_t method, const struct portal_bytes *in, void *buf, size_t cap,
+		    struct portal_bytes *out, int64_t timeout_ns)
+{
+	uint64_t id = 0;
+	int status = 0;
+	int e = portal_rpc_start(r, method, in, timeout_ns, &id);
+
+	if (e == 0)
+		e = portal_rpc_finish(r, id, buf, cap, out, &status);
+	return e < 0 ? e : status;
+}

@@ -1,0 +1,495 @@
+/* What is explored: channels, closing, crashing, lying peers, names, quiesce. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "explore.h"
+#include "portal/atomic.h"
+#include "portal/directory.h"
+#include "portal/internal.h"
+
+#define CAPACITY 64u /* two records of 24 bytes, and a pad */
+#define RECORDS 3u
+
+/* Two participants (1: producer, 2: consumer) and what the host writes. */
+static struct {
+	struct portal_header hdr;
+	struct portal_participant parts[4];
+	struct portal_control ctl[3];
+	struct portal_link links[4];
+	struct portal_tx tx[4];
+	struct portal_rx rx[4];
+	_Alignas(64) uint8_t data[4][CAPACITY];
+	struct portal_name names[8];
+} m;
+
+static portal side[3]; /* by participant */
+static portal_chan chan[4];
+static unsigned received;
+static bool over;
+
+/* Stand-in for arenas.c: nothing is mapped here. */
+int wslx_portal_refresh(portal *p)
+{
+	return 0;
+}
+
+bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation)
+{
+	return PORTAL_LOAD_ACQ(&p->parts[peer].life) == PORTAL_LIFE(generation, PORTAL_PART_LIVE);
+}
+
+int wslx_portal_chan_alive(const portal_chan *c)
+{
+	if (!wslx_portal_peer_alive(c->p, c->peer, c->peer_generation))
+		return -EPIPE;
+	return PORTAL_LOAD_ACQ(&c->peer_link->life) == c->peer_link_life ? 0 : -EPIPE;
+}
+
+static void join(unsigned i, portal *p, unsigned peer, uint32_t kind, struct portal_tx *tx, struct portal_rx *rx,
+		 uint8_t *out, const struct portal_tx *ptx, const struct portal_rx *prx, const uint8_t *in)
+{
+	portal_chan *c = &chan[i];
+
+	*c = (portal_chan) { .p = p, .kind = kind, .peer = peer, .peer_generation = 1 };
+	c->peer_link = &m.links[peer];
+	c->peer_link_life = PORTAL_LIFE(1, PORTAL_LINK_OPEN);
+	wslx_portal_txe_init(&c->tx, tx, prx, out, CAPACITY);
+	wslx_portal_rxe_init(&c->rx, rx, ptx, in, CAPACITY);
+	c->spin.limit = 0;
+	wslx_portal_gate_add(p, &c->gate);
+}
+
+static void setup_base(void)
+{
+	memset(&m, 0, sizeof(m));
+	memset(side, 0, sizeof(side));
+	ex_region(&m, sizeof(m));
+	ex_region(chan, sizeof(chan));
+	m.hdr.host = PORTAL_HOST_UP;
+	received = 0;
+	over = false;
+	for (unsigned i = 1; i <= 2; i++) {
+		side[i].hdr = &m.hdr;
+		side[i].parts = m.parts;
+		side[i].self = i;
+		side[i].ctl = &m.ctl[i];
+		side[i].ops = &ex_doorbell;
+		side[i].sock = -1;
+		m.parts[i].life = PORTAL_LIFE(1, PORTAL_PART_LIVE);
+		m.parts[i].kind = PORTAL_KIND_PROCESS;
+		m.links[i].life = PORTAL_LIFE(1, PORTAL_LINK_OPEN);
+	}
+}
+
+static void setup_pair_of(uint32_t kind)
+{
+	setup_base();
+	join(0, &side[1], 2, kind, &m.tx[0], &m.rx[0], m.data[0], &m.tx[1], &m.rx[1], m.data[1]);
+	join(1, &side[2], 1, kind, &m.tx[1], &m.rx[1], m.data[1], &m.tx[0], &m.rx[0], m.data[0]);
+}
+
+static void setup_records(void)
+{
+	setup_pair_of(PORTAL_RECORDS);
+}
+
+static void setup_bell(void)
+{
+	setup_records();
+	side[1].ops = side[2].ops = &ex_bell;
+}
+
+static void setup_fenced(void)
+{
+	setup_records();
+	for (unsigned i = 0; i < 2; i++)
+		chan[i].tx.light = chan[i].tx.fenced = chan[i].rx.light = chan[i].rx.fenced = true;
+}
+
+static void setup_bytes(void)
+{
+	setup_pair_of(PORTAL_BYTES);
+}
+
+static void host_event(unsigned i)
+{
+	PORTAL_STORE_SEQ(&m.parts[i].event, m.parts[i].event + 1);
+	ex_doorbell.wake(NULL, i, &m.parts[i].event);
+}
+
+/* ---- records: none lost, doubled or torn; nobody sleeps for ever ---- */
+
+static int send_one(uint64_t i)
+{
+	uint64_t r[2] = { i, ~i };
+
+	return portal_send(&chan[0], (uint32_t)i, r, sizeof(r), PORTAL_FOREVER);
+}
+
+static void produce(void)
+{
+	for (uint64_t i = 0; i < RECORDS; i++)
+		if (send_one(i) < 0)
+			return;
+}
+
+static int receive_one(void)
+{
+	uint64_t r[2] = { 77, 77 };
+	uint32_t type = 77;
+	size_t n = 0;
+	int e = portal_recv(&chan[1], &type, r, sizeof(r), &n, PORTAL_FOREVER);
+
+	if (e < 0)
+		return e;
+	ex_assert(n == 16 && type == received && r[0] == received && r[1] == ~r[0]);
+	received++;
+	return 0;
+}
+
+static void consume(void)
+{
+	for (unsigned i = 0; i < RECORDS; i++)
+		ex_assert(receive_one() == 0);
+}
+
+static void check_idle(void)
+{
+	ex_assert(received == RECORDS);
+	ex_assert(!m.rx[1].sleeping && !m.tx[0].sleeping);
+}
+
+/* ---- closing: everything that was sent arrives before the end does ---- */
+
+static void produce_and_close(void)
+{
+	ex_assert(send_one(0) == 0);
+	ex_assert(send_one(1) == 0);
+	PORTAL_STORE_SEQ(&m.links[1].life, PORTAL_LIFE(2, PORTAL_LINK_FREE));
+	host_event(2);
+}
+
+static void consume_to_end(void)
+{
+	int e;
+
+	do
+		e = receive_one();
+	while (e == 0);
+	ex_assert(e == -EPIPE);
+	ex_assert(received == 2);
+}
+
+/* ---- crashing at any step: the other gets whole records, then an error ---- */
+
+static bool somebody_ended(void)
+{
+	return ex_crashed(0) || ex_crashed(1) || over;
+}
+
+static void reaper(void)
+{
+	ex_await(somebody_ended);
+	for (unsigned i = 0; i < 2; i++) {
+		if (!ex_crashed(i))
+			continue;
+		PORTAL_STORE_SEQ(&m.parts[i + 1].life, PORTAL_LIFE(1, PORTAL_PART_DEAD));
+		host_event(2 - i);
+	}
+}
+
+static void produce_or_die(void)
+{
+	for (uint64_t i = 0; i < RECORDS; i++) {
+		int e = send_one(i);
+
+		ex_assert(e == 0 || (e == -EPIPE && ex_crashed(1)));
+		if (e < 0)
+			return;
+	}
+}
+
+static void consume_or_die(void)
+{
+	while (received < RECORDS) {
+		int e = receive_one();
+
+		ex_assert(e == 0 || (e == -EPIPE && ex_crashed(0)));
+		if (e < 0)
+			return;
+	}
+	over = true;
+}
+
+/* ---- bytes ---- */
+
+#define BYTES 80u
+
+static void write_bytes(void)
+{
+	uint8_t b[40];
+	size_t done = 0, n;
+
+	while (done < BYTES) {
+		size_t k = BYTES - done < sizeof(b) ? BYTES - done : sizeof(b);
+
+		for (size_t i = 0; i < k; i++)
+			b[i] = (uint8_t)(done + i + 1);
+		ex_assert(portal_write(&chan[0], b, k, &n, PORTAL_FOREVER) == 0 && n >= 1 && n <= k);
+		done += n;
+	}
+}
+
+static void read_bytes(void)
+{
+	uint8_t b[48];
+	size_t done = 0, n;
+
+	while (done < BYTES) {
+		ex_assert(portal_read(&chan[1], b, sizeof(b), &n, PORTAL_FOREVER) == 0 && n >= 1);
+		for (size_t i = 0; i < n; i++)
+			ex_assert(b[i] == (uint8_t)(done + i + 1));
+		done += n;
+	}
+	received = RECORDS;
+}
+
+/* ---- lying peers: an error, and never a step outside ---- */
+
+static void liar_producer(void)
+{
+	static const struct portal_record bad[] = { { 17, 0 }, { 60, 0 }, { 0x7fffffff, 0 }, { PORTAL_PAD, 0 } };
+
+	for (unsigned i = 0; i < 4; i++) {
+		wslx_portal_copy_out(m.data[0], &bad[i], 8);
+		PORTAL_STORE_SEQ(&m.tx[0].head, 24);
+		ex_doorbell.wake(NULL, 2, (const uint32_t *)(const void *)&m.tx[0].head);
+	}
+}
+
+static void wary_consumer(void)
+{
+	uint64_t r[2];
+	size_t n;
+	int e = portal_recv(&chan[1], NULL, r, sizeof(r), &n, PORTAL_FOREVER);
+
+	ex_assert(e == -EPROTO || (e == -EMSGSIZE && n == 17 - 1));
+	ex_assert(chan[1].rx.pos <= chan[1].rx.head);
+}
+
+static void liar_index(void)
+{
+	PORTAL_STORE_SEQ(&m.tx[0].head, CAPACITY + 8);
+	ex_doorbell.wake(NULL, 2, (const uint32_t *)(const void *)&m.tx[0].head);
+}
+
+static void wary_of_index(void)
+{
+	uint64_t r[2];
+	size_t n;
+
+	ex_assert(portal_recv(&chan[1], NULL, r, sizeof(r), &n, PORTAL_FOREVER) == -EPROTO);
+}
+
+static void liar_consumer(void)
+{
+	PORTAL_STORE_SEQ(&m.rx[1].tail, 72);
+	ex_doorbell.wake(NULL, 1, (const uint32_t *)(const void *)&m.rx[1].tail);
+}
+
+static void wary_producer(void)
+{
+	int e = 0;
+
+	for (uint64_t i = 0; i < 4 && e == 0; i++)
+		e = send_one(i);
+	ex_assert(e == -EPROTO);
+}
+
+/* A header that is good at the first look and changes after. */
+static void flipping_producer(void)
+{
+	struct portal_record good = { 16, 0 }, bad = { 0x100000, 0 };
+
+	wslx_portal_copy_out(m.data[0], &good, 8);
+	PORTAL_STORE_SEQ(&m.tx[0].head, 24);
+	ex_doorbell.wake(NULL, 2, (const uint32_t *)(const void *)&m.tx[0].head);
+	wslx_portal_copy_out(m.data[0], &bad, 8);
+}
+
+static void steady_consumer(void)
+{
+	uint64_t r[2];
+	size_t n;
+	int e = portal_recv(&chan[1], NULL, r, sizeof(r), &n, PORTAL_FOREVER);
+
+	ex_assert(e == -EPROTO || (e == 0 && n == 16));
+	ex_assert(chan[1].rx.pos <= chan[1].rx.head && m.rx[1].tail <= 24);
+}
+
+/* ---- names: a copy belongs together ---- */
+
+static uint32_t names_used;
+
+static void add_name(const char *name, uint64_t size)
+{
+	struct portal_name n = { .kind = PORTAL_OBJECT, .size = size, .tag = (uint32_t)size };
+
+	strcpy(n.name, name);
+	ex_assert(wslx_portal_directory_add(m.names, 8, &names_used, &n) == 0);
+}
+
+static void remove_name(const char *name)
+{
+	struct portal_name n;
+	uint32_t slot;
+
+	ex_assert(wslx_portal_lookup(m.names, 8, name, &n, &slot) == 0);
+	wslx_portal_directory_remove(m.names, 8, &names_used, slot);
+}
+
+/* "a", "i" and "q" all begin at slot hash & 7: see setup. */
+static char collide[3][2];
+
+static void setup_names(void)
+{
+	unsigned n = 0;
+
+	setup_base();
+	names_used = 0;
+	for (char c = 'a'; n < 3; c++) {
+		char s[2] = { c, 0 };
+
+		if ((wslx_portal_name_hash(s) & 7) == 5)
+			memcpy(collide[n++], s, 2);
+	}
+	/* Before the fibers run: straight into memory. */
+	for (unsigned i = 0; i < 2; i++) {
+		struct portal_name *e = &m.names[5 + i];
+
+		e->state = PORTAL_NAME_LIVE;
+		e->kind = PORTAL_OBJECT;
+		e->generation = 1;
+		strcpy(e->name, collide[i]);
+		e->size = e->tag = 100 + i;
+		names_used++;
+	}
+}
+
+static void name_writer(void)
+{
+	remove_name(collide[0]);
+	add_name(collide[2], 102);
+}
+
+static void name_reader(void)
+{
+	struct portal_name n;
+	int e = wslx_portal_lookup(m.names, 8, collide[1], &n, NULL);
+
+	/* It was there all the time. */
+	ex_assert(e == 0 && n.size == 101 && n.tag == 101);
+	for (unsigned i = 0; i < 3; i += 2) {
+		e = wslx_portal_lookup(m.names, 8, collide[i], &n, NULL);
+		ex_assert(e == 0 || e == -ENOENT);
+		ex_assert(e < 0 || (n.size == 100 + i && n.tag == 100 + i && n.kind == PORTAL_OBJECT));
+	}
+}
+
+static void name_reader_bounded(void)
+{
+	struct portal_name n;
+	int e = wslx_portal_lookup(m.names, 8, collide[2], &n, NULL);
+
+	ex_assert(e == 0 || e == -ENOENT || (e == -EAGAIN && ex_crashed(0)));
+}
+
+/* ---- quiesce: two threads of participant 1, the host ---- */
+
+static void setup_quiesce(void)
+{
+	setup_base();
+	join(0, &side[1], 2, PORTAL_RECORDS, &m.tx[0], &m.rx[0], m.data[0], &m.tx[1], &m.rx[1], m.data[1]);
+	join(2, &side[1], 2, PORTAL_RECORDS, &m.tx[2], &m.rx[2], m.data[2], &m.tx[3], &m.rx[3], m.data[3]);
+}
+
+static void sender(unsigned c)
+{
+	uint64_t r[2] = { 1, 2 };
+
+	ex_assert(portal_send(&chan[c], 0, r, sizeof(r), PORTAL_FOREVER) == 0);
+	/* Others' news come to whoever waits for them. */
+	for (;;) {
+		uint32_t ev = wslx_portal_event(&side[1]);
+
+		if (over)
+			return;
+		ex_assert(wslx_portal_await_event(&side[1], ev, -1) == 0);
+	}
+}
+
+static void sender_a(void)
+{
+	sender(0);
+}
+
+static void sender_b(void)
+{
+	sender(2);
+}
+
+static bool acknowledged(void)
+{
+	return m.ctl[1].quiesce_ack == m.hdr.quiesce;
+}
+
+static void quiescer(void)
+{
+	PORTAL_STORE_SEQ(&m.hdr.quiesce, 1);
+	host_event(1);
+	ex_await(acknowledged);
+	ex_freeze(3, m.tx, sizeof(m.tx) + sizeof(m.rx) + sizeof(m.data));
+	for (unsigned i = 0; i < 3; i++)
+		(void)PORTAL_LOAD_ACQ(&m.tx[0].head);
+	ex_thaw();
+	PORTAL_STORE_SEQ(&m.hdr.quiesce, 2);
+	over = true;
+	host_event(1);
+}
+
+static const struct scenario scenarios[] = {
+	{ "records", 2, 2, false, 0, false, setup_records, { produce, consume }, check_idle },
+	{ "records-bell", 2, 2, false, 0, false, setup_bell, { produce, consume }, check_idle },
+	{ "records-fenced", 2, 2, false, 0, true, setup_fenced, { produce, consume }, check_idle },
+	{ "records-pso", 2, 2, true, 0, false, setup_records, { produce, consume }, check_idle },
+	{ "close", 2, 2, false, 0, false, setup_records, { produce_and_close, consume_to_end }, NULL },
+	{ "crash-producer", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
+	{ "crash-consumer", 3, 2, false, 2, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
+	{ "bytes", 2, 2, false, 0, false, setup_bytes, { write_bytes, read_bytes }, check_idle },
+	{ "liar-records", 2, 3, false, 0, false, setup_records, { liar_producer, wary_consumer }, NULL },
+	{ "liar-head", 2, 3, false, 0, false, setup_records, { liar_index, wary_of_index }, NULL },
+	{ "liar-tail", 2, 3, false, 0, false, setup_records, { wary_producer, liar_consumer }, NULL },
+	{ "flip", 2, 3, false, 0, false, setup_records, { flipping_producer, steady_consumer }, NULL },
+	{ "names", 2, 3, false, 0, false, setup_names, { name_writer, name_reader }, NULL },
+	{ "names-pso", 2, 2, true, 0, false, setup_names, { name_writer, name_reader }, NULL },
+	{ "names-crash", 2, 1, false, 1, false, setup_names, { name_writer, name_reader_bounded }, NULL },
+	{ "quiesce", 3, 2, false, 0, true, setup_quiesce, { sender_a, sender_b, quiescer }, NULL },
+};
+
+int main(int argc, char **argv)
+{
+	uint64_t limit = argc > 2 ? strtoull(argv[2], NULL, 10) : 2000000;
+
+	for (unsigned i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++) {
+		uint64_t runs;
+
+		if (argc > 1 && strcmp(argv[1], scenarios[i].name) && strcmp(argv[1], "all"))
+			continue;
+		runs = explore(&scenarios[i], limit);
+		printf("%s: %llu runs%s\n", scenarios[i].name, (unsigned long long)runs,
+		       runs >= limit ? " (cut off)" : "");
+	}
+	return 0;
+}

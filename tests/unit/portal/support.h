@@ -1,0 +1,39 @@
+/* A broker on a thread of its own, and attaching to it. */
+#ifndef PORTAL_TEST_SUPPORT_H
+#define PORTAL_TEST_SUPPORT_H
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <pthread.h>
+#include <wslx/portal.h>
+
+#define SEC INT64_C(1000000000)
+#define LONG (20 * SEC)
+
+struct broker {
+	portal_host *h;
+	pthread_t thread;
+	int stop[2];
+	char dir[64], path[96];
+};
+
+void broker_start(struct broker *b, const struct portal_host_params *p);
+void broker_stop(struct broker *b); /* the thread; the host lives until broker_end */
+void broker_end(struct broker *b);
+/* A participant of this process, or of the one that calls. */
+portal *broker_attach(struct broker *b, const char *name);
+
+/* Runs fn(arg) in a child that skips cmocka's and the sanitizers' ends; its result is the exit status. */
+int child_start(int (*fn)(void *arg), void *arg);
+void child_wait(int pid); /* must have ended with 0 */
+void child_kill(int pid);
+
+#endif

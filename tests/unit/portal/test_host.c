@@ -1,0 +1,372 @@
+/* What the host decides, and who dies. */
+#include "support.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "os/linux/fd.h"
+
+#define SPIN_SEGMENTS 4
+
+/* Tells the parent something through a pipe that outlives the fork. */
+static int pipe_to_parent[2], pipe_to_child[2];
+
+static void pipes_open(void)
+{
+	assert_int_equal(pipe(pipe_to_parent), 0);
+	assert_int_equal(pipe(pipe_to_child), 0);
+}
+
+static void pipes_close(void)
+{
+	for (int i = 0; i < 2; i++) {
+		close(pipe_to_parent[i]);
+		close(pipe_to_child[i]);
+	}
+}
+
+static void tell(int fd)
+{
+	if (write(fd, "x", 1) != 1)
+		_exit(99);
+}
+
+static void hear(int fd)
+{
+	char c;
+
+	if (read(fd, &c, 1) != 1)
+		_exit(98);
+}
+
+/* Publishes, serves one record, and waits to be killed. */
+static int victim(void *arg)
+{
+	portal *p = broker_attach(arg, "victim");
+	portal_listener *l;
+	portal_chan *c;
+	void *at;
+
+	if (!p || portal_create(p, "mine", 100, NULL, &at) < 0 || portal_listen(p, "svc", NULL, &l) < 0)
+		return 1;
+	memset(at, 7, 100);
+	if (portal_accept(l, LONG, &c) < 0 || portal_send(c, 1, "last", 5, LONG) < 0)
+		return 2;
+	tell(pipe_to_parent[1]);
+	for (;;)
+		pause();
+}
+
+static void death_is_noticed(void **state)
+{
+	struct portal_host_stat st;
+	struct portal_object o;
+	const void *ro;
+	struct broker b;
+	portal_chan *c;
+	char buf[16];
+	size_t n;
+	portal *p;
+	int pid;
+
+	pipes_open();
+	broker_start(&b, NULL);
+	pid = child_start(victim, &b);
+	p = broker_attach(&b, "survivor");
+	assert_non_null(p);
+	assert_int_equal(portal_wait_for(p, "mine", LONG, &o), 0);
+	assert_int_equal(portal_map(p, &o, &ro, NULL), 0);
+	assert_int_equal(portal_connect(p, "svc", 1024, LONG, &c), 0);
+	hear(pipe_to_parent[0]);
+	child_kill(pid);
+	/* What was published is still read; then the wait ends because the host says so. */
+	assert_int_equal(portal_recv(c, NULL, buf, sizeof(buf), &n, LONG), 0);
+	assert_string_equal(buf, "last");
+	assert_int_equal(portal_recv(c, NULL, buf, sizeof(buf), &n, LONG), -EPIPE);
+	assert_int_equal(portal_send(c, 0, buf, 4, LONG), -EPIPE);
+	/* The host has finished with it when it answers. */
+	assert_int_equal(portal_host_stat(b.h, &st), 0);
+	portal_chan_free(c);
+	assert_int_equal(portal_open(p, "mine", &o), -ENOENT);
+	assert_int_equal(portal_resolve(p, o.handle, 1, &ro), -ESTALE);
+	assert_int_equal(((const char *)ro)[99], 7);
+	assert_int_equal(st.died, 1);
+	assert_int_equal(st.participants, 1);
+	portal_detach(p);
+	broker_end(&b);
+	pipes_close();
+}
+
+static void stale_after_reuse(void **state)
+{
+	struct portal_handle h, h2;
+	const void *ro;
+	struct broker b;
+	portal *p, *q, *r;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "first");
+	q = broker_attach(&b, "reader");
+	assert_int_equal(portal_alloc(p, 100, &h, NULL), 0);
+	assert_int_equal(portal_resolve(q, h, 100, &ro), 0);
+	assert_int_equal(portal_resolve(q, h, 129, &ro), -EFAULT);
+	h2 = h;
+	h2.offset += 64;
+	assert_int_equal(portal_resolve(q, h2, 1, &ro), -EFAULT);
+	h2 = h;
+	h2.region++;
+	assert_int_equal(portal_resolve(q, h2, 1, &ro), -EFAULT);
+	h2 = h;
+	h2.segment = UINT32_MAX;
+	assert_int_equal(portal_resolve(q, h2, 1, &ro), -EFAULT);
+	portal_detach(p);
+	r = broker_attach(&b, "second");
+	assert_int_equal(portal_alloc(r, 100, &h2, NULL), 0);
+	assert_int_equal(h2.segment, h.segment);
+	assert_int_equal(h2.offset, h.offset);
+	assert_int_equal(portal_resolve(q, h, 1, &ro), -ESTALE);
+	assert_int_equal(portal_resolve(q, h2, 1, &ro), 0);
+	portal_detach(q);
+	portal_detach(r);
+	broker_end(&b);
+}
+
+/* Scribbles without end. */
+static int scribbler(void *arg)
+{
+	portal *p = broker_attach(arg, "scribbler");
+	volatile uint32_t *at;
+	void *v;
+
+	if (!p || portal_create(p, "mine", 4096, NULL, &v) < 0)
+		return 1;
+	at = v;
+	for (uint32_t i = 1;; i++) {
+		at[i % 1024] = i;
+		if (i == 4096)
+			tell(pipe_to_parent[1]);
+		if (i % 65536 == 0 && portal_poll(p, 0) == 0 && portal_create(p, "again", 64, NULL, NULL) == -EACCES)
+			break;
+	}
+	tell(pipe_to_parent[1]);
+	/* Lives on, and writes into nothing. */
+	for (uint32_t i = 1; i < 1000000; i++)
+		at[i % 1024] = i;
+	tell(pipe_to_parent[1]);
+	hear(pipe_to_child[0]);
+	portal_detach(p);
+	return 0;
+}
+
+struct poller {
+	portal *p;
+	int stop;
+};
+
+static void *poll_on(void *arg)
+{
+	struct poller *q = arg;
+
+	while (!__atomic_load_n(&q->stop, __ATOMIC_ACQUIRE))
+		(void)portal_poll(q->p, 1000000);
+	return NULL;
+}
+
+static void revoke_stops_changes(void **state)
+{
+	struct poller q = { 0 };
+	struct portal_object o;
+	uint32_t before[1024];
+	const void *ro;
+	struct broker b;
+	pthread_t t;
+	int pid;
+
+	pipes_open();
+	broker_start(&b, NULL);
+	pid = child_start(scribbler, &b);
+	q.p = broker_attach(&b, "reader");
+	assert_int_equal(portal_wait_for(q.p, "mine", LONG, &o), 0);
+	assert_int_equal(portal_map(q.p, &o, &ro, NULL), 0);
+	hear(pipe_to_parent[0]);
+	pthread_create(&t, NULL, poll_on, &q);
+	assert_int_equal(portal_host_revoke(b.h, o.owner, LONG), 0);
+	memcpy(before, ro, sizeof(before));
+	assert_int_not_equal(before[5], 0);
+	hear(pipe_to_parent[0]);
+	hear(pipe_to_parent[0]);
+	assert_memory_equal(before, ro, sizeof(before));
+	assert_int_equal(portal_open(q.p, "mine", &o), -ENOENT);
+	tell(pipe_to_child[1]);
+	child_wait(pid);
+	__atomic_store_n(&q.stop, 1, __ATOMIC_RELEASE);
+	pthread_join(t, NULL);
+	portal_detach(q.p);
+	broker_end(&b);
+	pipes_close();
+}
+
+static void grants_of_objects(void **state)
+{
+	struct poller a = { 0 }, c = { 0 };
+	struct portal_info ia, ic;
+	struct portal_object o;
+	const void *ro;
+	void *rw;
+	struct broker b;
+	pthread_t ta, tc;
+
+	broker_start(&b, NULL);
+	a.p = broker_attach(&b, "a");
+	c.p = broker_attach(&b, "c");
+	portal_get_info(a.p, &ia);
+	portal_get_info(c.p, &ic);
+	pthread_create(&ta, NULL, poll_on, &a);
+	pthread_create(&tc, NULL, poll_on, &c);
+	assert_int_equal(portal_host_object(b.h, "disk", 2, ia.self, 0), 0);
+	assert_int_equal(portal_open(c.p, "disk", &o), 0);
+	assert_int_equal(portal_map(c.p, &o, &ro, &rw), -EACCES);
+	assert_int_equal(portal_map(a.p, &o, &ro, &rw), 0);
+	assert_non_null(rw);
+	strcpy(rw, "by a");
+	assert_int_equal(portal_host_grant(b.h, "disk", ic.self, PORTAL_READ, LONG), 0);
+	assert_int_equal(portal_map(c.p, &o, &ro, &rw), 0);
+	assert_string_equal(ro, "by a");
+	assert_null(rw);
+	assert_int_equal(portal_host_grant(b.h, "disk", ic.self, PORTAL_WRITE, LONG), 0);
+	assert_int_equal(portal_map(c.p, &o, &ro, &rw), 0);
+	assert_non_null(rw);
+	assert_string_equal(rw, "by a");
+	strcpy(rw, "by c");
+	assert_int_equal(portal_map(a.p, &o, &ro, &rw), 0);
+	assert_null(rw);
+	assert_string_equal(ro, "by c");
+	assert_int_equal(portal_host_grant(b.h, "disk", ia.self, PORTAL_NONE, LONG), 0);
+	assert_int_equal(portal_map(a.p, &o, &ro, &rw), -EACCES);
+	assert_int_equal(portal_host_grant(b.h, "nothing", ia.self, PORTAL_READ, LONG), -ENOENT);
+	assert_int_equal(portal_host_unpublish(b.h, "disk"), 0);
+	assert_int_equal(portal_open(a.p, "disk", &o), -ENOENT);
+	__atomic_store_n(&a.stop, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&c.stop, 1, __ATOMIC_RELEASE);
+	pthread_join(ta, NULL);
+	pthread_join(tc, NULL);
+	portal_detach(a.p);
+	portal_detach(c.p);
+	broker_end(&b);
+}
+
+static void quiesce_and_a_late_one(void **state)
+{
+	struct portal_quiesce q;
+	struct poller a = { 0 };
+	struct portal_info ia, ic;
+	struct portal_handle h;
+	struct broker b;
+	pthread_t t;
+	portal *late;
+
+	broker_start(&b, NULL);
+	a.p = broker_attach(&b, "a");
+	late = broker_attach(&b, "late");
+	portal_get_info(a.p, &ia);
+	portal_get_info(late, &ic);
+	pthread_create(&t, NULL, poll_on, &a);
+	assert_int_equal(portal_host_quiesce(b.h, SEC / 5, &q), -ETIMEDOUT);
+	assert_int_equal(q.arrived, 1ull << ia.self);
+	assert_int_equal(q.late, 1ull << ic.self);
+	/* It comes; it does not come past. */
+	assert_int_equal(portal_poll(late, 0), -EAGAIN);
+	assert_int_equal(portal_host_quiesce(b.h, LONG, &q), 0);
+	assert_int_equal(q.late, 0);
+	assert_int_equal(portal_host_resume(b.h), 0);
+	assert_int_equal(portal_host_resume(b.h), -EINVAL);
+	assert_int_equal(portal_alloc(late, 64, &h, NULL), 0);
+	__atomic_store_n(&a.stop, 1, __ATOMIC_RELEASE);
+	pthread_join(t, NULL);
+	portal_detach(a.p);
+	portal_detach(late);
+	broker_end(&b);
+}
+
+static void broker_ends_first(void **state)
+{
+	struct portal_object o;
+	struct broker b;
+	portal *p;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "orphan");
+	broker_end(&b);
+	assert_int_equal(portal_wait_for(p, "x", LONG, &o), -EPIPE);
+	assert_int_equal(portal_poll(p, LONG), -EPIPE);
+	portal_detach(p);
+}
+
+/* Whatever comes over the socket costs its sender the connection, nothing else. */
+static void garbage_on_the_socket(void **state)
+{
+	struct portal_attach a = { .size = sizeof(a), .name = "x", .segments = 100000 };
+	struct portal_host_stat st;
+	struct broker b;
+	uint32_t m[32];
+	portal *p;
+
+	broker_start(&b, NULL);
+	for (unsigned i = 0; i < 64; i++) {
+		int s = wslx_unix_connect(b.path, SOCK_SEQPACKET);
+
+		assert_true(s >= 0);
+		for (unsigned k = 0; k < 32; k++)
+			m[k] = i * 2654435761u >> (k % 13);
+		m[0] = i % 8;
+		assert_true(send(s, m, i % 5 ? sizeof(m) : i, MSG_NOSIGNAL) >= 0);
+		while (recv(s, m, sizeof(m), 0) > 0)
+			assert_true((int32_t)m[2] < 0);
+		close(s);
+	}
+	a.path = b.path;
+	assert_int_equal(portal_attach(&a, &p), -EDQUOT);
+	p = broker_attach(&b, "fine");
+	assert_non_null(p);
+	assert_int_equal(portal_host_stat(b.h, &st), 0);
+	assert_int_equal(st.participants, 1);
+	portal_detach(p);
+	broker_end(&b);
+}
+
+static void read_only_means_it(void **state)
+{
+	struct broker b;
+	portal *p;
+	int fd;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "x");
+	fd = portal_host_arena_fd(b.h, 1, 0);
+	assert_true(fd >= 0);
+	assert_ptr_equal(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+	assert_int_not_equal(ftruncate(fd, 0), 0);
+	close(fd);
+	fd = portal_host_arena_fd(b.h, 1, 1);
+	assert_int_not_equal(ftruncate(fd, 0), 0);
+	close(fd);
+	assert_int_equal(portal_host_arena_fd(b.h, 77, 0), -ENOENT);
+	portal_detach(p);
+	broker_end(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(death_is_noticed),       cmocka_unit_test(stale_after_reuse),
+		cmocka_unit_test(revoke_stops_changes),   cmocka_unit_test(grants_of_objects),
+		cmocka_unit_test(quiesce_and_a_late_one), cmocka_unit_test(broker_ends_first),
+		cmocka_unit_test(garbage_on_the_socket),  cmocka_unit_test(read_only_means_it),
+	};
+
+	signal(SIGPIPE, SIG_IGN);
+	alarm(120);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
