@@ -124,18 +124,28 @@ def test_passt_death_is_repaired(wslx, tcp_server):
 
 
 def passts(pid):
-    return [p for p in children_of(pid) if "passt" in open(f"/proc/{p}/comm").read()]
+    found = []
+    for p in children_of(pid):
+        try:
+            with open(f"/proc/{p}/comm") as f:
+                if "passt" in f.read():
+                    found.append(p)
+        except OSError:
+            pass  # gone meanwhile
+    return found
 
 
 def test_published_port_survives_passts_death(wslx):
     """The new passt knows nothing of the guest, which says nothing of its own accord: it has to be made to."""
     port = free_port()
+    run = os.path.join(wslx.home, "run")
+    before = set(os.listdir(run))
     p = wslx.popen("run", "debian", "--publish", f"{port}:8080", "--", "exec python3 -c \"import socket; "
                    "s=socket.socket(); s.bind(('0.0.0.0', 8080)); s.listen(); print('up', flush=True)\n"
                    "while True:\n c,_=s.accept(); d=c.recv(100); c.sendall(b'served '+d); c.recv(1); c.close()\n"
                    " if d == b'last': break\"")
     assert p.stdout.readline() == b"up\n", p.stderr.read()
-    machine, = [m for m in os.listdir(os.path.join(wslx.home, "run")) if m.startswith("run-")]
+    machine, = [m for m in set(os.listdir(run)) - before if m.startswith("run-")]
     supervisor = control(wslx, machine, "io.wslx.Machine.Info")["parameters"]["pid"]
 
     def served(what):
