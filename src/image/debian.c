@@ -48,19 +48,26 @@ static bool has_subids(const char *path, const char *name, uid_t uid)
 	return false;
 }
 
+/* A file of the kernel's says so; its size is 0 whatever is in it. */
+static bool user_namespaces_are_off(void)
+{
+	cleanup_close int fd = open("/proc/sys/kernel/unprivileged_userns_clone", O_RDONLY | O_CLOEXEC);
+	char c;
+
+	return fd >= 0 && read(fd, &c, 1) == 1 && c == '0';
+}
+
 /* An ordinary user needs a range of user ids to own the guest's files by. */
 static int check_user(struct wslx_err *err)
 {
-	cleanup_free char *off = NULL;
 	struct passwd *pw;
-	size_t len;
 
 	if (geteuid() == 0)
 		return 0;
 	if (!wslx_proc_exists("newuidmap"))
 		return wslx_err_set(err, ENOENT,
 				    "newuidmap is not installed: install the package uidmap, or run as root");
-	if (wslx_read_file(-1, "/proc/sys/kernel/unprivileged_userns_clone", 16, &off, &len) == 0 && off[0] == '0')
+	if (user_namespaces_are_off())
 		return wslx_err_set(err, EPERM,
 				    "user namespaces are off: run `sudo sysctl "
 				    "kernel.unprivileged_userns_clone=1`, or run as root");
