@@ -48,20 +48,26 @@ static bool has_subids(const char *path, const char *name, uid_t uid)
 	return false;
 }
 
+/* A file of the kernel's says so; its size is 0 whatever is in it. */
+static bool user_namespaces_are_off(void)
+{
+	cleanup_close int fd = open("/proc/sys/kernel/unprivileged_userns_clone", O_RDONLY | O_CLOEXEC);
+	char c;
+
+	return fd >= 0 && read(fd, &c, 1) == 1 && c == '0';
+}
+
 /* An ordinary user needs a range of user ids to own the guest's files by. */
 static int check_user(struct wslx_err *err)
 {
-	cleanup_free char *off = NULL;
 	struct passwd *pw;
-	char path[512];
-	size_t len;
 
 	if (geteuid() == 0)
 		return 0;
-	if (wslx_proc_find("newuidmap", path, sizeof(path)) < 0)
+	if (!wslx_proc_exists("newuidmap"))
 		return wslx_err_set(err, ENOENT,
 				    "newuidmap is not installed: install the package uidmap, or run as root");
-	if (wslx_read_file(-1, "/proc/sys/kernel/unprivileged_userns_clone", 16, &off, &len) == 0 && off[0] == '0')
+	if (user_namespaces_are_off())
 		return wslx_err_set(err, EPERM,
 				    "user namespaces are off: run `sudo sysctl "
 				    "kernel.unprivileged_userns_clone=1`, or run as root");
@@ -215,7 +221,7 @@ static int install(const struct wslx_debian_params *p, const char *suite, const 
 int wslx_install_debian(const struct wslx_debian_params *p, struct wslx_import_result *ret, struct wslx_err *err)
 {
 	cleanup_with(free_sources) struct sources sources = { 0 };
-	char suite[128], path[512];
+	char suite[128];
 	int r;
 
 	wslx_debian_suite(suite, sizeof(suite));
@@ -224,7 +230,7 @@ int wslx_install_debian(const struct wslx_debian_params *p, struct wslx_import_r
 			return wslx_err_set(err, EINVAL, "'%.64s' is no name of a Debian release", p->suite);
 		snprintf(suite, sizeof(suite), "%s", p->suite);
 	}
-	if (wslx_proc_find("mmdebstrap", path, sizeof(path)) < 0)
+	if (!wslx_proc_exists("mmdebstrap"))
 		return wslx_err_set(err, ENOENT,
 				    "mmdebstrap is not installed: install the package mmdebstrap, or "
 				    "import a root file system with `wslx import NAME FILE`");

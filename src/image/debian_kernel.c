@@ -169,7 +169,6 @@ int wslx_kernel_fetch_debian(const char *flavour, int dir_fd, const struct wslx_
 	const char *package = flavour;
 	struct wslx_err first = { 0 }, second = { 0 };
 	struct wslx_staging s;
-	char path[512];
 
 	if (strcmp(flavour, "cloud") == 0)
 		package = "linux-image-cloud-amd64";
@@ -177,7 +176,7 @@ int wslx_kernel_fetch_debian(const char *flavour, int dir_fd, const struct wslx_
 		package = "linux-image-amd64";
 	if (!wslx_debian_name_ok(package))
 		return wslx_err_set(err, EINVAL, "'%.64s' is no name of a package", package);
-	if (wslx_proc_find("apt-get", path, sizeof(path)) < 0)
+	if (!wslx_proc_exists("apt-get"))
 		return wslx_err_set(err, ENOENT,
 				    "this host has no apt-get to fetch Debian's kernel with: add one with "
 				    "`wslx kernel add FILE --modules DIR`");

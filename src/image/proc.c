@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
+#include "os/linux/spawn.h"
 
 /* An ordinary user's PATH often lacks the folders of mke2fs and depmod. */
 #define SBIN "/usr/local/sbin:/usr/sbin:/sbin"
@@ -29,31 +30,28 @@ extern char **environ;
 static int make_path(char *buf, size_t size)
 {
 	const char *path = getenv("PATH");
-	int n = snprintf(buf, size, "PATH=%s:%s", path && *path ? path : "/usr/local/bin:/usr/bin:/bin", SBIN);
+	int n = snprintf(buf, size, "PATH=%s:%s", path && *path ? path : WSLX_DEFAULT_PATH, SBIN);
 
 	return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
 }
 
-int wslx_proc_find(const char *name, char *path, size_t size)
+static int find(const char *name, char **ret)
 {
 	char dirs[8192];
 	int r = make_path(dirs, sizeof(dirs));
 
-	if (r < 0)
-		return r;
-	for (const char *p = dirs + strlen("PATH="); *p;) {
-		size_t n = strcspn(p, ":");
-		struct stat st;
-
-		if (n && (size_t)snprintf(path, size, "%.*s/%s", (int)n, p, name) < size && access(path, X_OK) == 0 &&
-		    stat(path, &st) == 0 && S_ISREG(st.st_mode))
-			return 0;
-		p += n + (p[n] == ':');
-	}
-	return -ENOENT;
+	return r < 0 ? r : wslx_find_program_in(dirs + strlen("PATH="), name, ret);
 }
 
-/* Our environment with PATH, messages in English, and the extra ones. */
+bool wslx_proc_exists(const char *name)
+{
+	cleanup_free char *path = NULL;
+
+	return find(name, &path) == 0;
+}
+
+/* Our environment with PATH, messages in English, and the extra ones.  The
+ * user's is meant to be there: proxies, and where apt and mke2fs are configured. */
 static char **make_env(const char *const *extra, char *path)
 {
 	size_t n = 0, n_extra = 0, k = 0;
@@ -118,14 +116,14 @@ static int above_stdio(int fd)
 
 int wslx_proc_start(const struct wslx_proc_params *p, struct wslx_proc *ret, struct wslx_err *err)
 {
-	char path[4096], env_path[8192];
-	cleanup_free char **env = NULL;
+	char env_path[8192];
+	cleanup_free char **env = NULL, *path = NULL;
 	cleanup_close int null_fd = -1;
 	cleanup_close int log_fd = -1;
 	const char *name = p->argv[0];
 	pid_t parent = getpid();
 
-	if (wslx_proc_find(name, path, sizeof(path)) < 0)
+	if (find(name, &path) < 0)
 		return wslx_err_set(err, ENOENT, "%s is not installed: install the package %s", name, p->package);
 	if (make_path(env_path, sizeof(env_path)) < 0)
 		return wslx_err_set(err, ENAMETOOLONG, "the environment variable PATH is too long");

@@ -9,6 +9,7 @@
 #ifndef WSLX_IMAGE_PROC_H
 #define WSLX_IMAGE_PROC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -47,6 +48,6 @@ WSLX_MUST_CHECK int wslx_proc_run(const struct wslx_proc_params *p, const struct
 				  struct wslx_err *err);
 
 /* Is there such a program?  Looks where wslx_proc_start looks. */
-int wslx_proc_find(const char *name, char *path, size_t size);
+bool wslx_proc_exists(const char *name);
 
 #endif

@@ -3,7 +3,6 @@
  * packages and images: they are opened below it only, links are not followed,
  * and there is a limit on number and size.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,47 +12,13 @@
 
 #include "base/cleanup.h"
 #include "image/kernel_internal.h"
+#include "os/linux/paths.h"
 
 #define DEPTH_MAX 64u
 
-/* Removes what is in dir_fd (taken). */
-static void remove_below(int dir_fd, unsigned depth)
-{
-	DIR *d = fdopendir(dir_fd);
-	struct dirent *e;
-
-	if (!d) {
-		close(dir_fd);
-		return;
-	}
-	while ((e = readdir(d))) {
-		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-			continue;
-		if (unlinkat(dirfd(d), e->d_name, 0) == 0 || depth == 0)
-			continue;
-		int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-
-		if (fd < 0)
-			continue;
-		remove_below(fd, depth - 1);
-		unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
-	}
-	closedir(d);
-}
-
-static void remove_staging(int dir_fd)
-{
-	int fd = openat(dir_fd, WSLX_KERNEL_STAGING, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	remove_below(fd, DEPTH_MAX);
-	unlinkat(dir_fd, WSLX_KERNEL_STAGING, AT_REMOVEDIR);
-}
-
 int wslx_staging_new(struct wslx_staging *s, int dir_fd, const struct wslx_task *task, struct wslx_err *err)
 {
-	remove_staging(dir_fd);
+	wslx_remove_tree(dir_fd, WSLX_KERNEL_STAGING);
 	*s = (struct wslx_staging) { .dir_fd = dir_fd, .fd = -1, .task = task };
 	if (mkdirat(dir_fd, WSLX_KERNEL_STAGING, 0700) < 0)
 		return wslx_err_sys(err, errno, "cannot make a folder for the kernel");
@@ -68,7 +33,7 @@ void wslx_staging_end(struct wslx_staging *s)
 	if (s->fd < 0)
 		return;
 	wslx_close(&s->fd);
-	remove_staging(s->dir_fd);
+	wslx_remove_tree(s->dir_fd, WSLX_KERNEL_STAGING);
 }
 
 int wslx_staging_create(struct wslx_staging *s, const char *path, int *ret_fd)

@@ -395,7 +395,7 @@ static int kill_holder(struct wslx_manager *m, const char *name)
 
 		if (!isdigit((unsigned char)d->d_name[0]))
 			continue;
-		pidfd = pidfd_open(atoi(d->d_name), 0);
+		pidfd = pidfd_open((pid_t)strtol(d->d_name, NULL, 10), 0);
 		if (pidfd >= 0 && is_supervisor(d->d_name, name) && has_open(d->d_name, &want))
 			r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
 	}

@@ -303,32 +303,43 @@ int wslx_spawn(const struct wslx_spawn *p, pid_t *ret_pid, int *ret_pidfd, struc
 	return 0;
 }
 
-int wslx_find_program(const char *name, char **ret)
+int wslx_find_program_in(const char *path, const char *name, char **ret)
 {
-	const char *path = getenv("PATH");
 	int r = -ENOENT;
 
-	if (!path || !*path)
-		path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 	while (*path) {
 		size_t n = strcspn(path, ":");
 		cleanup_free char *full = NULL;
+		struct stat st;
 
 		/* A relative element would depend on where we happen to be. */
 		if (n && path[0] == '/') {
 			if (asprintf(&full, "%.*s/%s", (int)n, path, name) < 0)
 				return -ENOMEM;
-			if (access(full, X_OK) == 0) {
-				/* The program itself: one that gave up its rights may not
-				 * get through the folder of a link to it. */
-				*ret = realpath(full, NULL);
-				return *ret ? 0 : -errno;
-			}
-			if (errno == EACCES)
+			if (stat(full, &st) == 0 && S_ISREG(st.st_mode)) {
+				if (access(full, X_OK) == 0) {
+					*ret = TAKE_PTR(full);
+					return 0;
+				}
 				r = -EACCES;
+			}
 		}
 		path += n;
 		path += *path == ':';
 	}
 	return r;
+}
+
+int wslx_find_program(const char *name, char **ret)
+{
+	const char *path = getenv("PATH");
+	cleanup_free char *found = NULL;
+	int r = wslx_find_program_in(path && *path ? path : WSLX_DEFAULT_PATH, name, &found);
+
+	if (r < 0)
+		return r;
+	/* The program itself: one that gave up its rights may not get through the
+	 * folder of a link to it. */
+	*ret = realpath(found, NULL);
+	return *ret ? 0 : -errno;
 }

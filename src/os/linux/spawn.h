@@ -43,6 +43,9 @@ WSLX_MUST_CHECK int wslx_spawn(const struct wslx_spawn *p, pid_t *ret_pid, int *
 
 /* Looks for an executable in $PATH.  -ENOENT, -EACCES (there, but not executable). */
 WSLX_MUST_CHECK int wslx_find_program(const char *name, char **ret);
+/* The same in a list of folders, as it is found there and not where links lead. */
+WSLX_MUST_CHECK int wslx_find_program_in(const char *path, const char *name, char **ret);
+#define WSLX_DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 struct wslx_exit_status {
 	int status; /* exit status, if signal is 0 */
