@@ -162,11 +162,11 @@ struct portal_control {
 	uint64_t generation; /* the participant's, as the host said */
 	uint8_t reserved0[64 - 24];
 	/* shared */
-	uint32_t epoch_seen;      /* has mapped what the table said at this epoch */
-	uint32_t quiesce_ack;     /* the header's word, once at rest */
-	uint32_t links_seq;       /* counts changes of the link table */
+	uint32_t epoch_seen;  /* has mapped what the table said at this epoch */
+	uint32_t quiesce_ack; /* the header's word, once at rest */
+	uint32_t links_seq;   /* counts changes of the link table */
 	uint32_t reserved4;
-	uint32_t name_waiters;    /* threads that wait for the directory */
+	uint32_t name_waiters; /* threads that wait for the directory */
 	uint8_t reserved1[64 - 20];
 	/* shared: a mailbox to the host; request is written before request_seq */
 	uint32_t request_seq;
@@ -229,7 +229,8 @@ struct portal_tx {
 	uint32_t kind;
 	uint64_t capacity; /* a power of two */
 	uint64_t data;     /* offset of the first byte, in the same arena */
-	uint32_t sleeping; /* shared: the producer waits for tail to move; apart from head, which changes all the time */
+	uint32_t
+		sleeping; /* shared: the producer waits for tail to move; apart from head, which changes all the time */
 	uint32_t flags;
 	uint8_t reserved0[64 - 32];
 	uint64_t head; /* shared: bytes ever published; its low half is a futex word */
