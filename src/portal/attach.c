@@ -98,6 +98,8 @@ static int open_own(portal *p)
 	memset(p->ctl, 0, sizeof(*p->ctl));
 	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++)
 		PORTAL_STORE_REL(&p->links[i].life, 0);
+	/* No offer looks like one of whoever had this number before. */
+	p->link_generation = p->generation << 20;
 	p->ctl->magic = PORTAL_CONTROL_MAGIC;
 	p->ctl->version = PORTAL_VERSION;
 	p->ctl->generation = p->generation;

@@ -11,6 +11,7 @@ struct portal_fanin {
 	portal *p;
 	portal_chan *chans[MAX_CHANS];
 	unsigned n, turn;
+	uint32_t news; /* the event word when it was last looked after */
 	struct wslx_portal_spin spin;
 };
 
@@ -21,6 +22,7 @@ int portal_fanin_new(portal *p, portal_fanin **ret)
 	if (!f)
 		return -ENOMEM;
 	f->p = p;
+	f->news = wslx_portal_event(p) - 1;
 	wslx_portal_spin_init(&f->spin);
 	*ret = f;
 	return 0;
@@ -86,6 +88,20 @@ static void sleep_on_all(portal_fanin *f, uint32_t ev, int64_t left)
 		wslx_portal_rx_awake(&f->chans[i]->rx);
 }
 
+/* New arenas, the dead, whoever wants to connect.  1: something to return. */
+static int look_after_news(portal_fanin *f, portal_listener *l, portal_chan **ret)
+{
+	int r = wslx_portal_refresh(f->p);
+
+	if (r < 0)
+		return r;
+	*ret = look_for_dead(f);
+	if (*ret || (l && wslx_portal_listener_pending(l)))
+		return 1;
+	(void)wslx_portal_gate_rest(f->p);
+	return 0;
+}
+
 int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, portal_chan **ret)
 {
 	int64_t deadline = 0;
@@ -96,6 +112,13 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 		int64_t left;
 		int r;
 
+		/* However busy the channels are. */
+		if (ev != f->news) {
+			r = look_after_news(f, l, ret);
+			if (r)
+				return r < 0 ? r : 0;
+			f->news = ev;
+		}
 		for (unsigned i = 0; i == 0 || (timeout_ns && i < f->spin.limit); i++) {
 			*ret = look(f);
 			if (*ret) {
@@ -103,18 +126,15 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 					f->spin.limit *= 2;
 				return 0;
 			}
-			if (i > 64)
-				PORTAL_PAUSE();
+			PORTAL_PAUSE();
 			if (wslx_portal_event(f->p) != ev)
 				break;
 		}
-		r = wslx_portal_refresh(f->p);
-		if (r < 0)
-			return r;
-		*ret = look_for_dead(f);
-		if (*ret || (l && wslx_portal_listener_pending(l)))
-			return 0;
-		(void)wslx_portal_gate_rest(f->p);
+		if (wslx_portal_event(f->p) != ev)
+			continue;
+		r = look_after_news(f, l, ret);
+		if (r)
+			return r < 0 ? r : 0;
 		if (first)
 			deadline = wslx_portal_deadline(timeout_ns);
 		first = false;

@@ -86,7 +86,8 @@ struct portal {
 	unsigned own_arena;
 	uint64_t own_off;
 	bool revoked;
-	bool asking; /* a thread uses the mailbox */
+	bool broker_lost; /* killed, as its socket says */
+	bool asking;      /* a thread uses the mailbox */
 	struct portal_control *ctl;
 	struct portal_link *links;
 	uint64_t link_generation;
@@ -126,7 +127,9 @@ struct portal_listener {
 	uint32_t slot, generation;
 	unsigned open;
 	unsigned turn; /* participant to look at first */
+	/* links_seq when a table had nothing more for us, and whose table it was. */
 	uint32_t seen[PORTAL_MAX_PARTICIPANTS];
+	uint64_t seen_life[PORTAL_MAX_PARTICIPANTS];
 	bool dirty;
 };
 
@@ -194,7 +197,8 @@ bool wslx_portal_listener_pending(portal_listener *l);
 
 static inline bool wslx_portal_host_up(const portal *p)
 {
-	return __atomic_load_n(&p->hdr->host, __ATOMIC_ACQUIRE) == PORTAL_HOST_UP;
+	return __atomic_load_n(&p->hdr->host, __ATOMIC_ACQUIRE) == PORTAL_HOST_UP &&
+	       !__atomic_load_n(&p->broker_lost, __ATOMIC_ACQUIRE);
 }
 
 #endif

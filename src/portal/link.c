@@ -42,7 +42,8 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer)
 
 	if (arena >= PORTAL_MAX_ARENAS)
 		return NULL;
-	if (p->view[arena].owner != peer)
+	/* The number may be the same and the participant another: only what the table says now. */
+	if (p->view[arena].owner != peer || p->view[arena].life != PORTAL_LOAD_ACQ(&p->arenas[arena].life))
 		return NULL;
 	first = p->view[arena].first;
 	return wslx_portal_peer_bytes(p, peer, ((uint64_t)first << PORTAL_SEGMENT_SHIFT) + PORTAL_LINKS_OFF,

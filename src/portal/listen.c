@@ -163,6 +163,12 @@ static int answer(portal_listener *l, unsigned peer, uint64_t generation, unsign
 	return 0;
 }
 
+/* An index that is used again begins to count again. */
+static bool has_news(const portal_listener *l, unsigned peer, uint64_t generation, uint32_t seq)
+{
+	return l->dirty || seq != l->seen[peer] || generation != l->seen_life[peer];
+}
+
 /* Looks at one participant's table, if it changed.  0: *ret is a new channel; -EAGAIN. */
 static int look_at(portal_listener *l, unsigned peer, portal_chan **ret)
 {
@@ -181,12 +187,13 @@ static int look_at(portal_listener *l, unsigned peer, portal_chan **ret)
 	if (table) {
 		ctl = (const struct portal_control *)(const void *)((const uint8_t *)table - PORTAL_LINKS_OFF);
 		seq = PORTAL_LOAD_ACQ(&ctl->links_seq);
-		if ((l->dirty || seq != l->seen[peer]) && entries_for(p, peer, table) < PER_PEER)
+		if (has_news(l, peer, generation, seq) && entries_for(p, peer, table) < PER_PEER)
 			link = find_offer(l, peer, table, &o);
 	}
 	pthread_mutex_unlock(&p->lock);
 	if (link < 0) {
 		l->seen[peer] = seq;
+		l->seen_life[peer] = generation;
 		return -EAGAIN;
 	}
 	/* seen stays: there may be more of them. */
@@ -224,7 +231,7 @@ bool wslx_portal_listener_pending(portal_listener *l)
 		if (!table)
 			continue;
 		ctl = (const struct portal_control *)(const void *)((const uint8_t *)table - PORTAL_LINKS_OFF);
-		any = PORTAL_LOAD_ACQ(&ctl->links_seq) != l->seen[peer];
+		any = has_news(l, peer, generation, PORTAL_LOAD_ACQ(&ctl->links_seq));
 	}
 	pthread_mutex_unlock(&p->lock);
 	return any;

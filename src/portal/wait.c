@@ -26,6 +26,7 @@
 #endif
 #define MAX_WORDS 65
 #define SLICE_NS INT64_C(1000000)
+#define CHECK_NS INT64_C(500000000)
 
 /* As in linux/futex.h since 5.16. */
 struct waitv {
@@ -110,6 +111,15 @@ static void futex_wake(void *ctx, unsigned to, const uint32_t *word)
 
 const struct portal_doorbell_ops wslx_portal_futex_ops = { .wait = futex_wait, .wake = futex_wake };
 
+static void check_broker(portal *p)
+{
+	char c;
+	ssize_t n = recv(p->sock, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		__atomic_store_n(&p->broker_lost, true, __ATOMIC_RELEASE);
+}
+
 void wslx_portal_sleep(portal *p, uint32_t ev, const struct portal_wait *more, size_t n, int64_t left)
 {
 	struct portal_wait w[MAX_WORDS] = { { &p->parts[p->self].event, ev } };
@@ -118,7 +128,12 @@ void wslx_portal_sleep(portal *p, uint32_t ev, const struct portal_wait *more, s
 		n = MAX_WORDS - 1;
 	for (size_t i = 0; i < n; i++)
 		w[1 + i] = more[i];
+	/* A broker that was killed wakes nobody: its socket says so, now and then. */
+	if (p->sock >= 0 && (left < 0 || left > CHECK_NS))
+		left = CHECK_NS;
 	p->ops->wait(p->ops_ctx, w, 1 + n, left);
+	if (left == CHECK_NS)
+		check_broker(p);
 }
 
 int wslx_portal_await_event(portal *p, uint32_t ev, int64_t deadline)

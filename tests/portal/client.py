@@ -135,7 +135,7 @@ class Channel:
         b = p.base
         struct.pack_into("<IIQQ", p.own, self.TX, 0x58544c57, 1, self.CAP, b + self.DATA)
         struct.pack_into("<II", p.own, self.RX, 0x58524c57, 1)
-        life = 1 << 8 | OFFER
+        life = (p.generation << 20) + 1 << 8 | OFFER
         struct.pack_into("<IIQIIQQ", p.own, 4096 + 8, self.to, 0, 0, s["slot"], s["generation"], b + self.TX, b + self.RX)
         p.put64(4096, life)
         p.put32(72, 1)  # links_seq

@@ -304,6 +304,121 @@ static void broker_ends_first(void **state)
 	portal_detach(p);
 }
 
+static int broker_only(void *arg)
+{
+	const struct broker *b = arg;
+	struct portal_host_params q = { .size = sizeof(q), .name = "doomed", .path = b->path, .segments = 64 };
+	portal_host *h;
+
+	if (portal_host_create(&q, &h) < 0)
+		return 1;
+	tell(pipe_to_parent[1]);
+	while (portal_host_dispatch(h, -1) == 0)
+		;
+	return 2;
+}
+
+/* Nobody tells us; the wait ends all the same. */
+static void broker_is_killed(void **state)
+{
+	struct broker b = { .path = "/tmp/portal-doomed" };
+	struct portal_object o;
+	portal *p;
+	int pid;
+
+	snprintf(b.path, sizeof(b.path), "/tmp/portal-doomed-%d", getpid());
+	pipes_open();
+	pid = child_start(broker_only, &b);
+	hear(pipe_to_parent[0]);
+	p = broker_attach(&b, "orphan");
+	assert_non_null(p);
+	child_kill(pid);
+	assert_int_equal(portal_wait_for(p, "x", PORTAL_FOREVER, &o), -EPIPE);
+	portal_detach(p);
+	unlink(b.path);
+	pipes_close();
+}
+
+/* One who calls without end, until he is killed. */
+static int caller(void *arg)
+{
+	portal *p = broker_attach(arg, "caller");
+	portal_rpc *r;
+	unsigned v = 0;
+	int e = p ? portal_rpc_connect(p, "echo", LONG, &r) : -ENODEV;
+
+	while (e == 0) {
+		struct portal_bytes in = { .data = &v, .size = sizeof(v) };
+		unsigned w = 0;
+
+		e = portal_rpc_call(r, 1, &in, &w, sizeof(w), NULL, LONG);
+		if (e == 0 && w != v)
+			e = -EBADMSG;
+		v++;
+	}
+	fprintf(stderr, "caller: call %u: %s\n", v, strerror(-e));
+	return 1;
+}
+
+/* Calls a fixed number of times and is never disturbed. */
+static int steady(void *arg)
+{
+	portal *p = broker_attach(arg, "steady");
+	portal_rpc *r;
+
+	if (!p || portal_rpc_connect(p, "echo", LONG, &r) < 0)
+		return 1;
+	for (unsigned v = 0;; v++) {
+		struct portal_bytes in = { .data = &v, .size = sizeof(v) };
+		unsigned w = 0;
+		int e = portal_rpc_call(r, 2, &in, &w, sizeof(w), NULL, LONG);
+
+		if (e == 7 - 100)
+			return 0;
+		if (e || w != v)
+			return 2;
+	}
+}
+
+static void killed_at_random(void **state)
+{
+	struct portal_rpc_request q;
+	unsigned seed = 5, left = 50, seen = 0;
+	struct portal_host_stat st;
+	portal_rpc_server *s;
+	struct broker b;
+	int calm, pid;
+	portal *p;
+
+	broker_start(&b, NULL);
+	calm = child_start(steady, &b);
+	pid = child_start(caller, &b);
+	p = broker_attach(&b, "server");
+	assert_int_equal(portal_rpc_serve(p, "echo", &s), 0);
+	for (;;) {
+		assert_int_equal(portal_rpc_next(s, &q, LONG), 0);
+		if (q.method == 2 && !left) {
+			assert_int_equal(portal_rpc_reply(s, &q, 7 - 100, NULL), 0);
+			break;
+		}
+		assert_int_equal(portal_rpc_reply(s, &q, 0, &q.in), 0);
+		if (q.method != 1 || !left)
+			continue;
+		seen++;
+		if ((unsigned)rand_r(&seed) % 64 == 0) {
+			child_kill(pid);
+			pid = --left ? child_start(caller, &b) : 0;
+		}
+	}
+	assert_true(seen > 50);
+	child_wait(calm);
+	portal_rpc_server_free(s);
+	portal_detach(p);
+	assert_int_equal(portal_host_stat(b.h, &st), 0);
+	assert_true(st.attached >= 52);
+	broker_end(&b);
+}
+
 /* Whatever comes over the socket costs its sender the connection, nothing else. */
 static void garbage_on_the_socket(void **state)
 {
@@ -363,6 +478,7 @@ int main(void)
 		cmocka_unit_test(death_is_noticed),       cmocka_unit_test(stale_after_reuse),
 		cmocka_unit_test(revoke_stops_changes),   cmocka_unit_test(grants_of_objects),
 		cmocka_unit_test(quiesce_and_a_late_one), cmocka_unit_test(broker_ends_first),
+		cmocka_unit_test(broker_is_killed),       cmocka_unit_test(killed_at_random),
 		cmocka_unit_test(garbage_on_the_socket),  cmocka_unit_test(read_only_means_it),
 	};
 
