@@ -282,10 +282,8 @@ static void sync_disks(const struct wslx_child_params *p)
 			log_error("disk %zu: cannot sync: %s", i, strerror(errno));
 }
 
-static void teardown(struct server *s)
+static void stop_threads(struct server *s)
 {
-	bool served = s->n_units;
-
 	for (size_t i = 0; i < s->n_units; i++) {
 		struct unit *u = &s->units[i];
 
@@ -294,6 +292,17 @@ static void teardown(struct server *s)
 			wslx_loop_stop(u->loop, 0);
 			pthread_join(u->thread, NULL);
 		}
+	}
+}
+
+static void teardown(struct server *s)
+{
+	stop_threads(s);
+	if (s->n_units)
+		sync_disks(s->params); /* while their descriptors are open */
+	for (size_t i = 0; i < s->n_units; i++) {
+		struct unit *u = &s->units[i];
+
 		wslx_vhost_user_free(u->vhost);
 		if (u->vdev)
 			u->vdev->ops->free(u->vdev);
@@ -301,8 +310,6 @@ static void teardown(struct server *s)
 		sem_destroy(&u->go);
 	}
 	s->n_units = 0;
-	if (served)
-		sync_disks(s->params);
 	free(s->units);
 	wslx_ring_probe_free(s->ring_probe);
 	wslx_loop_free(s->loop);
