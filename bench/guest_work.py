@@ -27,6 +27,7 @@ CMDLINE = "console=ttyS0 panic=-1 reboot=t tsc=reliable quiet"
 INIT = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
 for m in $(cat /modules.load); do insmod $m 2>/dev/null; done
 now() {{ read a b </proc/uptime; echo $a; }}
 while [ ! -b /dev/vda ]; do usleep 10000; done
