@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@
 #include "vmm/supervisor/supervisor.h"
 
 #define PARAMS_MAX 65536
+#define CHILD_STACK (512 * 1024)
 
 static const char usage[] = "usage: wslx-vmm --config=FD --ready=FD [--lock=FD] [--log=FD] [--name=NAME]\n"
 			    "Supervises one machine; started by wslx. See docs/control-protocol.md.\n";
@@ -124,6 +126,19 @@ static int read_params(int fd_, struct wslx_child_params **ret, struct wslx_err 
 	return wslx_err_set(err, EFBIG, "child parameters: too long");
 }
 
+/* glibc's 8 MiB are address space only, until transparent huge pages back the
+ * first touched word of such a stack with 2 MiB. */
+static void use_small_stacks(void)
+{
+	pthread_attr_t attr;
+
+	if (pthread_attr_init(&attr))
+		return;
+	if (pthread_attr_setstacksize(&attr, CHILD_STACK) == 0)
+		(void)pthread_setattr_default_np(&attr);
+	pthread_attr_destroy(&attr);
+}
+
 static int run_child(const struct options *o)
 {
 	struct wslx_child_params *p = NULL;
@@ -136,6 +151,7 @@ static int run_child(const struct options *o)
 		fprintf(stderr, "wslx-vmm: there is no child '%s'\n", o->child);
 		return 2;
 	}
+	use_small_stacks();
 	prctl(PR_SET_NAME, vmm ? "wslx-vm" : "wslx-devices");
 	if (read_params(o->params, &p, &err) < 0)
 		log_error("%s", err.msg);

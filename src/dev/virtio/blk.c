@@ -330,6 +330,8 @@ static int init(struct blk *blk, const struct wslx_blk_params *p)
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (slots == MAP_FAILED)
 		return -errno;
+	/* Nor is it to become a huge page at the first touch. */
+	(void)madvise(slots, blk->depth * sizeof(*blk->slots), MADV_NOHUGEPAGE);
 	blk->slots = slots;
 	return wslx_loop_timer(p->loop, on_work, blk, &blk->work);
 }
