@@ -70,6 +70,21 @@ int wslx_kernel_load(struct wslx_manager *m, const char *name, struct wslx_kerne
 	return load_at(m, fd, name, ret, err);
 }
 
+int wslx_kernel_examine(struct wslx_manager *m, const char *name, const struct wslx_kernel_info *info,
+			struct wslx_err *err)
+{
+	const char *file = info->has_vmlinux ? WSLX_KERNEL_VMLINUX : WSLX_KERNEL_BZIMAGE;
+	cleanup_close int dir = wslx_store_open(m, WSLX_STORE_KERNELS, name);
+	cleanup_close int fd = dir < 0 ? dir : openat(dir, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	int r = fd < 0 ? wslx_err_sys(err, dir < 0 ? -dir : errno, "cannot open its %s", file) : 0;
+
+	if (r == 0)
+		r = wslx_kernel_check(fd, err);
+	if (r < 0)
+		wslx_err_prefix(err, "the kernel '%s' in %s/kernels", name, m->paths.data);
+	return r;
+}
+
 /* The initramfs holds the agent: a newer release brings a newer one.  Two
  * commands may come here at once, so the folder's lock is held. */
 static int refresh(struct wslx_manager *m, const char *name, struct wslx_kernel_info *info, struct wslx_err *err)

@@ -33,6 +33,10 @@ WSLX_MUST_CHECK int wslx_kernel_prepare(struct wslx_manager *m, const char *name
 WSLX_MUST_CHECK int wslx_kernel_load(struct wslx_manager *m, const char *name, struct wslx_kernel_info *ret,
 				     struct wslx_err *err);
 
+/* Is what it boots from still there, and a kernel? */
+WSLX_MUST_CHECK int wslx_kernel_examine(struct wslx_manager *m, const char *name, const struct wslx_kernel_info *info,
+					struct wslx_err *err);
+
 /* name NULL: made from the kernel's release.  ret_name: what it was called. */
 WSLX_MUST_CHECK int wslx_kernel_install(struct wslx_manager *m, const char *file, const char *name,
 					const char *modules_dir, const struct wslx_task *task,

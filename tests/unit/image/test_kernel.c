@@ -380,6 +380,10 @@ static void test_bad_files(void **state)
 	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "not a kernel"));
 	assert_non_null(strstr(err.msg, path));
+	w->p.file = "/bin/ls";
+	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
+	assert_string_equal(err.msg, "/bin/ls: not a kernel: a program that runs under Linux");
+	assert_false(has(w, "initramfs.cpio"));
 	w->p.file = w->root;
 	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
 	w->p.file = "/no/such/file";
