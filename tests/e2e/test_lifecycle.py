@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -12,7 +13,7 @@ import threading
 
 import pytest
 
-from conftest import ENGINE, TIMEOUT, alive, children_of, wait_for
+from conftest import ENGINE, TIMEOUT, Wslx, alive, children_of, wait_for
 
 
 def test_list_formats(wslx):
@@ -293,3 +294,43 @@ def test_shutdown_stops_all(wslx, mini):
     wslx.sh("true")
     wslx.ok("--shutdown")
     assert all(d["state"] == "Stopped" for d in wslx.distros().values())
+
+
+APT_CACHE = """#!/bin/sh
+echo "Package: linux-image-cloud-amd64"
+echo "Depends: {pkg} (= 1)"
+"""
+APT_GET = """#!/bin/sh
+[ "$4" = download ] && cp {deb} .
+"""
+
+
+@pytest.fixture
+def own_home(prepared, tmp_path, mini_tar):
+    """A home of its own, with the distribution mini and one kernel, and an apt that has that kernel's package."""
+    deb = next(f for f in os.listdir(f"{prepared}/cloud") if f.endswith(".deb"))
+    for name, text in (("apt-cache", APT_CACHE), ("apt-get", APT_GET)):
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(text.format(pkg=deb.split("_")[0], deb=f"{prepared}/cloud/{deb}"))
+        tool.chmod(0o755)
+    w = Wslx(str(tmp_path / "home"))
+    w.env["PATH"] = f"{tmp_path}/bin:{w.env['PATH']}"
+    shutil.copytree(f"{prepared}/home/data/kernels/cloud", tmp_path / "home/data/kernels/debian-cloud")
+    w.ok("import", "mini", mini_tar, "--size", "1G")
+    yield w
+    w("shutdown", "--force")
+
+
+def test_last_kernel_removed_and_fetched_again(own_home):
+    w = own_home
+    w.fails("kernel", "remove", "debian-cloud", needle="is that of 'mini'")
+    assert w.ok("kernel", "list", "-q") == "debian-cloud\n"
+    r = w("kernel", "remove", "debian-cloud", "--force")
+    assert r.returncode == 0 and "'mini' cannot be started" in r.err and len(r.err.splitlines()) == 1
+    err = w.fails("-d", "mini", "-e", "true", needle="no kernel is installed; `wslx install debian` fetches one")
+    assert len(err.splitlines()) == 1
+    w.fails("install", "--name", "mini", "--memory", "512M", needle="there is already a distribution 'mini'")
+    assert "'mini' was there without a kernel" in w.ok("install", "--name", "mini")
+    w.sh("true", distro="mini")
+    w.fails("install", "--name", "mini", needle="there is already a distribution 'mini'")
