@@ -296,6 +296,39 @@ def test_shutdown_stops_all(wslx, mini):
     assert all(d["state"] == "Stopped" for d in wslx.distros().values())
 
 
+def fork_bomb(most):
+    """A static program that forks until it cannot, at most so often; its children stay."""
+    code = (b"\xbb" + struct.pack("<I", most) +  # mov ebx, most
+            b"\xb8\x39\x00\x00\x00\x0f\x05"    # next: mov eax, SYS_fork; syscall
+            b"\x85\xc0\x78\x13\x74\x06"         # test eax, eax; js end; jz child
+            b"\xff\xcb\x75\xef\xeb\x0b"         # dec ebx; jnz next; jmp end (more than it may have)
+            b"\xb8\x22\x00\x00\x00\x0f\x05\xeb\xf7"  # child: mov eax, SYS_pause; syscall; jmp child
+            b"\x00\x00"
+            b"\x89\xdf\x85\xff\x0f\x94\xc0\x0f\xb6\xf8"  # end: edi = (ebx == 0)
+            b"\xb8\xe7\x00\x00\x00\x0f\x05")   # exit_group
+    base, start = 0x400000, 120
+    return struct.pack("<4sBBBB8xHHIQQQIHHHHHHIIQQQQQQ", b"\x7fELF", 2, 1, 1, 0, 2, 62, 1, base + start, 64, 0, 0, 64, 56,
+                       1, 64, 0, 0, 1, 5, 0, base, base, start + len(code), start + len(code), 4096) + code
+
+
+def test_fork_bomb(wslx, mini):
+    """A distribution full of processes: the agent still answers, other commands get a plain error, terminate works."""
+    wslx.ok("config", mini, "memory=512M", "cpus=1")
+    threads_max = int(wslx.sh("cat /proc/sys/kernel/threads-max", distro=mini))
+    limit = int(wslx.sh("cat /sys/fs/cgroup/pids.max", distro=mini))
+    assert threads_max / 2 < limit <= threads_max - 128
+    wslx.ok("-d", mini, "-e", "/bin/sh", "-c", "cat >/bin/bomb; busybox chmod 755 /bin/bomb; "
+            "exec /bin/bomb </dev/null >/dev/null 2>&1",
+            input=fork_bomb(60000), timeout=500)
+    assert json.loads(wslx.ok("stats", mini, "--json"))
+    for _ in range(3):
+        r = wslx("-d", mini, "-e", "/bin/true")
+        assert r.returncode == 0 or (r.returncode == 255 and len(r.err.splitlines()) == 1), r.err
+    wslx.ok("terminate", mini)
+    assert wslx.state(mini) == "Stopped"
+    wslx.sh("true", distro=mini)
+
+
 APT_CACHE = """#!/bin/sh
 echo "Package: linux-image-cloud-amd64"
 echo "Depends: {pkg} (= 1)"
