@@ -1,6 +1,6 @@
 #!/bin/bash
 # What `make run` does once the packages are there: build, install the Debian
-# distro if it is not installed yet, boot it, run a command in it.
+# distro, or its kernel, if it is not installed yet, boot it, run a command in it.
 set -euo pipefail
 build=$1
 
@@ -14,6 +14,9 @@ wslx=$build/wslx
 if ! "$wslx" list -q | grep -qix debian; then
     say "installing Debian (root file system and kernel from the distribution's packages)"
     # Another task may have left package lists that are too old to download from.
+    "$wslx" install debian
+elif [ -z "$("$wslx" kernel list -q)" ]; then
+    say "fetching Debian's kernel, which was removed"
     "$wslx" install debian
 fi
 say "running a command in it"

@@ -198,6 +198,17 @@ static void on_inotify(struct wslx_watch *w, int fd, uint32_t events, void *opaq
 	}
 }
 
+static void limit_processes(struct machine *m)
+{
+	cleanup_close int dir = open(CGROUP_DISTROS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r;
+
+	pids_init(&m->pids);
+	r = dir < 0 ? -errno : pids_limit(dir, m->pids.all);
+	if (r < 0)
+		log_warn("cannot limit the distros' processes: %s", strerror(-r));
+}
+
 int distro_init_all(struct machine *m)
 {
 	static const char *const controllers[] = { "+cpu", "+io", "+memory", "+pids", "+cpuset" };
@@ -213,6 +224,7 @@ int distro_init_all(struct machine *m)
 	(void)write_text(DIR_CGROUP "/agent/cgroup.procs", "0");
 	(void)write_text(DIR_CGROUP "/agent/cpu.weight", "10000");
 	(void)write_text(DIR_CGROUP "/agent/memory.min", "16777216");
+	limit_processes(m);
 	m->inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (m->inotify_fd < 0)
 		return -errno;
@@ -356,6 +368,7 @@ static void on_init_end(void *opaque, pid_t pid, int status)
 static int make_cgroup(struct distro *d, int *ret_parent, int *ret_procs, int *ret_subtree)
 {
 	char path[512];
+	int r;
 
 	cgroup_path(d, "", path, sizeof(path));
 	/* One that a distro of this name left over cannot have processes. */
@@ -365,6 +378,9 @@ static int make_cgroup(struct distro *d, int *ret_parent, int *ret_procs, int *r
 	*ret_parent = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (*ret_parent < 0 || (mkdirat(*ret_parent, LEAF, 0755) < 0 && errno != EEXIST))
 		return -errno;
+	r = pids_limit(*ret_parent, d->m->pids.each);
+	if (r < 0)
+		log_warn("cannot limit the processes of %s: %s", d->params.name, strerror(-r));
 	*ret_subtree = openat(*ret_parent, "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
 	*ret_procs = openat(*ret_parent, LEAF "/cgroup.procs", O_WRONLY | O_CLOEXEC);
 	d->cgroup_fd = openat(*ret_parent, LEAF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

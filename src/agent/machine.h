@@ -49,6 +49,11 @@ struct disk_wait {
 	void *opaque;
 };
 
+/* pids.max of the group of all distros, and of each one's. */
+struct pids_limits {
+	uint64_t all, each;
+};
+
 struct machine {
 	struct wslx_loop *loop;
 	struct wslx_guest *guest;
@@ -70,6 +75,7 @@ struct machine {
 	bool modules_mounted;
 	/* distros */
 	struct distro *distros;
+	struct pids_limits pids;
 	bool paused;           /* or about to be */
 	struct freeze *freeze; /* freeze.c: at work */
 	unsigned thaws;        /* at work */
@@ -145,6 +151,12 @@ void distro_stop_one(struct distro *d, uint32_t timeout_ms);
 uint32_t distro_count_processes(const struct distro *d);
 /* distro_init.c: in the child. */
 void distro_init_main(const struct distro_setup *s) WSLX_NORETURN;
+/* pids.c */
+/* From the machine's own two limits. */
+void pids_divide(uint64_t pid_max, uint64_t threads_max, struct pids_limits *ret);
+void pids_init(struct pids_limits *ret);
+/* pids.max of a cgroup's folder. */
+int pids_limit(int dir_fd, uint64_t limit);
 /* freeze.c */
 void freeze_request(struct machine *m, const struct wslx_guest_call *call, bool freeze);
 /* Before the distros are stopped. */

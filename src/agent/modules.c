@@ -16,9 +16,11 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/machine.h"
+#include "agent/modprobe_gate.h"
 #include "agent/user.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -26,7 +28,10 @@
 #define INDEX_MAX ((size_t)32 << 20)
 #define MODULE_NAME_MAX 128
 #define DEPTH_MAX 16
+#define GATE_FILE "/modprobe.state"
 #define MODULE_INIT_COMPRESSED_FILE 4 /* linux/module.h, since 5.17 */
+
+static unsigned n_loaded; /* modules that were not in the kernel before */
 
 static int load_file(const char *path)
 {
@@ -37,7 +42,9 @@ static int load_file(const char *path)
 	if (fd < 0)
 		return -errno;
 	/* EEXIST: loaded, by an earlier entry or by the kernel's own wish. */
-	if (syscall(SYS_finit_module, fd, "", flags) < 0 && errno != EEXIST)
+	if (syscall(SYS_finit_module, fd, "", flags) == 0)
+		n_loaded++;
+	else if (errno != EEXIST)
 		return -errno;
 	return 0;
 }
@@ -280,29 +287,87 @@ static int load_name(struct resolver *r, const char *name, unsigned depth)
 
 	if (depth > DEPTH_MAX)
 		return -ELOOP;
-	snprintf(n, sizeof(n), "%s", name);
+	if (strlen(name) >= sizeof(n))
+		return -ENAMETOOLONG;
+	strcpy(n, name);
 	normalize(n);
 	if (load_by_name(r, n, depth, &ret))
 		return ret;
 	return load_by_alias(r, n, depth);
 }
 
+/* May this name be searched for?  Waits until it may. */
+static bool admitted(const char *name)
+{
+	struct modprobe_gate g;
+	int fd = modprobe_gate_open(GATE_FILE, &g);
+	enum modprobe_answer answer;
+	uint64_t wait;
+
+	/* Without its memory, modprobe still works. */
+	if (fd < 0)
+		return true;
+	answer = modprobe_gate_ask(&g, name, boottime_ns(), &wait);
+	modprobe_gate_close(fd, &g);
+	if (wait) {
+		struct timespec ts = { .tv_sec = (time_t)(wait / 1000000000u), .tv_nsec = (long)(wait % 1000000000u) };
+
+		nanosleep(&ts, NULL);
+	}
+	return answer == MODPROBE_SEARCH;
+}
+
+static void remember(const char *name, enum modprobe_outcome what)
+{
+	struct modprobe_gate g;
+	int fd = modprobe_gate_open(GATE_FILE, &g);
+
+	if (fd < 0)
+		return;
+	modprobe_gate_end(&g, name, what);
+	modprobe_gate_close(fd, &g);
+}
+
+/* Not before there is a name to be searched for: most of the time goes here. */
+static bool open_index(struct resolver *r)
+{
+	struct utsname uts;
+
+	if (r->dep)
+		return true;
+	if (uname(&uts) < 0)
+		return false;
+	snprintf(r->dir, sizeof(r->dir), "/lib/modules/%s", uts.release);
+	r->dep = load_index(r, "modules.dep");
+	r->softdep = load_index(r, "modules.softdep");
+	return r->dep;
+}
+
+static int modprobe(struct resolver *r, const char *name)
+{
+	unsigned before = n_loaded;
+	int ret;
+
+	if (!admitted(name))
+		return -ENOENT;
+	/* The modules' disk may come yet: that is no miss. */
+	if (!open_index(r))
+		return -ENOENT;
+	ret = load_name(r, name, 0);
+	remember(name, ret == -ENOENT      ? MODPROBE_NOT_FOUND
+		       : n_loaded > before ? MODPROBE_LOADED
+					   : MODPROBE_NOTHING_NEW);
+	return ret;
+}
+
 int modprobe_main(int argc, char **argv)
 {
 	struct resolver r = { 0 };
-	struct utsname uts;
 	int status = 0;
 
-	if (uname(&uts) < 0)
-		return 1;
-	snprintf(r.dir, sizeof(r.dir), "/lib/modules/%s", uts.release);
-	r.dep = load_index(&r, "modules.dep");
-	r.softdep = load_index(&r, "modules.softdep");
-	if (!r.dep)
-		return 1;
 	/* The kernel calls: modprobe -q -- NAME */
 	for (int i = 1; i < argc; i++)
-		if (argv[i][0] != '-' && load_name(&r, argv[i], 0) < 0)
+		if (argv[i][0] != '-' && modprobe(&r, argv[i]) < 0)
 			status = 1;
 	return status;
 }

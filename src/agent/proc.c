@@ -386,7 +386,9 @@ static void start(struct conn *c, const struct wslx_guest_call *call, const stru
 			kill(p->pid, SIGKILL);
 		if (p)
 			proc_free(p);
-		snprintf(text, sizeof(text), "cannot start a process: %s", strerror(-r));
+		/* pids.max of the distro, for want of which strerror says "try again". */
+		snprintf(text, sizeof(text), "cannot start a process: %s",
+			 r == -EAGAIN ? "there are as many as the distribution may have" : strerror(-r));
 		reply_failed(c, call, -r, -1, text);
 	}
 }

@@ -26,6 +26,7 @@
 #define HEADER_MIN 0x264
 
 #define MAX_FILE WSLX_GIB
+#define XLF_KERNEL_64 0x01
 
 static int bad(struct wslx_err *err, const char *what)
 {
@@ -95,4 +96,20 @@ int wslx_bzimage_parse(int fd, struct wslx_bzimage *ret, struct wslx_err *err)
 		return r;
 	*ret = bz;
 	return 0;
+}
+
+int wslx_bzimage_check(const struct wslx_bzimage *bz, struct wslx_boot_range *ret, struct wslx_err *err)
+{
+	struct wslx_boot_range k = { .start = bz->pref_address };
+
+	if (bz->version < 0x20c || !(bz->xloadflags & XLF_KERNEL_64))
+		return wslx_err_set(err, ENOTSUP,
+				    "the bzImage has no 64-bit entry (boot protocol %u.%02u; 2.12 is needed)",
+				    bz->version >> 8, bz->version & 0xffu);
+	if (bz->code_len <= WSLX_BZ_ENTRY_64)
+		return bad(err, "its code is too short");
+	if (!wslx_add_u64(k.start, WSLX_MAX((uint64_t)bz->init_size, bz->code_len), &k.end))
+		return bad(err, "its load address overflows");
+	*ret = k;
+	return wslx_boot_check_range(&k, err);
 }

@@ -112,9 +112,9 @@ static int check_ident(const Elf64_Ehdr *eh, struct wslx_err *err)
 	if (memcmp(eh->e_ident, ELFMAG, SELFMAG) != 0)
 		return wslx_err_set(err, ENOEXEC, "not a Linux kernel (neither bzImage nor ELF)");
 	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_ident[EI_DATA] != ELFDATA2LSB || eh->e_machine != EM_X86_64)
-		return wslx_err_set(err, ENOEXEC, "an ELF file, but not for x86-64");
+		return wslx_err_set(err, ENOEXEC, "not a kernel: an ELF file, but not for x86-64");
 	if (eh->e_type != ET_EXEC && eh->e_type != ET_DYN)
-		return wslx_err_set(err, ENOEXEC, "an ELF file, but not a kernel: not executable");
+		return wslx_err_set(err, ENOEXEC, "not a kernel: an ELF file, but not executable");
 	if (eh->e_phentsize != sizeof(Elf64_Phdr) || !eh->e_phnum || eh->e_phnum > MAX_PHDRS)
 		return bad(err, "bad program headers");
 	return 0;
@@ -158,6 +158,8 @@ int wslx_elf_parse(int fd, struct wslx_elf *ret, struct wslx_err *err)
 			r = add_segment(&e, &ph[i], err);
 		else if (ph[i].p_type == PT_NOTE)
 			r = read_notes(&e, &ph[i], err);
+		else if (ph[i].p_type == PT_INTERP)
+			r = wslx_err_set(err, ENOEXEC, "not a kernel: a program that runs under Linux");
 	}
 	if (r < 0)
 		return r;
@@ -167,6 +169,16 @@ int wslx_elf_parse(int fd, struct wslx_elf *ret, struct wslx_err *err)
 	count_sections(&e, &eh);
 	*ret = e;
 	return 0;
+}
+
+int wslx_elf_check(const struct wslx_elf *elf, struct wslx_err *err)
+{
+	uint64_t entry = elf->has_pvh ? elf->pvh_entry : elf->entry;
+
+	if (entry < elf->phys.start || entry >= elf->phys.end)
+		return wslx_err_set(err, EBADMSG, "damaged ELF kernel: its entry point 0x%" PRIx64 " is outside of it",
+				    entry);
+	return wslx_boot_check_range(&elf->phys, err);
 }
 
 int wslx_elf_load(const struct wslx_elf *elf, struct wslx_gm *gm, uint64_t delta, struct wslx_err *err)

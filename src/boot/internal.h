@@ -45,6 +45,11 @@ struct wslx_boot_info {
 	bool randomized;
 };
 
+/* --- load.c --- */
+
+/* -EBADMSG: no machine has memory there, or the tables are. */
+WSLX_MUST_CHECK int wslx_boot_check_range(const struct wslx_boot_range *k, struct wslx_err *err);
+
 /* --- elf.c --- */
 
 #define WSLX_ELF_MAX_SEGMENTS 16
@@ -65,8 +70,10 @@ struct wslx_elf {
 	bool has_pvh;
 };
 
-/* -ENOEXEC: no x86-64 ELF at all; -EBADMSG: one, but malformed. */
+/* -ENOEXEC: no x86-64 ELF at all, or a program for users; -EBADMSG: malformed. */
 WSLX_MUST_CHECK int wslx_elf_parse(int fd, struct wslx_elf *ret, struct wslx_err *err);
+/* Can a machine with memory enough be started with it?  -EBADMSG: no. */
+WSLX_MUST_CHECK int wslx_elf_check(const struct wslx_elf *elf, struct wslx_err *err);
 /* Copies the segments to their place + delta. */
 WSLX_MUST_CHECK int wslx_elf_load(const struct wslx_elf *elf, struct wslx_gm *gm, uint64_t delta, struct wslx_err *err);
 
@@ -120,6 +127,11 @@ struct wslx_bzimage {
 
 /* -ENOEXEC: no bzImage; -EBADMSG: one, but malformed. */
 WSLX_MUST_CHECK int wslx_bzimage_parse(int fd, struct wslx_bzimage *ret, struct wslx_err *err);
+#define WSLX_BZ_ENTRY_64 0x200 /* offset of the 64-bit entry in the protected-mode code */
+/* Can it be started there, and where does it want to lie?  -ENOTSUP: no 64-bit
+ * entry; -EBADMSG: malformed. */
+WSLX_MUST_CHECK int wslx_bzimage_check(const struct wslx_bzimage *bz, struct wslx_boot_range *ret,
+				       struct wslx_err *err);
 
 /* --- entry.c: structures the kernel finds --- */
 

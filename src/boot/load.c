@@ -18,9 +18,6 @@
 /* Linux maps at most this much of itself (KERNEL_IMAGE_SIZE with KASLR). */
 #define KERNEL_IMAGE_MAX WSLX_GIB
 
-#define XLF_KERNEL_64 0x01
-#define BZ_ENTRY_64 0x200 /* offset of the 64-bit entry in the protected-mode code */
-
 struct loader {
 	struct wslx_gm *gm;
 	const struct wslx_boot_params *p;
@@ -110,15 +107,15 @@ static int place_initramfs(struct loader *l, const struct wslx_boot_range *kerne
 	return 0;
 }
 
-static int check_kernel_range(struct loader *l, const struct wslx_boot_range *k)
+int wslx_boot_check_range(const struct wslx_boot_range *k, struct wslx_err *err)
 {
 	if (k->start < WSLX_BOOT_HIGH)
-		return wslx_err_set(l->err, EBADMSG,
+		return wslx_err_set(err, EBADMSG,
 				    "the kernel wants to be loaded at 0x%" PRIx64 ", over the boot tables below 1 MiB",
 				    k->start);
 	if (k->end > WSLX_GM_LOW_END)
 		return wslx_err_set(
-			l->err, EBADMSG,
+			err, EBADMSG,
 			"the kernel wants to be loaded up to 0x%" PRIx64 ", where this machine has no memory", k->end);
 	return 0;
 }
@@ -157,9 +154,7 @@ static int load_elf_image(struct loader *l, const struct wslx_elf *elf, uint64_t
 	bool movable;
 	int r;
 
-	r = check_kernel_range(l, &elf->phys);
-	if (r == 0)
-		r = place_initramfs(l, &elf->phys, l->low_end);
+	r = place_initramfs(l, &elf->phys, l->low_end);
 	if (r < 0)
 		return r;
 	movable = !has_word(l->p->cmdline, "nokaslr") && wslx_relocs_read(elf, &relocs) == 0;
@@ -192,43 +187,25 @@ static int set_start(struct loader *l, bool long_mode, uint64_t rip)
 
 static int load_elf(struct loader *l, const struct wslx_elf *elf)
 {
-	uint64_t entry = elf->has_pvh ? elf->pvh_entry : elf->entry, delta;
-	int r;
+	uint64_t entry = elf->has_pvh ? elf->pvh_entry : elf->entry, delta = 0;
+	int r = wslx_elf_check(elf, l->err);
 
-	if (entry < elf->phys.start || entry >= elf->phys.end)
-		return wslx_err_set(l->err, EBADMSG,
-				    "damaged ELF kernel: its entry point 0x%" PRIx64 " is outside of it", entry);
-	r = load_elf_image(l, elf, &delta);
+	if (r == 0)
+		r = load_elf_image(l, elf, &delta);
 	if (r < 0)
 		return r;
 	r = elf->has_pvh ? wslx_boot_start_info(l->gm, &l->info) : wslx_boot_zero_page(l->gm, &l->info, NULL);
 	return r < 0 ? r : set_start(l, !elf->has_pvh, entry + delta);
 }
 
-static int check_bzimage(struct loader *l, const struct wslx_bzimage *bz)
-{
-	if (bz->version < 0x20c || !(bz->xloadflags & XLF_KERNEL_64))
-		return wslx_err_set(l->err, ENOTSUP,
-				    "the bzImage has no 64-bit entry (boot protocol %u.%02u; 2.12 is needed)",
-				    bz->version >> 8, bz->version & 0xffu);
-	if (bz->code_len <= BZ_ENTRY_64)
-		return wslx_err_set(l->err, EBADMSG, "damaged bzImage: its code is too short");
-	return 0;
-}
-
 static int load_bzimage(struct loader *l, const struct wslx_bzimage *bz)
 {
-	uint64_t want = WSLX_MAX((uint64_t)bz->init_size, bz->code_len), limit = l->low_end;
-	struct wslx_boot_range k = { .start = bz->pref_address };
+	uint64_t limit = l->low_end;
+	struct wslx_boot_range k;
 	void *p;
 	int r;
 
-	r = check_bzimage(l, bz);
-	if (r < 0)
-		return r;
-	if (!wslx_add_u64(k.start, want, &k.end))
-		return wslx_err_set(l->err, EBADMSG, "damaged bzImage: its load address overflows");
-	r = check_kernel_range(l, &k);
+	r = wslx_bzimage_check(bz, &k, l->err);
 	/* The highest address that the last byte of an initramfs may have. */
 	limit = WSLX_MIN(limit, (uint64_t)bz->initrd_max + 1);
 	if (r == 0)
@@ -241,7 +218,7 @@ static int load_bzimage(struct loader *l, const struct wslx_bzimage *bz)
 	if (r < 0)
 		return wslx_err_sys(l->err, -r, "reading the kernel");
 	r = wslx_boot_zero_page(l->gm, &l->info, bz);
-	return r < 0 ? r : set_start(l, true, k.start + BZ_ENTRY_64);
+	return r < 0 ? r : set_start(l, true, k.start + WSLX_BZ_ENTRY_64);
 }
 
 static int load_kernel(struct loader *l)

@@ -110,35 +110,6 @@ static bool is_elf(int fd)
 	return wslx_pread_full(fd, magic, sizeof(magic), 0) == 0 && !memcmp(magic, "\177ELF", sizeof(magic));
 }
 
-int wslx_kernel_unpack(int in_fd, int out_fd, struct wslx_err *err)
-{
-	cleanup_free struct wslx_bzimage *bz = NULL;
-	struct writer w = { .fd = out_fd };
-	struct wslx_elf elf;
-	int r;
-
-	if (is_elf(in_fd)) {
-		r = wslx_elf_parse(in_fd, &elf, err);
-		return r < 0 ? r : copy_range(in_fd, 0, elf.file_size, &w, err);
-	}
-	bz = malloc(sizeof(*bz));
-	if (!bz)
-		return -ENOMEM;
-	r = wslx_bzimage_parse(in_fd, bz, err);
-	if (r < 0)
-		return r;
-	if (!bz->payload_len)
-		return wslx_err_set(err, ENOTSUP,
-				    "the bzImage does not say where its kernel is (boot protocol %u.%02u)",
-				    bz->version >> 8, bz->version & 0xffu);
-	r = unpack_payload(bz, &w, err);
-	if (r < 0)
-		return r;
-	if (wslx_elf_parse(out_fd, &elf, NULL) < 0)
-		return wslx_err_set(err, EBADMSG, "damaged bzImage: what it unpacks to is no x86-64 ELF kernel");
-	return 0;
-}
-
 static bool version_char(char c)
 {
 	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c && strchr("._+~-", c));
@@ -199,6 +170,69 @@ static int elf_version(int fd, char *buf, size_t size)
 			have = KEEP;
 		}
 	}
+}
+
+/*
+ * Programs are ELF files too, the statically linked ones without an interpreter.
+ * Linux says what it is: by the note for PVH, or by the banner that every
+ * kernel has.
+ */
+static int check_elf(int fd, struct wslx_elf *ret, struct wslx_err *err)
+{
+	char version[128];
+	int r = wslx_elf_parse(fd, ret, err);
+
+	if (r < 0)
+		return r;
+	if (!ret->has_pvh && elf_version(fd, version, sizeof(version)) < 0)
+		return wslx_err_set(err, ENOEXEC,
+				    "not a kernel: an ELF file with neither a PVH entry nor Linux's version in it");
+	return wslx_elf_check(ret, err);
+}
+
+int wslx_kernel_check(int fd, struct wslx_err *err)
+{
+	cleanup_free struct wslx_bzimage *bz = NULL;
+	struct wslx_boot_range where;
+	struct wslx_elf elf;
+	int r;
+
+	if (is_elf(fd))
+		return check_elf(fd, &elf, err);
+	bz = malloc(sizeof(*bz));
+	if (!bz)
+		return wslx_err_sys(err, ENOMEM, "reading the kernel");
+	r = wslx_bzimage_parse(fd, bz, err);
+	return r < 0 ? r : wslx_bzimage_check(bz, &where, err);
+}
+
+int wslx_kernel_unpack(int in_fd, int out_fd, struct wslx_err *err)
+{
+	cleanup_free struct wslx_bzimage *bz = NULL;
+	struct writer w = { .fd = out_fd };
+	struct wslx_elf elf;
+	int r;
+
+	if (is_elf(in_fd)) {
+		r = check_elf(in_fd, &elf, err);
+		return r < 0 ? r : copy_range(in_fd, 0, elf.file_size, &w, err);
+	}
+	bz = malloc(sizeof(*bz));
+	if (!bz)
+		return -ENOMEM;
+	r = wslx_bzimage_parse(in_fd, bz, err);
+	if (r < 0)
+		return r;
+	if (!bz->payload_len)
+		return wslx_err_set(err, ENOTSUP,
+				    "the bzImage does not say where its kernel is (boot protocol %u.%02u)",
+				    bz->version >> 8, bz->version & 0xffu);
+	r = unpack_payload(bz, &w, err);
+	if (r < 0)
+		return r;
+	if (check_elf(out_fd, &elf, NULL) < 0)
+		return wslx_err_set(err, EBADMSG, "damaged bzImage: what it unpacks to is no x86-64 ELF kernel");
+	return 0;
 }
 
 int wslx_kernel_version(int fd, char *buf, size_t size)

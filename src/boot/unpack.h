@@ -23,10 +23,14 @@
  * it is, a bzImage's payload unpacked (gzip, xz, zstd, lz4, bzip2, lzma, or not
  * compressed).  What follows the ELF image in the payload, the relocation
  * table, is kept: wslx_boot_load uses it.
- *   -ENOEXEC  neither bzImage nor x86-64 ELF
+ *   -ENOEXEC  neither bzImage nor x86-64 ELF kernel
  *   -ENOTSUP  a bzImage whose payload has another format: it still boots as it is
  *   -EBADMSG  truncated or corrupt;  -EFBIG past WSLX_KERNEL_MAX;  -errno. */
 WSLX_MUST_CHECK int wslx_kernel_unpack(int in_fd, int out_fd, struct wslx_err *err);
+
+/* Could wslx_boot_load start a machine with this file?  0; -ENOEXEC and
+ * -EBADMSG as above; -ENOTSUP: a bzImage without a 64-bit entry; -errno. */
+WSLX_MUST_CHECK int wslx_kernel_check(int fd, struct wslx_err *err);
 
 /* The release ("6.1.0-56-cloud-amd64"), from a bzImage's header or an ELF
  * kernel's "Linux version " banner, NUL-terminated and free of anything but

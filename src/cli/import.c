@@ -105,6 +105,37 @@ static int check_install(struct cli *c, const struct cli_opts *o, const char *na
 	return r < 0 ? r : parse_size(o, size, err);
 }
 
+static bool wants_another(const struct cli_opts *o)
+{
+	return o->size || o->suite || o->mirror || o->include || o->engine || o->kernel || o->memory || o->cpus ||
+	       o->net || o->n_publish;
+}
+
+/* Is the distribution there, and cannot start for lack of the kernel that
+ * `install` brings? */
+static bool lacks_kernel(struct cli *c, const char *name)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	char kernel[WSLX_NAME_MAX + 1];
+	bool lacks = d && wslx_distro_find(c->m, name, d, NULL) == 0 &&
+		     (!d->settings.kernel[0] || !strcasecmp(d->settings.kernel, WSLX_KERNEL_DEFAULT)) &&
+		     wslx_kernel_choose(c->m, d->settings.kernel, kernel, NULL) == -ENOENT;
+
+	free(d);
+	return lacks;
+}
+
+static int fetch_kernel(struct cli *c, const char *name, struct wslx_err *err)
+{
+	struct wslx_task task = cli_progress_task();
+	int r = wslx_kernel_ensure_default(c->m, &task, err);
+
+	cli_progress_clear();
+	if (r == 0)
+		printf("'%s' was there without a kernel; Debian's is installed again.\n", name);
+	return r;
+}
+
 static int install_debian(struct cli *c, const struct cli_opts *o, const char *name, struct wslx_err *err)
 {
 	struct wslx_settings *s = malloc(sizeof(*s));
@@ -140,6 +171,8 @@ int cli_install(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		return wslx_err_set(err, EINVAL,
 				    "'%s' cannot be installed: debian can; anything else by wslx import NAME FILE",
 				    what);
+	} else if (!wants_another(o) && lacks_kernel(c, name)) {
+		return fetch_kernel(c, name, err);
 	} else {
 		r = install_debian(c, o, name, err);
 	}

@@ -76,15 +76,49 @@ static int add(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 	return r;
 }
 
+/* What cannot be started any more is said: after --force, it is the user's wish. */
+static int remove_one(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
+{
+	struct wslx_kernel_users users;
+	int r = wslx_kernel_remove(c->m, o->pos[1], o->force, err);
+
+	if (r == 0 && wslx_kernel_users(c->m, "", &users, NULL) == 0 && users.n)
+		cli_warn("%s cannot be started until there is a kernel again: `wslx install debian` fetches Debian's, "
+			 "`wslx kernel add FILE` adds yours",
+			 users.text);
+	return r;
+}
+
+/* Each option is of one of the three. */
+static int check_options(const struct cli_opts *o, const char *what, struct wslx_err *err)
+{
+	const struct {
+		const char *name, *of;
+		bool given;
+	} all[] = {
+		{ "name", "add", o->name },  { "modules", "add", o->modules }, { "quiet", "list", o->quiet },
+		{ "json", "list", o->json }, { "force", "remove", o->force },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (all[i].given && strcmp(all[i].of, what) != 0)
+			return wslx_err_set(err, EINVAL, "--%s is an option of `wslx kernel %s`", all[i].name,
+					    all[i].of);
+	return 0;
+}
+
 int cli_kernel(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
-	const char *what = o->pos[0];
+	const char *what = !strcmp(o->pos[0], "rm") ? "remove" : o->pos[0];
+	int r = check_options(o, what, err);
 
+	if (r < 0)
+		return r;
 	if (!strcmp(what, "list") && o->n_pos == 1)
 		return list(c, o, err);
 	if (!strcmp(what, "add") && o->n_pos == 2)
 		return add(c, o, err);
-	if ((!strcmp(what, "remove") || !strcmp(what, "rm")) && o->n_pos == 2)
-		return wslx_kernel_remove(c->m, o->pos[1], err);
+	if (!strcmp(what, "remove") && o->n_pos == 2)
+		return remove_one(c, o, err);
 	return wslx_err_set(err, EINVAL, "usage: wslx kernel %s", c->verb->args);
 }

@@ -76,6 +76,7 @@ static const struct cli_opt kernel_opts[] = {
 	TEXT("modules", 0, modules, "DIR", "add: its lib/modules/VERSION"),
 	FLAG("quiet", 'q', quiet, "list: names only"),
 	FLAG("json", 0, json, "list: everything, for programs"),
+	FLAG("force", 'f', force, "remove: also one that distributions start with"),
 };
 
 static const struct cli_opt logs_opts[] = { FLAG("follow", 'f', follow,
@@ -106,6 +107,7 @@ const struct cli_verb cli_verbs[] = {
 	  .args = "[debian] [--name NAME] [OPTIONS]",
 	  .max_pos = 1,
 	  .summary = "make a Debian distribution, with a kernel to run it",
+	  .details = "If the distribution is there and only its kernel is not, the kernel is fetched again.\n",
 	  OPTS(install_opts),
 	  .run = cli_install },
 	{ .name = "import",
@@ -179,7 +181,7 @@ const struct cli_verb cli_verbs[] = {
 		     "each publish=[ADDR:]HOST:GUEST[/udp] adds one, publish= drops them all.\n",
 	  .run = cli_config },
 	{ .name = "kernel",
-	  .args = "list | add FILE [--name NAME] [--modules DIR] | remove NAME",
+	  .args = "list | add FILE [--name NAME] [--modules DIR] | remove NAME [--force]",
 	  .min_pos = 1,
 	  .max_pos = 2,
 	  .summary = "manage kernels",

@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "boot/unpack.h"
+#include "image/import_peek.h"
 #include "image/kernel_internal.h"
 #include "image/source.h"
 #include "os/linux/fd.h"
@@ -30,6 +31,7 @@ struct deb {
 	bool has_kernel;
 	bool in_header;  /* libarchive reads a header: it keeps all of it */
 	uint64_t header; /* bytes of it */
+	struct wslx_peek peek;
 	int error;
 	struct wslx_err *err;
 };
@@ -62,6 +64,7 @@ static ssize_t feed(struct archive *a, void *opaque, const void **ret)
 	struct deb *d = opaque;
 	ssize_t n;
 
+	wslx_peek_keep(&d->peek);
 	do {
 		if (wslx_task_cancelled(d->s->task)) {
 			d->error = wslx_err_set(d->err, ECANCELED, "interrupted");
@@ -79,6 +82,12 @@ static ssize_t feed(struct archive *a, void *opaque, const void **ret)
 		return -1;
 	}
 	d->header += (uint64_t)n;
+	if (n > 0)
+		d->error = wslx_peek_block(&d->peek, *ret, (size_t)n, d->err);
+	if (d->error < 0) {
+		wslx_err_prefix(d->err, "a file of the package");
+		return -1;
+	}
 	return n;
 }
 
@@ -138,6 +147,11 @@ static int next_header(struct deb *d, struct archive *a, bool first, struct arch
 
 	if (c != ARCHIVE_OK && c != ARCHIVE_WARN)
 		return c;
+	d->error = wslx_peek_begin(&d->peek, (uint64_t)archive_filter_bytes(a, 0), d->err);
+	if (d->error < 0) {
+		wslx_err_prefix(d->err, "a file of the package");
+		return ARCHIVE_FATAL;
+	}
 	d->header = 0;
 	d->in_header = true;
 	c = archive_read_next_header(a, ret);
@@ -184,6 +198,7 @@ int wslx_deb_stage_kernel(int deb_fd, struct wslx_staging *s, char *version, siz
 	a = archive_read_new();
 	r = a ? stage(&d, a) : wslx_err_sys(err, ENOMEM, "cannot read");
 	archive_read_free(a);
+	wslx_peek_free(&d.peek);
 	wslx_source_close(d.src);
 	return r;
 }

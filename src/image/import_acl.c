@@ -16,8 +16,9 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "image/import_internal.h"
+#include "image/import_peek.h"
 
-#define MAX_ENTRIES 256u /* more do not fit a block */
+#define MAX_ENTRIES WSLX_IMPORT_ACL_MAX
 #define MAX_NAME 256u
 #define MAX_PATH 200u /* of an entry, for messages */
 #define MAX_FILE ((size_t)4 << 20)
@@ -30,7 +31,7 @@
 #define TAG_MASK 0x10
 #define TAG_OTHER 0x20
 
-enum { ACCESS, DEFAULT, N_TYPES };
+enum { ACCESS = PEEK_ACL_ACCESS, DEFAULT = PEEK_ACL_DEFAULT, N_TYPES };
 static const int archive_types[N_TYPES] = { ARCHIVE_ENTRY_ACL_TYPE_ACCESS, ARCHIVE_ENTRY_ACL_TYPE_DEFAULT };
 static const char *const attr_names[N_TYPES] = { "system.posix_acl_access", "system.posix_acl_default" };
 
@@ -62,7 +63,9 @@ struct noted {
 struct wslx_import_acls {
 	struct noted *first, **last;
 	struct acl_name *names;
-	void *by_name; /* tsearch(3): a hash table could be made to degenerate */
+	/* tsearch(3): a hash table could be made to degenerate */
+	void *by_name;
+	void *by_node; /* the last that was noted of each */
 };
 
 static int no_memory(struct wslx_err *err)
@@ -112,6 +115,25 @@ static int keep_name(struct wslx_import_acls *a, struct wslx_ext4 *e, uint16_t t
 	}
 	*ret = x;
 	return 0;
+}
+
+static int compare_nodes(const void *a, const void *b)
+{
+	const struct noted *x = a, *y = b;
+	uintptr_t p = (uintptr_t)x->node, q = (uintptr_t)y->node;
+
+	return p < q ? -1 : p > q;
+}
+
+/* A folder may come again, and is then as its last entry says: with the ACLs of
+ * that one, or with none.  Returns where to keep what is noted now. */
+static struct noted **forget(const struct wslx_import_acls *a, struct wslx_ext4_node *node)
+{
+	struct noted key = { .node = node }, **found = tfind(&key, &a->by_node, compare_nodes);
+
+	if (found)
+		memset((*found)->n, 0, sizeof((*found)->n));
+	return found;
 }
 
 static uint16_t tag_of(int tag)
@@ -178,6 +200,22 @@ static int collect(struct wslx_import_acls *a, struct wslx_ext4 *e, struct archi
 	return 0;
 }
 
+/* Entries that libarchive does not understand it leaves out.  The three that the
+ * mode holds are not counted when they are alone. */
+static int check_whole(struct archive_entry *entry, const size_t written[N_TYPES], struct wslx_err *err)
+{
+	size_t n[N_TYPES], free_of_charge, total;
+
+	for (size_t i = 0; i < N_TYPES; i++)
+		n[i] = (size_t)archive_entry_acl_count(entry, archive_types[i]);
+	free_of_charge = n[ACCESS] ? 0 : WSLX_MIN(written[ACCESS], (size_t)3);
+	total = n[ACCESS] + n[DEFAULT] + free_of_charge;
+	/* The access ACL's text may have default entries too. */
+	if (written[DEFAULT] > n[DEFAULT] || written[ACCESS] + written[DEFAULT] > total)
+		return wslx_err_set(err, EINVAL, "its ACL is malformed: it has entries that cannot be read");
+	return 0;
+}
+
 static int keep(struct wslx_import_acls *a, struct wslx_ext4 *e, struct wslx_ext4_node *node,
 		struct archive_entry *entry, struct wslx_err *err)
 {
@@ -192,9 +230,11 @@ static int keep(struct wslx_import_acls *a, struct wslx_ext4 *e, struct wslx_ext
 			return r;
 		total += n[i];
 	}
+	struct noted **slot = forget(a, node);
+
 	if (!total)
 		return 0;
-	size_t size = sizeof(struct noted) + total * sizeof(*list);
+	size_t size = sizeof(struct noted) + total * sizeof(*list) + TREE_NODE;
 	struct noted *x = wslx_ext4_alloc(e, size);
 
 	if (!x)
@@ -204,26 +244,38 @@ static int keep(struct wslx_import_acls *a, struct wslx_ext4 *e, struct wslx_ext
 	memcpy(x->n, n, sizeof(n));
 	memcpy(x->list, list, total * sizeof(*list));
 	strncat(x->path, path ? path : "?", MAX_PATH);
+	if (slot) {
+		*slot = x;
+	} else if (!tsearch(x, &a->by_node, compare_nodes)) {
+		wslx_ext4_release(e, x, size);
+		return wslx_err_sys(err, ENOMEM, "cannot keep an ACL");
+	}
 	wslx_ext4_pin(node);
-	/* In the archive's order: a folder's second entry has the last word. */
 	*a->last = x;
 	a->last = &x->next;
 	return 0;
 }
 
 int wslx_import_acl_note(struct wslx_import_acls **acls, struct wslx_ext4 *e, struct wslx_ext4_node *n,
-			 struct archive_entry *entry, struct wslx_err *err)
+			 struct archive_entry *entry, const size_t written[N_TYPES], struct wslx_err *err)
 {
-	if (!(archive_entry_acl_types(entry) & ARCHIVE_ENTRY_ACL_TYPE_POSIX1E))
+	int r = check_whole(entry, written, err);
+
+	if (r < 0)
+		goto fail;
+	if (!(archive_entry_acl_types(entry) & ARCHIVE_ENTRY_ACL_TYPE_POSIX1E)) {
+		if (*acls)
+			(void)forget(*acls, n);
 		return 0;
+	}
 	if (!*acls) {
 		*acls = calloc(1, sizeof(**acls));
 		if (!*acls)
 			return wslx_err_sys(err, ENOMEM, "cannot keep an ACL");
 		(*acls)->last = &(*acls)->first;
 	}
-	int r = keep(*acls, e, n, entry, err);
-
+	r = keep(*acls, e, n, entry, err);
+fail:
 	if (r < 0)
 		wslx_err_prefix(err, "entry '%.200s'", archive_entry_pathname(entry));
 	return r;
@@ -409,8 +461,9 @@ void wslx_import_acl_free(struct wslx_import_acls *acls, struct wslx_ext4 *e)
 		(void)wslx_ext4_unpin(e, x->node);
 		wslx_ext4_release(e, x, x->size);
 	}
-	/* The tree's own nodes only. */
+	/* The trees' own nodes only. */
 	tdestroy(acls->by_name, keep_node);
+	tdestroy(acls->by_node, keep_node);
 	while (acls->names) {
 		struct acl_name *x = acls->names;
 

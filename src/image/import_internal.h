@@ -43,8 +43,10 @@ bool wslx_import_is_tar(const uint8_t *p, size_t n);
 /* ACLs may name users whom only the archive's own etc/passwd knows, and that
  * file may come later: they are put into the tree at its end. */
 struct wslx_import_acls;
+/* written: how many entries the archive's texts have, access and default.  An entry without an ACL
+ * takes away what an earlier one said of the same node. */
 WSLX_MUST_CHECK int wslx_import_acl_note(struct wslx_import_acls **acls, struct wslx_ext4 *e, struct wslx_ext4_node *n,
-					 struct archive_entry *entry, struct wslx_err *err);
+					 struct archive_entry *entry, const size_t written[2], struct wslx_err *err);
 WSLX_MUST_CHECK int wslx_import_acl_apply(struct wslx_import_acls *acls, struct wslx_ext4 *e,
 					  const struct wslx_task *task, struct wslx_err *err);
 void wslx_import_acl_free(struct wslx_import_acls *acls, struct wslx_ext4 *e);

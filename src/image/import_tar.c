@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/loop.h"
 #include "image/import_internal.h"
+#include "image/import_peek.h"
 
 #define TAR_BLOCK 512u
 #define CONF_MAX ((size_t)64 << 10)
@@ -26,6 +27,8 @@ struct tar {
 	struct wslx_ext4 *fs;
 	struct archive *a;
 	struct wslx_import_acls *acls;
+	struct wslx_peek peek;
+	char path[201]; /* of the last entry, for messages */
 	struct wslx_import_meter meter;
 	struct timespec now;
 	uint64_t free_bytes; /* what file contents may take */
@@ -69,6 +72,16 @@ static void note_end(struct tar *t, const uint8_t *p, size_t n)
 		t->last_zero = memcmp(p, zero, n) == 0;
 }
 
+/* What is wrong with the next entry, whose name is not known yet. */
+static void peek_fail(struct tar *t, int r)
+{
+	if (t->path[0])
+		wslx_err_prefix(t->err, "the entry after '%s'", t->path);
+	else
+		wslx_err_prefix(t->err, "the first entry");
+	t->error = r;
+}
+
 static ssize_t feed(struct archive *a, void *opaque, const void **ret)
 {
 	struct tar *t = opaque;
@@ -79,6 +92,7 @@ static ssize_t feed(struct archive *a, void *opaque, const void **ret)
 		t->first = NULL;
 		n = (ssize_t)t->first_len;
 	} else {
+		wslx_peek_keep(&t->peek);
 		do {
 			t->meter.now.done = wslx_source_read_bytes(t->src);
 			t->error = wslx_import_tick(&t->meter, false, t->err);
@@ -91,6 +105,14 @@ static ssize_t feed(struct archive *a, void *opaque, const void **ret)
 		t->error = wslx_source_error(t->src, t->err);
 		archive_set_error(a, EIO, "source");
 		return -1;
+	}
+	if (n > 0) {
+		int r = wslx_peek_block(&t->peek, *ret, (size_t)n, t->err);
+
+		if (r < 0) {
+			peek_fail(t, r);
+			return -1;
+		}
 	}
 	if (t->in_header && n > 0) {
 		if (t->header > WSLX_ARCHIVE_HEADER_MAX) {
@@ -229,6 +251,7 @@ static int import_entry(struct tar *t, struct archive_entry *entry)
 
 	if (!path || !*path)
 		return wslx_err_set(t->err, EBADMSG, "an entry without a name");
+	snprintf(t->path, sizeof(t->path), "%s", path);
 	r = check_entry(t, entry, path);
 	if (r < 0)
 		return r;
@@ -252,7 +275,7 @@ static int import_entry(struct tar *t, struct archive_entry *entry)
 		return r;
 	r = add_xattrs(t, entry, n, path);
 	if (r == 0)
-		r = wslx_import_acl_note(&t->acls, t->fs, n, entry, t->err);
+		r = wslx_import_acl_note(&t->acls, t->fs, n, entry, t->peek.entries, t->err);
 	if (r == 0 && archive_entry_filetype(entry) == AE_IFREG)
 		r = copy_data(t, entry, n, path);
 	return r;
@@ -266,6 +289,12 @@ static int next_header(struct tar *t, struct archive_entry **ret)
 
 	if (a != ARCHIVE_OK && a != ARCHIVE_WARN)
 		return a;
+	int r = wslx_peek_begin(&t->peek, (uint64_t)archive_filter_bytes(t->a, 0), t->err);
+
+	if (r < 0) {
+		peek_fail(t, r);
+		return ARCHIVE_FATAL;
+	}
 	t->header = 0;
 	t->in_header = true;
 	a = archive_read_next_header(t->a, ret);
@@ -409,6 +438,7 @@ int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src,
 		r = run(&t, ret);
 	ret->entries = t.meter.now.entries;
 	archive_read_free(t.a);
+	wslx_peek_free(&t.peek);
 	uselocale(before);
 	freelocale(plain);
 	wslx_import_acl_free(t.acls, t.fs);

@@ -127,23 +127,26 @@ static int add_kernel(const struct wslx_kernel_params *p, int in_fd, struct wslx
 		      struct wslx_err *err)
 {
 	cleanup_close int fd = -1;
+	struct wslx_err why = { 0 };
 	int r = create(p->dir_fd, WSLX_KERNEL_VMLINUX, &fd, err);
 
 	if (r < 0)
 		return r;
-	r = wslx_kernel_unpack(in_fd, fd, err);
+	r = wslx_kernel_unpack(in_fd, fd, &why);
 	if (r == -ENOEXEC)
-		return wslx_err_set(err, EINVAL,
-				    "not a kernel: neither a bzImage nor an x86-64 ELF file nor a kernel "
-				    "package (.deb)");
+		return wslx_err_set(err, EINVAL, "%s",
+				    is_elf(in_fd) ? why.msg
+						  : "not a kernel: neither a bzImage nor an x86-64 ELF file nor a "
+						    "kernel package (.deb)");
 	if (r < 0 && r != -ENOTSUP)
-		return r;
+		return why.code ? wslx_err_set(err, -r, "%s", why.msg) : wslx_err_sys(err, -r, "cannot unpack it");
 	info->has_vmlinux = r == 0;
 	if (r == 0)
 		r = sync_file(fd, WSLX_KERNEL_VMLINUX, err);
 	else
 		/* It unpacks itself when it boots. */
-		r = unlinkat(p->dir_fd, WSLX_KERNEL_VMLINUX, 0) < 0 ? -errno : 0;
+		r = unlinkat(p->dir_fd, WSLX_KERNEL_VMLINUX, 0) < 0 ? wslx_err_sys(err, errno, "cannot tidy up")
+								    : wslx_kernel_check(in_fd, err);
 	if (r == 0 && !is_elf(in_fd)) {
 		r = copy_file(in_fd, p->dir_fd, WSLX_KERNEL_BZIMAGE, err);
 		info->has_bzimage = r == 0;

@@ -100,7 +100,7 @@ static void check_kernels(struct wslx_manager *m, struct wslx_doctor *d)
 		c = add(d, "kernel", "default", WSLX_WARN, "%zu installed; %s", n, err.msg);
 		return;
 	}
-	if (wslx_kernel_load(m, chosen, &info, &err) < 0) {
+	if (wslx_kernel_load(m, chosen, &info, &err) < 0 || wslx_kernel_examine(m, chosen, &info, &err) < 0) {
 		c = add(d, "kernel", "default", WSLX_FAIL, "%s", err.msg);
 		mend(c, "remove it and add it again: wslx kernel remove NAME, wslx install debian");
 		return;

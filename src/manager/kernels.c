@@ -34,7 +34,11 @@ int wslx_kernel_choose(struct wslx_manager *m, const char *name, char ret[WSLX_N
 	if (r != -ENOENT)
 		return r < 0 ? wslx_err_sys(err, -r, "cannot read %s/kernels", m->paths.data) : 0;
 	if (named)
-		return wslx_err_set(err, ENOENT, "there is no kernel '%s'; see `wslx kernel list`", name);
+		return wslx_err_set(
+			err, ENOENT,
+			"there is no kernel '%s'; `wslx kernel list` shows those there are, `wslx kernel add "
+			"FILE --name %s` adds it",
+			name, name);
 	r = wslx_store_names(m, WSLX_STORE_KERNELS, &names, &n, err);
 	if (r == 0 && n == 1)
 		strcpy(ret, names[0]);
@@ -43,7 +47,9 @@ int wslx_kernel_choose(struct wslx_manager *m, const char *name, char ret[WSLX_N
 			err, ENOENT,
 			"no kernel is installed; `wslx install debian` fetches one, `wslx kernel add FILE` adds yours");
 	else if (r == 0)
-		r = wslx_err_set(err, ENOENT, "several kernels and none is called %s: name one with --kernel",
+		r = wslx_err_set(err, ENOENT,
+				 "several kernels and none is called %s: name one, with --kernel or by wslx "
+				 "config NAME kernel=KERNEL",
 				 WSLX_KERNEL_DEFAULT);
 	wslx_names_free(names, n);
 	return r;
@@ -68,6 +74,21 @@ int wslx_kernel_load(struct wslx_manager *m, const char *name, struct wslx_kerne
 	cleanup_close int fd = wslx_store_open(m, WSLX_STORE_KERNELS, name);
 
 	return load_at(m, fd, name, ret, err);
+}
+
+int wslx_kernel_examine(struct wslx_manager *m, const char *name, const struct wslx_kernel_info *info,
+			struct wslx_err *err)
+{
+	const char *file = info->has_vmlinux ? WSLX_KERNEL_VMLINUX : WSLX_KERNEL_BZIMAGE;
+	cleanup_close int dir = wslx_store_open(m, WSLX_STORE_KERNELS, name);
+	cleanup_close int fd = dir < 0 ? dir : openat(dir, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	int r = fd < 0 ? wslx_err_sys(err, dir < 0 ? -dir : errno, "cannot open its %s", file) : 0;
+
+	if (r == 0)
+		r = wslx_kernel_check(fd, err);
+	if (r < 0)
+		wslx_err_prefix(err, "the kernel '%s' in %s/kernels", name, m->paths.data);
+	return r;
 }
 
 /* The initramfs holds the agent: a newer release brings a newer one.  Two
@@ -227,31 +248,61 @@ int wslx_kernel_ensure_default(struct wslx_manager *m, const struct wslx_task *t
 
 /* ---- Removing ---- */
 
-struct removal {
-	struct wslx_manager *m;
-	const char *name;
-};
-
-static int not_named_by_a_distro(void *opaque, struct wslx_err *err)
+/* What a distro with these settings would start with; "" if with none. */
+static void choice_of(struct wslx_manager *m, const struct wslx_distro *d, char ret[WSLX_NAME_MAX + 1])
 {
-	const struct removal *rm = opaque;
-	struct wslx_distro *d = malloc(sizeof(*d));
-	char **names = NULL;
-	size_t n = 0;
-	int r = d ? wslx_store_names(rm->m, WSLX_STORE_DISTROS, &names, &n, err) : -ENOMEM;
+	if (wslx_kernel_choose(m, d->settings.kernel, ret, NULL) < 0)
+		ret[0] = '\0';
+}
 
-	for (size_t i = 0; r == 0 && i < n; i++)
-		if (wslx_distro_find(rm->m, names[i], d, NULL) == 0 && !strcasecmp(d->settings.kernel, rm->name))
-			r = wslx_err_set(err, EBUSY,
-					 "the kernel '%s' is that of '%s'; give it another one first: wslx config %s "
-					 "kernel=NAME",
-					 rm->name, names[i], names[i]);
+int wslx_kernel_users(struct wslx_manager *m, const char *kernel, struct wslx_kernel_users *ret, struct wslx_err *err)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	char **names = NULL, kernel_of[WSLX_NAME_MAX + 1];
+	size_t n = 0, used = 0;
+	int r = d ? wslx_store_names(m, WSLX_STORE_DISTROS, &names, &n, err)
+		  : wslx_err_sys(err, ENOMEM, "cannot read the distributions");
+
+	*ret = (struct wslx_kernel_users) { 0 };
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		if (wslx_distro_find(m, names[i], d, NULL) < 0)
+			continue;
+		choice_of(m, d, kernel_of);
+		if (strcmp(kernel_of, kernel) != 0)
+			continue;
+		if (!ret->n++)
+			snprintf(ret->first, sizeof(ret->first), "%s", names[i]);
+		if (ret->n <= WSLX_KERNEL_USERS_NAMED)
+			used += (size_t)snprintf(ret->text + used, sizeof(ret->text) - used, "%s'%s'", used ? ", " : "",
+						 names[i]);
+	}
+	if (ret->n > WSLX_KERNEL_USERS_NAMED)
+		snprintf(ret->text + used, sizeof(ret->text) - used, " and %zu more", ret->n - WSLX_KERNEL_USERS_NAMED);
 	wslx_names_free(names, n);
 	free(d);
 	return r;
 }
 
-int wslx_kernel_remove(struct wslx_manager *m, const char *name, struct wslx_err *err)
+struct removal {
+	struct wslx_manager *m;
+	const char *name;
+};
+
+static int not_used_by_a_distro(void *opaque, struct wslx_err *err)
+{
+	const struct removal *rm = opaque;
+	struct wslx_kernel_users users;
+	int r = wslx_kernel_users(rm->m, rm->name, &users, err);
+
+	if (r == 0 && users.n)
+		return wslx_err_set(err, EBUSY,
+				    "the kernel '%s' is that of %s; give %s another one first (wslx config %s "
+				    "kernel=NAME), or remove it all the same with --force",
+				    rm->name, users.text, users.n == 1 ? "it" : "them", users.first);
+	return r;
+}
+
+int wslx_kernel_remove(struct wslx_manager *m, const char *name, bool force, struct wslx_err *err)
 {
 	char real[WSLX_NAME_MAX + 1];
 	struct removal rm = { .m = m, .name = real };
@@ -259,5 +310,5 @@ int wslx_kernel_remove(struct wslx_manager *m, const char *name, struct wslx_err
 
 	if (r < 0)
 		return wslx_err_set(err, -r, "there is no kernel '%s'; see `wslx kernel list`", name);
-	return wslx_store_remove(m, WSLX_STORE_KERNELS, real, not_named_by_a_distro, &rm, err);
+	return wslx_store_remove(m, WSLX_STORE_KERNELS, real, force ? NULL : not_used_by_a_distro, &rm, err);
 }

@@ -64,6 +64,10 @@ def test_not_a_kernel(wslx, tmp_path):
     bad = tmp_path / "notakernel"
     bad.write_bytes(b"MZ" + os.urandom(1 << 16))
     wslx.fails("kernel", "add", str(bad), needle="notakernel")
+    err = wslx.fails("kernel", "add", "/bin/ls", needle="not a kernel")
+    assert len(err.splitlines()) == 1
+    wslx.fails("kernel", "list", "--force", needle="kernel remove")
+    assert "ls" not in wslx.ok("kernel", "list", "-q").split()
     wslx.fails("import", "k", "/dev/null", "--kernel", "nosuchkernel", needle="nosuchkernel")
 
 

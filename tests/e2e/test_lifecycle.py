@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -12,7 +13,7 @@ import threading
 
 import pytest
 
-from conftest import ENGINE, TIMEOUT, alive, children_of, wait_for
+from conftest import ENGINE, TIMEOUT, Wslx, alive, children_of, wait_for
 
 
 def test_list_formats(wslx):
@@ -293,3 +294,76 @@ def test_shutdown_stops_all(wslx, mini):
     wslx.sh("true")
     wslx.ok("--shutdown")
     assert all(d["state"] == "Stopped" for d in wslx.distros().values())
+
+
+def fork_bomb(most):
+    """A static program that forks until it cannot, at most so often; its children stay."""
+    code = (b"\xbb" + struct.pack("<I", most) +  # mov ebx, most
+            b"\xb8\x39\x00\x00\x00\x0f\x05"    # next: mov eax, SYS_fork; syscall
+            b"\x85\xc0\x78\x13\x74\x06"         # test eax, eax; js end; jz child
+            b"\xff\xcb\x75\xef\xeb\x0b"         # dec ebx; jnz next; jmp end (more than it may have)
+            b"\xb8\x22\x00\x00\x00\x0f\x05\xeb\xf7"  # child: mov eax, SYS_pause; syscall; jmp child
+            b"\x00\x00"
+            b"\x89\xdf\x85\xff\x0f\x94\xc0\x0f\xb6\xf8"  # end: edi = (ebx == 0)
+            b"\xb8\xe7\x00\x00\x00\x0f\x05")   # exit_group
+    base, start = 0x400000, 120
+    return struct.pack("<4sBBBB8xHHIQQQIHHHHHHIIQQQQQQ", b"\x7fELF", 2, 1, 1, 0, 2, 62, 1, base + start, 64, 0, 0, 64, 56,
+                       1, 64, 0, 0, 1, 5, 0, base, base, start + len(code), start + len(code), 4096) + code
+
+
+def test_fork_bomb(wslx, mini):
+    """A distribution full of processes: the agent still answers, other commands get a plain error, terminate works."""
+    wslx.ok("config", mini, "memory=512M", "cpus=1")
+    threads_max = int(wslx.sh("cat /proc/sys/kernel/threads-max", distro=mini))
+    limit = int(wslx.sh("cat /sys/fs/cgroup/pids.max", distro=mini))
+    assert threads_max / 2 < limit <= threads_max - 128
+    wslx.ok("-d", mini, "-e", "/bin/sh", "-c", "cat >/bin/bomb; busybox chmod 755 /bin/bomb; "
+            "exec /bin/bomb </dev/null >/dev/null 2>&1",
+            input=fork_bomb(60000), timeout=500)
+    assert json.loads(wslx.ok("stats", mini, "--json"))
+    for _ in range(3):
+        r = wslx("-d", mini, "-e", "/bin/true")
+        assert r.returncode == 0 or (r.returncode == 255 and len(r.err.splitlines()) == 1), r.err
+    wslx.ok("terminate", mini)
+    assert wslx.state(mini) == "Stopped"
+    wslx.sh("true", distro=mini)
+
+
+APT_CACHE = """#!/bin/sh
+echo "Package: linux-image-cloud-amd64"
+echo "Depends: {pkg} (= 1)"
+"""
+APT_GET = """#!/bin/sh
+[ "$4" = download ] && cp {deb} .
+"""
+
+
+@pytest.fixture
+def own_home(prepared, tmp_path, mini_tar):
+    """A home of its own, with the distribution mini and one kernel, and an apt that has that kernel's package."""
+    deb = next(f for f in os.listdir(f"{prepared}/cloud") if f.endswith(".deb"))
+    for name, text in (("apt-cache", APT_CACHE), ("apt-get", APT_GET)):
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(text.format(pkg=deb.split("_")[0], deb=f"{prepared}/cloud/{deb}"))
+        tool.chmod(0o755)
+    w = Wslx(str(tmp_path / "home"))
+    w.env["PATH"] = f"{tmp_path}/bin:{w.env['PATH']}"
+    shutil.copytree(f"{prepared}/home/data/kernels/cloud", tmp_path / "home/data/kernels/debian-cloud")
+    w.ok("import", "mini", mini_tar, "--size", "1G")
+    yield w
+    w("shutdown", "--force")
+
+
+def test_last_kernel_removed_and_fetched_again(own_home):
+    w = own_home
+    w.fails("kernel", "remove", "debian-cloud", needle="is that of 'mini'")
+    assert w.ok("kernel", "list", "-q") == "debian-cloud\n"
+    r = w("kernel", "remove", "debian-cloud", "--force")
+    assert r.returncode == 0 and "'mini' cannot be started" in r.err and len(r.err.splitlines()) == 1
+    err = w.fails("-d", "mini", "-e", "true", needle="no kernel is installed; `wslx install debian` fetches one")
+    assert len(err.splitlines()) == 1
+    w.fails("install", "--name", "mini", "--memory", "512M", needle="there is already a distribution 'mini'")
+    assert "'mini' was there without a kernel" in w.ok("install", "--name", "mini")
+    w.sh("true", distro="mini")
+    w.fails("install", "--name", "mini", needle="there is already a distribution 'mini'")

@@ -57,6 +57,14 @@ def test_modprobe_on_demand(wslx):
                                 "grep overlay /proc/filesystems")
 
 
+def test_modprobe_after_many_misses(wslx, mini):
+    """Names that nobody has ever heard of, more than are searched for at once, and then a module that is there."""
+    out = wslx.sh("for i in $(seq 80); do mount -t nosuch$i none /tmp 2>/dev/null; done; "
+                  "cat /proc/filesystems; echo; mount -t squashfs none /tmp 2>/dev/null; cat /proc/filesystems", distro=mini)
+    before, after = out.split("\n\n")
+    assert "squashfs" not in before and "squashfs" in after
+
+
 def test_disk_persists_and_flushes(wslx, mini):
     wslx.sh("echo kept >/root/f; sync", distro=mini)
     wslx.ok("terminate", mini)

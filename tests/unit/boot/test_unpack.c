@@ -1,6 +1,7 @@
 /* Kernel files: every compression, versions, damage. */
 #include <bzlib.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <lz4.h>
 #include <lzma.h>
 #include <setjmp.h>
@@ -234,6 +235,72 @@ static void test_refused(void **state)
 	assert_int_equal(unpack(bz, n, NULL, &err), -EBADMSG);
 }
 
+static void not_bootable(struct kernel_elf *k, int code, const char *needle)
+{
+	int fd = kernel_file(k, sizeof(*k));
+	struct wslx_err err = { 0 };
+
+	assert_int_equal(unpack(k, sizeof(*k), NULL, &err), -code);
+	assert_non_null(strstr(err.msg, needle));
+	memset(&err, 0, sizeof(err));
+	assert_int_equal(wslx_kernel_check(fd, &err), -code);
+	assert_non_null(strstr(err.msg, needle));
+	close(fd);
+}
+
+/* ELF files that no machine can be started with. */
+static void test_no_kernel(void **state)
+{
+	static const char *const programs[] = { "/bin/ls", "/sbin/ldconfig", "/proc/self/exe" };
+	struct wslx_err err = { 0 };
+	struct kernel_elf k;
+	uint8_t bz[8192];
+
+	kernel_make(&k, 1);
+	kernel_phdr(&k, 1)->p_type = PT_INTERP;
+	not_bootable(&k, ENOEXEC, "not a kernel: a program");
+	kernel_make(&k, 0);
+	memset(k.b + TEXT_OFF + 0x100, 0, 33);
+	not_bootable(&k, ENOEXEC, "neither a PVH entry nor Linux's version");
+	kernel_make(&k, 0);
+	kernel_phdr(&k, 0)->p_paddr = 0x7000;
+	not_bootable(&k, EBADMSG, "below 1 MiB");
+	kernel_make(&k, 1);
+	kernel_phdr(&k, 1)->p_paddr = 4 * WSLX_GIB;
+	not_bootable(&k, EBADMSG, "no memory");
+	kernel_make(&k, 0);
+	kernel_ehdr(&k)->e_entry = 0x1234;
+	not_bootable(&k, EBADMSG, "entry point");
+	for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
+		int fd = open(programs[i], O_RDONLY | O_CLOEXEC);
+
+		if (fd < 0)
+			continue;
+		assert_int_equal(wslx_kernel_check(fd, &err), -ENOEXEC);
+		close(fd);
+	}
+	/* Both kinds that boot, and a bzImage that only a 32-bit loader can start. */
+	for (int pvh = 0; pvh < 2; pvh++) {
+		int fd;
+
+		kernel_make(&k, pvh);
+		fd = kernel_file(&k, sizeof(k));
+		assert_int_equal(wslx_kernel_check(fd, NULL), 0);
+		close(fd);
+	}
+	for (int wide = 0; wide < 2; wide++) {
+		int fd;
+
+		size_t n = bzimage_make(bz, sizeof(bz), "x", 1);
+
+		wslx_put_le16(bz + 0x236, (uint16_t)wide);
+		fd = kernel_file(bz, n);
+		assert_int_equal(wslx_kernel_check(fd, &err), wide ? 0 : -ENOTSUP);
+		close(fd);
+	}
+	assert_non_null(strstr(err.msg, "no 64-bit entry"));
+}
+
 /* What unpacks well, but to no kernel. */
 static void test_payload_is_no_kernel(void **state)
 {
@@ -323,7 +390,7 @@ int main(void)
 		cmocka_unit_test(test_elf),     cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_refused), cmocka_unit_test(test_payload_is_no_kernel),
 		cmocka_unit_test(test_bomb),    cmocka_unit_test(test_full_disk),
-		cmocka_unit_test(test_version),
+		cmocka_unit_test(test_version), cmocka_unit_test(test_no_kernel),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -139,16 +139,16 @@ void raw_end(struct raw *r)
 
 void raw_pax(struct raw *r, const char *record)
 {
-	char text[8192];
 	size_t n = strlen(record) + 2, digits = 0;
+	char *text;
 
 	/* The length counts its own digits. */
 	while (digits != (size_t)snprintf(NULL, 0, "%zu", n + digits))
 		digits++;
-	assert_true(n + digits < sizeof(text));
-	snprintf(text, sizeof(text), "%zu %s\n", n + digits, record);
+	assert_true(asprintf(&text, "%zu %s\n", n + digits, record) > 0);
 	raw_header(r, "PaxHeader", 'x', n + digits, NULL);
 	raw_bytes(r, text, n + digits);
+	free(text);
 }
 
 int raw_fd(struct raw *r)

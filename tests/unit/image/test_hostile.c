@@ -579,6 +579,7 @@ static void test_acl_cancel(void **state)
 	struct wslx_ext4_attr attr = { .mode = S_IFREG | 0644 };
 	struct archive_entry *entry = archive_entry_new();
 	struct wslx_import_acls *acls = NULL;
+	const size_t written[2] = { 1, 0 };
 	struct wslx_err err = { 0 };
 	struct wslx_ext4_node *n;
 	struct wslx_ext4 *e;
@@ -587,7 +588,7 @@ static void test_acl_cancel(void **state)
 	assert_int_equal(wslx_ext4_add(e, "file", &attr, NULL, &n, &err), 0);
 	archive_entry_set_pathname(entry, "file");
 	archive_entry_acl_add_entry(entry, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, 4, ARCHIVE_ENTRY_ACL_USER, 5, "x");
-	assert_int_equal(wslx_import_acl_note(&acls, e, n, entry, &err), 0);
+	assert_int_equal(wslx_import_acl_note(&acls, e, n, entry, written, &err), 0);
 	assert_int_equal(wslx_import_acl_apply(acls, e, &task, &err), -ECANCELED);
 	wslx_import_acl_free(acls, e);
 	archive_entry_free(entry);

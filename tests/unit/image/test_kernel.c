@@ -289,6 +289,19 @@ static void test_hostile_header(void **state)
 	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -E2BIG);
 	assert_non_null(strstr(err.msg, "a file whose header is larger than 16 MiB"));
 
+	/* An ACL that would keep libarchive busy for long. */
+	map = malloc((size_t)1 << 20);
+	n = (size_t)sprintf(map, "SCHILY.acl.access=user::rw-");
+	for (unsigned i = 0; i < 54000; i++)
+		n += (size_t)sprintf(map + n, ",user:%u:r--", i);
+	raw_pax(&r, map);
+	free(map);
+	raw_header(&r, "boot/vmlinuz-6.1", '0', 0, NULL);
+	raw_end(&r);
+	write_deb(path, raw_fd(&r));
+	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -E2BIG);
+	assert_non_null(strstr(err.msg, "a file of the package: its ACL has more than 256 entries"));
+
 	/* What is left out may be of any size. */
 	raw_header(&r, "usr/share/doc", '0', 24 << 20, NULL);
 	map = calloc(1, size);
@@ -380,6 +393,10 @@ static void test_bad_files(void **state)
 	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "not a kernel"));
 	assert_non_null(strstr(err.msg, path));
+	w->p.file = "/bin/ls";
+	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
+	assert_string_equal(err.msg, "/bin/ls: not a kernel: a program that runs under Linux");
+	assert_false(has(w, "initramfs.cpio"));
 	w->p.file = w->root;
 	assert_int_equal(wslx_kernel_add(&w->p, &info, &err), -EINVAL);
 	w->p.file = "/no/such/file";

@@ -200,7 +200,69 @@ static void test_no_kernel(void **state)
 	assert_non_null(strstr(err.msg, "kernel"));
 	assert_int_equal(wslx_kernel_choose(h->m, "nosuch", name, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "nosuch"));
-	assert_true(wslx_kernel_remove(h->m, "nosuch", &err) < 0);
+	assert_true(wslx_kernel_remove(h->m, "nosuch", false, &err) < 0);
+}
+
+static void add_kernel(struct home *h, const char *name)
+{
+	struct wslx_kernel_info info = { .version = "6.1", .source = "none", .has_vmlinux = true };
+	cleanup_free char *text = wslx_kernel_encode(&info);
+	struct wslx_builder b;
+
+	assert_int_equal(wslx_builder_begin(h->m, WSLX_STORE_KERNELS, name, &b, NULL), 0);
+	assert_int_equal(wslx_builder_commit(&b, WSLX_KERNEL_JSON, text, NULL), 0);
+	wslx_builder_end(&b);
+}
+
+/* Named by its settings, or what it takes when they name none. */
+static void test_kernel_in_use(void **state)
+{
+	struct home *h = *state;
+	struct wslx_distro *d = calloc(1, sizeof(*d));
+	struct wslx_kernel_users users;
+	struct wslx_err err = { 0 };
+
+	add_kernel(h, "mine");
+	home_add_distro(h, "silent");
+	home_add_distro(h, "named");
+	assert_int_equal(wslx_distro_find(h->m, "named", d, NULL), 0);
+	assert_int_equal(wslx_settings_set(&d->settings, "kernel", "MINE", NULL), 0);
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
+	free(d);
+	assert_int_equal(wslx_kernel_remove(h->m, "Mine", false, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "the kernel 'mine' is that of 'named', 'silent'; give them"));
+	assert_non_null(strstr(err.msg, "--force"));
+	/* Another one becomes the default: one distro still names the first. */
+	add_kernel(h, WSLX_KERNEL_DEFAULT);
+	assert_int_equal(wslx_kernel_remove(h->m, "mine", false, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "is that of 'named'; give it"));
+	assert_int_equal(wslx_kernel_remove(h->m, "mine", true, &err), 0);
+	assert_int_equal(wslx_kernel_users(h->m, "", &users, NULL), 0);
+	assert_int_equal(users.n, 1);
+	assert_string_equal(users.text, "'named'");
+	assert_int_equal(wslx_kernel_remove(h->m, WSLX_KERNEL_DEFAULT, false, &err), -EBUSY);
+	assert_int_equal(wslx_distro_unregister(h->m, "silent", NULL), 0);
+	assert_int_equal(wslx_kernel_remove(h->m, WSLX_KERNEL_DEFAULT, false, &err), 0);
+	assert_int_equal(home_count(h, WSLX_STORE_KERNELS), 0);
+}
+
+/* However many there are, the line ends. */
+static void test_kernel_of_many(void **state)
+{
+	struct home *h = *state;
+	struct wslx_kernel_users users;
+	char name[WSLX_NAME_MAX + 1];
+
+	add_kernel(h, "k");
+	for (int i = 0; i < 7; i++) {
+		memset(name, 'a', 40);
+		name[40] = '\0';
+		name[0] = (char)('0' + i);
+		home_add_distro(h, name);
+	}
+	assert_int_equal(wslx_kernel_users(h->m, "k", &users, NULL), 0);
+	assert_int_equal(users.n, 7);
+	assert_non_null(strstr(users.text, "' and 2 more"));
 }
 
 static void test_locks(void **state)
@@ -280,6 +342,8 @@ int main(void)
 		T(test_damaged_description_is_named),
 		T(test_bad_archive_leaves_nothing),
 		T(test_no_kernel),
+		T(test_kernel_in_use),
+		T(test_kernel_of_many),
 		T(test_locks),
 		T(test_paths),
 		T(test_remove_tree_does_not_follow_links),
