@@ -217,6 +217,56 @@ static void calls_run_on_the_loop_thread(void **state)
 	assert_true(c.n >= 1000);
 }
 
+struct greedy {
+	struct wslx_loop *loop;
+	unsigned calls, ticks, other;
+};
+
+/* Always has more to do. */
+static void call_again(void *opaque)
+{
+	struct greedy *g = opaque;
+
+	assert_true(++g->calls < 1000);
+	assert_int_equal(wslx_loop_post(g->loop, call_again, g), 0);
+}
+
+static void tick_again(struct wslx_timer *t, void *opaque)
+{
+	struct greedy *g = opaque;
+
+	assert_true(++g->ticks < 1000);
+	wslx_timer_arm(t, 0);
+}
+
+static void count_other(struct wslx_timer *t, void *opaque)
+{
+	struct greedy *g = opaque;
+
+	g->other++;
+	wslx_timer_arm(t, 0);
+}
+
+static void turns_are_taken(void **state)
+{
+	struct greedy g = { 0 };
+	struct wslx_timer *greedy, *other;
+
+	assert_int_equal(wslx_loop_new(&g.loop), 0);
+	assert_int_equal(wslx_loop_timer(g.loop, count_other, &g, &other), 0);
+	assert_int_equal(wslx_loop_timer(g.loop, tick_again, &g, &greedy), 0);
+	assert_int_equal(wslx_loop_post(g.loop, call_again, &g), 0);
+	wslx_timer_arm(greedy, 0);
+	wslx_timer_arm(other, 0);
+	for (unsigned i = 1; i <= 20; i++) {
+		assert_int_equal(wslx_loop_once(g.loop, 1000), 0);
+		assert_int_equal(g.calls, i);
+		assert_int_equal(g.ticks, i);
+		assert_int_equal(g.other, i);
+	}
+	wslx_loop_free(g.loop);
+}
+
 static void descriptors_travel(void **state)
 {
 	int sv[2], p[2], got[4];
@@ -362,6 +412,7 @@ int main(void)
 		cmocka_unit_test(guest_log_is_limited),
 		cmocka_unit_test(timers_fire_and_rearm),
 		cmocka_unit_test(calls_run_on_the_loop_thread),
+		cmocka_unit_test(turns_are_taken),
 		cmocka_unit_test(descriptors_travel),
 		cmocka_unit_test(long_socket_paths_work),
 		cmocka_unit_test(full_socket_is_not_waited_for),
