@@ -23,6 +23,7 @@
 #include "base/listener.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/siphash.h"
 #include "os/linux/fd.h"
 
 static void err_is_one_clean_line(void **state)
@@ -75,6 +76,14 @@ static void ranges(void **state)
 	assert_false(wslx_align_up(UINT64_MAX, 4096, &v));
 	assert_true(wslx_align_up(4097, 4096, &v));
 	assert_int_equal(v, 8192);
+}
+
+/* From the authors' test vectors: the eight bytes 0 to 7, the key 0 to 15. */
+static void siphash_is_siphash(void **state)
+{
+	struct wslx_siphash_key key = { 0x0706050403020100u, 0x0f0e0d0c0b0a0908u };
+
+	assert_true(wslx_siphash_u64(&key, 0x0706050403020100u) == 0x93f5f5799a932462u);
 }
 
 static void buffer_is_bounded(void **state)
@@ -408,6 +417,7 @@ int main(void)
 		cmocka_unit_test(log_lines_are_clean),
 		cmocka_unit_test(ranges),
 		cmocka_unit_test(buffer_is_bounded),
+		cmocka_unit_test(siphash_is_siphash),
 		cmocka_unit_test(removed_watch_is_not_called),
 		cmocka_unit_test(guest_log_is_limited),
 		cmocka_unit_test(timers_fire_and_rearm),

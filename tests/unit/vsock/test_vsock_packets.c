@@ -361,6 +361,35 @@ static void test_bulk(void **state)
 	}
 }
 
+/* The guest picks both ports, and knows how they are hashed, but not the key. */
+static void test_ports_do_not_collide(void **state)
+{
+	enum { N = 4096 };
+	struct fixture *f = *state;
+	static uint8_t load[N];
+	struct fixture other;
+	void *other_state = &other;
+	struct wslx_vsock *v;
+	unsigned same = 0;
+
+	teardown(state);
+	make(f, N);
+	make(&other, N);
+	v = CONTAINER_OF(f->d, struct wslx_vsock, d);
+	for (unsigned shift = 0; shift <= 20; shift += 4) {
+		memset(load, 0, sizeof(load));
+		for (uint32_t i = 0; i < N; i++) {
+			uint32_t b = wslx_vsock_bucket(v, i << shift, 1);
+
+			assert_true(b < N);
+			assert_true(++load[b] < 20); /* by chance some 7 share one */
+			same += b == wslx_vsock_bucket(CONTAINER_OF(other.d, struct wslx_vsock, d), i << shift, 1);
+		}
+	}
+	assert_true(same < 100);
+	teardown(&other_state);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -377,6 +406,7 @@ int main(void)
 		T(test_answers_are_bounded),
 		T(test_broken_queue),
 		T(test_small_rx_buffer),
+		T(test_ports_do_not_collide),
 		T(test_bulk),
 	};
 
