@@ -361,6 +361,56 @@ static void test_bulk(void **state)
 	}
 }
 
+static struct fixture *flooded;
+
+/* In place of on_request: the owner refuses, and the guest asks again. */
+static void ask_again(void *opaque, uint32_t id, uint32_t port)
+{
+	struct vsock_hdr h = guest_hdr(VSOCK_OP_REQUEST, ++flooded->n_asked, 1024);
+	struct fake_buf b = { flooded->tx_gpa, VSOCK_HDR_LEN, false };
+	uint16_t head;
+	uint32_t len;
+
+	assert_true(flooded->n_asked < 10000);
+	wslx_vsock_connect_done(flooded->d, id, -1);
+	wslx_vsock_hdr_encode(&h, fake_driver_ptr(&flooded->drv, b.gpa, VSOCK_HDR_LEN));
+	(void)fake_driver_used(&flooded->drv, VSOCK_Q_TX, &head, &len);
+	assert_true(fake_driver_add(&flooded->drv, VSOCK_Q_TX, &b, 1, false) >= 0);
+}
+
+static void on_turn(struct wslx_timer *t, void *opaque)
+{
+	++*(unsigned *)opaque;
+	wslx_timer_arm(t, 0);
+}
+
+/* The guest always has another packet: others on the loop get their turn. */
+static void test_loop_turns(void **state)
+{
+	struct fixture *f = *state;
+	struct vsock_hdr h = guest_hdr(VSOCK_OP_REQUEST, 0, 1024);
+	struct fake_buf b = { 0, VSOCK_HDR_LEN, false };
+	struct wslx_timer *t;
+	unsigned turns = 0;
+
+	teardown(state);
+	make(f, 4096);
+	CONTAINER_OF(f->d, struct wslx_vsock, d)->connect_request = ask_again;
+	flooded = f;
+	b.gpa = f->tx_gpa;
+	wslx_vsock_hdr_encode(&h, fake_driver_ptr(&f->drv, b.gpa, VSOCK_HDR_LEN));
+	assert_true(fake_driver_add(&f->drv, VSOCK_Q_TX, &b, 1, false) >= 0);
+	fake_driver_kick(&f->drv, VSOCK_Q_TX);
+	assert_int_equal(wslx_loop_timer(f->loop, on_turn, &turns, &t), 0);
+	wslx_timer_arm(t, 0);
+	for (unsigned i = 1; i <= 10; i++) {
+		assert_int_equal(wslx_loop_once(f->loop, 0), 0);
+		assert_int_equal(turns, i);
+		assert_int_equal(f->n_asked, VSOCK_BUDGET * i);
+	}
+	wslx_timer_free(t);
+}
+
 /* The guest picks both ports, and knows how they are hashed, but not the key. */
 static void test_ports_do_not_collide(void **state)
 {
@@ -407,6 +457,7 @@ int main(void)
 		T(test_broken_queue),
 		T(test_small_rx_buffer),
 		T(test_ports_do_not_collide),
+		T(test_loop_turns),
 		T(test_bulk),
 	};
 
