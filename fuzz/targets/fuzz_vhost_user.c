@@ -141,6 +141,13 @@ static void good_message(struct state *s, uint8_t what, struct input *in)
 	send_msg(s, request, VHU_VERSION | (odd & 64 ? VHU_FLAG_NEED_REPLY : 0), p, size, size, fd, fd ? 1 : 0);
 }
 
+/* A round takes one message. */
+static void serve(struct state *s, unsigned rounds)
+{
+	for (unsigned i = 0; i < rounds && !s->closed; i++)
+		wslx_loop_once(s->loop, 0);
+}
+
 static void step(struct state *s, struct input *in)
 {
 	static const uint64_t one = 1;
@@ -170,7 +177,7 @@ static void step(struct state *s, struct input *in)
 		break;
 	}
 	if (!(cmd & 0x80))
-		wslx_loop_once(s->loop, 0);
+		serve(s, 4);
 	while (recv(s->sock, drop, sizeof(drop), MSG_DONTWAIT) > 0)
 		;
 }
@@ -205,8 +212,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	s.kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	for (unsigned i = 0; in.n && i < 300 && !s.closed; i++)
 		step(&s, &in);
-	if (!s.closed)
-		wslx_loop_once(s.loop, 0);
+	serve(&s, 64);
 	wslx_vhost_user_free(s.server);
 	s.d->ops->free(s.d);
 	wslx_loop_free(s.loop);

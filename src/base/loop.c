@@ -4,6 +4,12 @@
  * the dispatch round, because epoll_wait may already have returned an event
  * that points at it.  Calls from other threads queue under `lock` and wake the
  * loop through an eventfd.
+ *
+ * Fairness.  What a round does is fixed when it begins: the events that
+ * epoll_wait returned, the calls that were queued, the timers that were armed.
+ * What callbacks and other threads add meanwhile waits for the next round, so
+ * nobody who always has more to do (a guest's vCPUs call in here) can keep the
+ * others from their turn.
  */
 #include "base/loop.h"
 
@@ -33,6 +39,7 @@ struct wslx_timer {
 	wslx_timer_fn fn;
 	void *opaque;
 	int64_t due_ms;
+	uint64_t armed_in; /* round */
 	bool armed;
 	bool dead;
 };
@@ -50,6 +57,7 @@ struct wslx_loop {
 	int wakefd;
 	struct wslx_watch *watches, *dead_watches;
 	struct wslx_timer *timers, *dead_timers;
+	uint64_t round; /* of timers */
 	pthread_t thread;
 	atomic_bool running;
 	atomic_bool stop;
@@ -236,6 +244,7 @@ int wslx_loop_timer(struct wslx_loop *l, wslx_timer_fn fn, void *opaque, struct 
 void wslx_timer_arm(struct wslx_timer *t, uint64_t delay_ms)
 {
 	t->due_ms = wslx_now_ms() + (int64_t)WSLX_MIN(delay_ms, (uint64_t)INT64_MAX / 2);
+	t->armed_in = t->loop->round;
 	t->armed = true;
 }
 
@@ -287,12 +296,13 @@ static void run_timers(struct wslx_loop *l)
 	struct wslx_timer *t = l->timers;
 	int64_t now = t ? wslx_now_ms() : 0;
 
+	l->round++;
 	while (t) {
-		if (t->armed && t->due_ms <= now) {
+		if (t->armed && t->armed_in != l->round && t->due_ms <= now) {
 			t->armed = false;
 			t->fn(t, t->opaque);
 			/* The callback may have changed the list: start over.
-			 * Each round disarms one timer, so this ends. */
+			 * What it armed waits for the next round, so this ends. */
 			t = l->timers;
 			continue;
 		}
@@ -300,30 +310,31 @@ static void run_timers(struct wslx_loop *l)
 	}
 }
 
+/* Those that are queued now; whoever queues one later wakes the loop again. */
 static void run_calls(struct wslx_loop *l)
 {
+	struct call *c, *next;
 	uint64_t n;
 
 	if (read(l->wakefd, &n, sizeof(n)) < 0)
 		(void)0;
 	pthread_mutex_lock(&l->lock);
-	while (l->calls) {
-		struct call *c = l->calls;
-
-		l->calls = c->next;
-		if (!l->calls)
-			l->calls_tail = &l->calls;
-		pthread_mutex_unlock(&l->lock);
+	c = l->calls;
+	l->calls = NULL;
+	l->calls_tail = &l->calls;
+	pthread_mutex_unlock(&l->lock);
+	for (; c; c = next) {
+		next = c->next; /* a caller's own may be gone once it is done */
 		c->fn(c->opaque);
-		pthread_mutex_lock(&l->lock);
 		if (c->heap) {
 			free(c);
-		} else {
-			c->done = true;
-			pthread_cond_broadcast(&l->called);
+			continue;
 		}
+		pthread_mutex_lock(&l->lock);
+		c->done = true;
+		pthread_cond_broadcast(&l->called);
+		pthread_mutex_unlock(&l->lock);
 	}
-	pthread_mutex_unlock(&l->lock);
 }
 
 int wslx_loop_once(struct wslx_loop *l, int timeout_ms)

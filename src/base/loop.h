@@ -6,6 +6,10 @@
  * runs.  Callbacks may add and remove any watch or timer, their own included;
  * a removed watch is never called again, even if its event was already
  * fetched.  No locks are held during callbacks.
+ *
+ * Each round serves what was ready, queued or armed when it began, and no
+ * more: a callback that has more to do arms a timer with 0 and gets its next
+ * turn after everybody else had theirs.
  */
 #ifndef WSLX_BASE_LOOP_H
 #define WSLX_BASE_LOOP_H

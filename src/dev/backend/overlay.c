@@ -581,7 +581,7 @@ static void on_idle(struct wslx_timer *t, void *opaque)
 
 	if (ov->aio->paused) {
 		wslx_timer_arm(ov->idle, OV_IDLE_COMMIT_MS);
-	} else if (ov->n_dirty && !ov->failed) {
+	} else if ((ov->n_dirty || ov->n_freed) && !ov->failed) {
 		wslx_ov_commit_start(ov);
 		wslx_aio_commit(ov->aio);
 	}
@@ -592,9 +592,10 @@ static void ov_free(struct wslx_block *b)
 	struct overlay *ov = ov_of(b);
 	const struct ov_geometry *g = &ov->map.g;
 
+	ov->closing = true;
 	if (ov->aio) {
 		ov_drain(b, true);
-		if (ov->n_dirty && !ov->failed) {
+		if ((ov->n_dirty || ov->n_freed) && !ov->failed) {
 			wslx_ov_commit_start(ov);
 			ov_drain(b, true);
 		}

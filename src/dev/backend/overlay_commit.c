@@ -13,6 +13,11 @@
  * middle mixes old and new entries, each sound: a released cluster is not
  * used again before PUNCH.
  *
+ * Giving storage back can take long, if a guest discarded a large disk in small
+ * pieces, and nothing depends on it.  So it goes on by runs of bounded length,
+ * and what is left when the back end drains (a pause, a reset) waits for the
+ * next commit; only the one at the end goes through.
+ *
  * A commit that fails because the wait for room on the host's disk was
  * cancelled is taken back and can be repeated.  Any other failure is for good:
  * after a failed fdatasync, be it for lack of room, the kernel no longer knows
@@ -21,6 +26,8 @@
 #include <errno.h>
 
 #include "dev/backend/overlay_internal.h"
+
+#define MAX_PUNCH 2048u /* clusters at a time: 128 MiB */
 
 static void next_step(struct overlay *ov);
 
@@ -65,6 +72,21 @@ static void end(struct overlay *ov)
 	}
 }
 
+/* The clusters that this commit has not freed are for the next one. */
+static void keep_freeing(struct overlay *ov)
+{
+	struct ov_commit *c = &ov->commit;
+	uint64_t i;
+
+	wslx_timer_arm(ov->idle, OV_IDLE_COMMIT_MS);
+	for (i = wslx_ov_bit_find(c->freeing, 0, ov->map.g.max_clusters, true); i < ov->map.g.max_clusters;
+	     i = wslx_ov_bit_find(c->freeing, i + 1, ov->map.g.max_clusters, true)) {
+		ov_bit_clear(c->freeing, i);
+		ov_bit_set(ov->freed, i);
+		ov->n_freed++;
+	}
+}
+
 static void take_back(struct overlay *ov)
 {
 	struct ov_commit *c = &ov->commit;
@@ -78,13 +100,7 @@ static void take_back(struct overlay *ov)
 			ov->n_dirty++;
 		}
 	}
-	wslx_timer_arm(ov->idle, OV_IDLE_COMMIT_MS);
-	for (i = wslx_ov_bit_find(c->freeing, 0, ov->map.g.max_clusters, true); i < ov->map.g.max_clusters;
-	     i = wslx_ov_bit_find(c->freeing, i + 1, ov->map.g.max_clusters, true)) {
-		ov_bit_clear(c->freeing, i);
-		ov_bit_set(ov->freed, i);
-		ov->n_freed++;
-	}
+	keep_freeing(ov);
 }
 
 static void fail(struct overlay *ov, int result)
@@ -169,7 +185,7 @@ static bool punch_some(struct overlay *ov)
 	if (i == n)
 		return false;
 	c->next_cluster = i;
-	c->run = wslx_ov_bit_find(c->freeing, i, n, false) - i;
+	c->run = wslx_ov_bit_find(c->freeing, i, WSLX_MIN(n, i + MAX_PUNCH), false) - i;
 	submit(ov, WSLX_AIO_PUNCH, ov_cluster_offset(ov, i), c->run << OV_CLUSTER_BITS, NULL);
 	return true;
 }
@@ -198,8 +214,12 @@ static void next_step(struct overlay *ov)
 		answer_flushes(ov, 0);
 		__attribute__((fallthrough));
 	case OV_PUNCH:
-		if (!punch_some(ov))
+		if (ov->aio->cancel && !ov->closing) {
+			keep_freeing(ov);
 			end(ov);
+		} else if (!punch_some(ov)) {
+			end(ov);
+		}
 		return;
 	}
 }

@@ -123,7 +123,8 @@ struct overlay {
 	struct ov_map map;
 	uint64_t base_size; /* 0 = no base */
 	bool no_sync;
-	int failed; /* -errno of a commit that failed for good */
+	int failed;   /* -errno of a commit that failed for good */
+	bool closing; /* the commit under way is the last */
 
 	unsigned depth;
 	struct ov_slot *slots, *free_slots;

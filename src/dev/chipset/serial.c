@@ -5,7 +5,9 @@
  * "sent": the transmitter is always empty, so the guest never waits.  The
  * loop's thread moves the ring to the console descriptor, which does not
  * block; when nobody reads there, the ring's oldest bytes give way, because
- * the newest are what explains a crash.
+ * the newest are what explains a crash.  A round moves at most one ring's
+ * worth: a guest that writes without pause must not keep the loop from its
+ * other work.
  *
  * The line is raised while a condition that the guest enabled is pending, and
  * changes only on edges, so most bytes cost no system call.
@@ -72,10 +74,17 @@ static void update_line(struct wslx_serial *s)
 	(void)s->hv->ops->irq_line(s->hv, s->gsi, level);
 }
 
+static void wake(struct wslx_serial *s)
+{
+	uint64_t one = 1;
+
+	if (write(s->wake_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is full: the loop is awake anyway */
+}
+
 static void put_byte(struct wslx_serial *s, uint8_t byte)
 {
 	bool was_empty = s->head == s->tail;
-	uint64_t one = 1;
 
 	if (s->fd < 0)
 		return;
@@ -84,8 +93,8 @@ static void put_byte(struct wslx_serial *s, uint8_t byte)
 		s->dropped++;
 	}
 	s->ring[s->head++ % RING_SIZE] = byte;
-	if (was_empty && write(s->wake_fd, &one, sizeof(one)) < 0)
-		return; /* the counter is full: the loop is awake anyway */
+	if (was_empty)
+		wake(s);
 }
 
 /* Modem status; in loopback the control outputs come back in. */
@@ -205,14 +214,17 @@ static void serial_write(void *opaque, uint64_t off, const void *buf, unsigned l
 
 const struct wslx_bus_ops wslx_serial_ops = { .read = serial_read, .write = serial_write };
 
+enum drained { DRAIN_FULL, DRAIN_EMPTY, DRAIN_MORE };
+
 /* Copies the oldest bytes out under the lock and writes them without it: the
- * guest must not wait for the console.  1: ring empty, 0: the console is
- * full, -errno: it is gone. */
+ * guest must not wait for the console.  EMPTY: the ring is; FULL: the console
+ * is; MORE: this round's share is done; -errno: the console is gone. */
 static int drain(struct wslx_serial *s)
 {
 	uint8_t chunk[4096];
+	uint64_t done = 0;
 
-	for (;;) {
+	while (done < RING_SIZE) {
 		uint64_t from, n = 0;
 		ssize_t w;
 
@@ -224,19 +236,21 @@ static int drain(struct wslx_serial *s)
 		}
 		pthread_mutex_unlock(&s->lock);
 		if (!n)
-			return 1;
+			return DRAIN_EMPTY;
 		w = write(s->fd, chunk, n);
 		if (w < 0 && errno == EINTR)
 			continue;
 		if (w < 0)
-			return errno == EAGAIN ? 0 : -errno;
+			return errno == EAGAIN ? DRAIN_FULL : -errno;
 		pthread_mutex_lock(&s->lock);
 		/* The guest may have pushed the ring's tail into these bytes
 		 * meanwhile: they count as dropped, but have arrived. */
 		s->dropped -= WSLX_MIN(s->tail, from + (uint64_t)w) - from;
 		s->tail = WSLX_MAX(s->tail, from + (uint64_t)w);
 		pthread_mutex_unlock(&s->lock);
+		done += (uint64_t)w;
 	}
+	return DRAIN_MORE;
 }
 
 static void discard(struct wslx_serial *s)
@@ -255,10 +269,12 @@ static void pump(struct wslx_serial *s)
 
 	if (r < 0)
 		discard(s); /* nobody will ever read it */
-	if (r == 0 && !s->out_watch) {
+	if (r == DRAIN_MORE)
+		wake(s); /* and take turns with the loop's other work */
+	if (r == DRAIN_FULL && !s->out_watch) {
 		if (wslx_loop_watch(s->loop, s->fd, EPOLLOUT, on_writable, s, &s->out_watch) < 0)
 			discard(s);
-	} else if (r != 0 && s->out_watch) {
+	} else if (r != DRAIN_FULL && s->out_watch) {
 		wslx_watch_free(s->out_watch);
 		s->out_watch = NULL;
 	}
@@ -280,10 +296,11 @@ static void on_wake(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 void wslx_serial_flush(struct wslx_serial *s, int timeout_ms)
 {
 	int64_t end = wslx_now_ms() + timeout_ms;
+	int r;
 
 	if (s->fd < 0)
 		return;
-	while (drain(s) == 0) {
+	while ((r = drain(s)) == DRAIN_FULL || r == DRAIN_MORE) {
 		struct pollfd p = { .fd = s->fd, .events = POLLOUT };
 		int64_t left = end - wslx_now_ms();
 

@@ -376,20 +376,19 @@ static void on_socket(struct wslx_watch *w, int fd, uint32_t events, void *opaqu
 	struct wslx_vhost_user *s = opaque;
 	int r;
 
-	for (;;) {
-		r = wslx_vhu_msg_recv(s->fd, &s->msg);
-		if (r == -EAGAIN)
-			return;
-		if (r == 1) {
-			uint32_t request = s->msg.request;
+	/* One message a round: a front end that always has another one must not
+	 * keep the loop from a pause or a stop. */
+	r = wslx_vhu_msg_recv(s->fd, &s->msg);
+	if (r == -EAGAIN)
+		return;
+	if (r == 1) {
+		uint32_t request = s->msg.request;
 
-			r = handle(s, &s->msg);
-			wslx_vhu_msg_clear(&s->msg);
-			if (r == 0)
-				continue;
-			log_error("%s: vhost-user request %u: %s", s->d->name, request, strerror(-r));
-		}
-		break;
+		r = handle(s, &s->msg);
+		wslx_vhu_msg_clear(&s->msg);
+		if (r == 0)
+			return;
+		log_error("%s: vhost-user request %u: %s", s->d->name, request, strerror(-r));
 	}
 	shut(s);
 	if (s->closed)

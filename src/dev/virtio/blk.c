@@ -4,18 +4,19 @@
  * Theory of operation.  All queues of a disk are served on one loop thread;
  * several of them only save the guest's CPUs a lock.  A chain popped from a
  * queue occupies a slot until its status is written and the chain is pushed
- * back.  When slots run out, or a queue kept the loop busy for a whole round,
- * the queue is marked starved and looked at again later.  Used buffers are
- * announced once per batch of completions.
+ * back.  When slots run out, when much data is under way, or a queue kept the
+ * loop busy for a whole round, the queue is marked starved and looked at again
+ * later.  Used buffers are announced once per batch of completions.
  *
- * Pause: whatever is in flight ends first.  A request that waits for room on
- * the host's disk would not, and guest memory may be mapped anew before the
- * device goes on; so it is given up, only its head is kept, and it is taken up
- * from the start afterwards.
+ * Pause: whatever is in flight ends first, which is a slice (blk_req.c) of each
+ * request and a bounded amount in all.  The rest of a larger request, and one
+ * that waits for room on the host's disk, would take as long as they like, and
+ * guest memory may be mapped anew before the device goes on; so such a request
+ * is given up, only its head is kept, and it is taken up from the start
+ * afterwards.
  *
- * Reset: whatever is in flight ends first (a parked request by giving it up),
- * so that afterwards nothing touches guest memory; the driver hears nothing of
- * it any more.
+ * Reset: the same, but what is given up is forgotten, so that afterwards nothing
+ * touches guest memory; the driver hears nothing of it any more.
  *
  * Trust boundary: see blk_req.c and vq.h.
  */
@@ -102,6 +103,11 @@ static void on_batch_end(void *opaque)
 	announce(opaque);
 }
 
+static bool data_room(const struct blk *blk)
+{
+	return blk->in_flight < BLK_MAX_IN_FLIGHT;
+}
+
 /* Takes chains until the queue is empty.  False: starved. */
 static bool drain_queue(struct blk *blk, unsigned q, unsigned *budget)
 {
@@ -111,7 +117,7 @@ static bool drain_queue(struct blk *blk, unsigned q, unsigned *budget)
 		struct blk_slot *s;
 		int r;
 
-		if (!*budget)
+		if (!*budget || !data_room(blk))
 			return false;
 		s = take_slot(blk);
 		if (!s)
@@ -178,8 +184,8 @@ static void process(struct blk *blk, unsigned q)
 	blk->processing = false;
 	wslx_block_commit(blk->backend);
 	announce(blk);
-	/* Out of slots: whoever ends gives one back and arms the timer. */
-	if (blk->starved && (blk->free_slots || blk->n_slots < blk->depth))
+	/* Out of slots or with enough under way: whoever ends arms the timer. */
+	if (blk->starved && data_room(blk) && (blk->free_slots || blk->n_slots < blk->depth))
 		wslx_timer_arm(blk->work, 0);
 }
 

@@ -3,6 +3,10 @@
  *
  * Features: FLUSH, CONFIG_WCE, MQ, DISCARD, WRITE_ZEROES, SEG_MAX, BLK_SIZE,
  * TOPOLOGY, RO, indirect descriptors, event index.
+ *
+ * A request may be of any size.  It is carried out in slices of a few MiB, so
+ * that neither one request nor all of them together hold up a pause, a reset
+ * or each other for long.
  */
 #ifndef WSLX_DEV_VIRTIO_BLK_H
 #define WSLX_DEV_VIRTIO_BLK_H

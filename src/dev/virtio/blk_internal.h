@@ -38,6 +38,16 @@
 #define BLK_SEG_MAX (WSLX_VQ_MAX_CHAIN - 2)
 #define BLK_MAX_RANGES 32u             /* in one discard or write-zeroes request */
 #define BLK_MAX_RANGE_SECTORS 4194304u /* 2 GiB */
+/* What the back end gets at a time of one request, in bytes.  Between two
+ * slices a pause or a reset is seen, however much the request asks for.  Larger
+ * than what Linux sends by default (1280 KiB, later 4 MiB), so mostly there is
+ * one slice. */
+#define BLK_SLICE (4 * WSLX_MIB)
+#define BLK_SLICE_ZEROES (16 * WSLX_MIB)
+#define BLK_SLICE_DISCARD (128 * WSLX_MIB)
+#define BLK_SLICE_ALIGN WSLX_MIB /* where one ends: no back end's cluster is cut */
+/* All slices under way: what a pause waits for. */
+#define BLK_MAX_IN_FLIGHT (64 * WSLX_MIB)
 #define BLK_CONFIG_LEN 96u
 #define BLK_CONFIG_WRITEBACK 32u
 
@@ -54,9 +64,17 @@ struct blk_slot {
 	uint64_t data_len; /* bytes read into or written from the data buffers */
 	uint8_t *status;   /* in guest memory */
 	bool flushing;     /* write-through: the data is written, the flush runs */
+	/* What is left of the data, or of the current range, and where its slice
+	 * is to be cut from: iov (NULL for a range) behind `passed` bytes. */
+	enum wslx_block_op op;
+	uint64_t off, left, passed;
+	struct iovec *iov;
+	unsigned n_iov;
+	uint64_t weight; /* of the slice under way, in blk->in_flight */
 	unsigned range, n_ranges;
 	uint8_t ranges[BLK_MAX_RANGES * BLK_SEG_LEN]; /* copied once */
 	struct wslx_chain chain;
+	struct iovec slice[WSLX_VQ_MAX_CHAIN];
 };
 
 struct blk {
@@ -68,8 +86,9 @@ struct blk {
 	bool writeback; /* as configured by the driver */
 	bool paused;
 	bool processing;
-	uint32_t starved; /* bit a queue: has requests, but no slot or no time was left */
-	uint32_t pushed;  /* bit a queue: used buffers not announced yet */
+	uint32_t starved;   /* bit a queue: has requests, but no slot or no time was left */
+	uint64_t in_flight; /* bytes */
+	uint32_t pushed;    /* bit a queue: used buffers not announced yet */
 	struct wslx_timer *work;
 	unsigned depth, n_slots;
 	struct blk_slot *slots, *free_slots;
@@ -95,7 +114,7 @@ WSLX_MUST_CHECK bool wslx_blk_request(struct blk_slot *s);
 
 /* blk.c: gives the chain back with a status. */
 void wslx_blk_finish(struct blk_slot *s, uint8_t status);
-/* A request that a pause cut short: it starts anew afterwards. */
+/* A request that a pause or a reset cut short: after a pause it starts anew. */
 void wslx_blk_hold(struct blk_slot *s);
 
 #endif

@@ -5,6 +5,11 @@
  * The layout of buffers is the driver's choice (2.7.4.1), so the header is the
  * first 16 readable bytes and the status the last writable one, wherever they
  * lie.
+ *
+ * A request may ask for any amount: a chain's buffers may overlap, and the
+ * limits in the configuration are what a driver is to respect, not what it
+ * does.  So it is carried out in slices, one after the other, and may be cut
+ * short between them.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,6 +17,7 @@
 #include "base/arith.h"
 #include "base/bytes.h"
 #include "dev/virtio/blk_internal.h"
+#include "dev/virtio/iov.h"
 
 static void next_range(struct blk_slot *s);
 
@@ -19,6 +25,46 @@ static void submit(struct blk_slot *s, enum wslx_block_op op)
 {
 	s->b.op = op;
 	wslx_block_submit(s->blk->backend, &s->b);
+}
+
+static uint64_t slice_len(const struct blk_slot *s)
+{
+	uint64_t max = BLK_SLICE;
+
+	if (s->op == WSLX_BLOCK_WRITE_ZEROES)
+		max = BLK_SLICE_ZEROES;
+	else if (s->op == WSLX_BLOCK_DISCARD)
+		max = BLK_SLICE_DISCARD;
+	return s->left <= max ? s->left : wslx_align_down(s->off + max, BLK_SLICE_ALIGN) - s->off;
+}
+
+/* The whole of the data goes as it is; a part of it as a copy of its iovecs. */
+static void cut_data(struct blk_slot *s, uint64_t len)
+{
+	uint64_t have;
+
+	s->b.iov = s->iov;
+	s->b.n_iov = s->n_iov;
+	if (!s->iov || (!s->passed && len == s->left))
+		return;
+	s->b.iov = s->slice;
+	s->b.n_iov = wslx_iov_slice(s->iov, s->n_iov, s->passed, len, s->slice, ARRAY_SIZE(s->slice), &have);
+}
+
+static void next_slice(struct blk_slot *s)
+{
+	uint64_t len = slice_len(s);
+
+	cut_data(s, len);
+	s->b.off = s->off;
+	s->b.len = len;
+	s->off += len;
+	s->left -= len;
+	s->passed += len;
+	/* A discard moves no data. */
+	s->weight = s->op == WSLX_BLOCK_DISCARD ? WSLX_MIN(len, (uint64_t)BLK_SLICE) : len;
+	s->blk->in_flight += s->weight;
+	submit(s, s->op);
 }
 
 /* Drops the last byte of the writable buffers, the status, and remembers
@@ -65,9 +111,12 @@ static bool sectors_ok(const struct blk *blk, uint64_t sector, uint64_t n_bytes,
 static void on_done(struct wslx_block_req *b, int result)
 {
 	struct blk_slot *s = CONTAINER_OF(b, struct blk_slot, b);
+	struct blk *blk = s->blk;
 
+	blk->in_flight -= s->weight;
+	s->weight = 0;
 	/* It was waiting for room on the host's disk. */
-	if (result == -ENOSPC && s->blk->paused && s->blk->d.active) {
+	if (result == -ENOSPC && blk->paused && blk->d.active) {
 		wslx_blk_hold(s);
 		return;
 	}
@@ -76,11 +125,16 @@ static void on_done(struct wslx_block_req *b, int result)
 		wslx_blk_finish(s, BLK_S_IOERR);
 		return;
 	}
-	if (s->range < s->n_ranges) {
-		next_range(s);
+	if (s->left || s->range < s->n_ranges) {
+		if (blk->paused || blk->d.broken || !blk->d.active)
+			wslx_blk_hold(s);
+		else if (s->left)
+			next_slice(s);
+		else
+			next_range(s);
 		return;
 	}
-	if (!s->flushing && s->type != BLK_T_IN && s->type != BLK_T_FLUSH && wslx_blk_write_through(s->blk)) {
+	if (!s->flushing && s->type != BLK_T_IN && s->type != BLK_T_FLUSH && wslx_blk_write_through(blk)) {
 		s->flushing = true;
 		submit(s, WSLX_BLOCK_FLUSH);
 		return;
@@ -93,15 +147,16 @@ static void do_read(struct blk_slot *s)
 	struct wslx_chain *c = &s->chain;
 
 	s->data_len = c->in_len;
-	if (!sectors_ok(s->blk, s->sector, c->in_len, &s->b.off)) {
+	if (!sectors_ok(s->blk, s->sector, c->in_len, &s->off)) {
 		s->data_len = 0;
 		wslx_blk_finish(s, BLK_S_IOERR);
 		return;
 	}
-	s->b.iov = c->iov + c->n_out;
-	s->b.n_iov = c->n_in;
-	s->b.len = c->in_len;
-	submit(s, WSLX_BLOCK_READ);
+	s->iov = c->iov + c->n_out;
+	s->n_iov = c->n_in;
+	s->left = c->in_len;
+	s->op = WSLX_BLOCK_READ;
+	next_slice(s);
 }
 
 static void do_write(struct blk_slot *s)
@@ -113,13 +168,14 @@ static void do_write(struct blk_slot *s)
 		wslx_blk_finish(s, BLK_S_IOERR);
 		return;
 	}
-	cut_header(s, &s->b.iov, &s->b.n_iov);
-	s->b.len = c->out_len;
-	if (!sectors_ok(s->blk, s->sector, c->out_len, &s->b.off)) {
+	cut_header(s, &s->iov, &s->n_iov);
+	s->left = c->out_len;
+	if (!sectors_ok(s->blk, s->sector, c->out_len, &s->off)) {
 		wslx_blk_finish(s, BLK_S_IOERR);
 		return;
 	}
-	submit(s, WSLX_BLOCK_WRITE);
+	s->op = WSLX_BLOCK_WRITE;
+	next_slice(s);
 }
 
 /* Checks one range of a discard or write-zeroes request (5.2.6.2). */
@@ -139,12 +195,11 @@ static void next_range(struct blk_slot *s)
 {
 	const uint8_t *p = s->ranges + BLK_SEG_LEN * s->range++;
 
-	s->b.iov = NULL;
-	s->b.n_iov = 0;
-	s->b.off = wslx_get_le64(p) * WSLX_BLOCK_SECTOR;
-	s->b.len = (uint64_t)wslx_get_le32(p + 8) * WSLX_BLOCK_SECTOR;
+	s->off = wslx_get_le64(p) * WSLX_BLOCK_SECTOR;
+	s->left = (uint64_t)wslx_get_le32(p + 8) * WSLX_BLOCK_SECTOR;
 	s->b.unmap = wslx_get_le32(p + 12) & BLK_WZ_F_UNMAP;
-	submit(s, s->type == BLK_T_DISCARD ? WSLX_BLOCK_DISCARD : WSLX_BLOCK_WRITE_ZEROES);
+	s->op = s->type == BLK_T_DISCARD ? WSLX_BLOCK_DISCARD : WSLX_BLOCK_WRITE_ZEROES;
+	next_slice(s);
 }
 
 /* All ranges are checked before the first one is carried out. */
@@ -191,6 +246,9 @@ bool wslx_blk_request(struct blk_slot *s)
 	s->data_len = 0;
 	s->flushing = false;
 	s->range = s->n_ranges = 0;
+	s->left = s->passed = s->weight = 0;
+	s->iov = NULL;
+	s->n_iov = 0;
 	s->b = (struct wslx_block_req) { .done = on_done };
 	switch (s->type) {
 	case BLK_T_IN:

@@ -34,7 +34,10 @@ enum { Q_RX, Q_TX, N_QUEUES };
 #define CONFIG_EMERG 8u
 #define QUEUE_SIZE 128u
 #define STALL_MS 1000
-#define ROUND 64u /* chains before other watches get their turn */
+/* Before other watches get their turn. */
+#define ROUND 64u                         /* chains */
+#define ROUND_BYTES (512 * 1024u)         /* of output; a chain may hold any amount */
+#define WRITE_MAX ((uint64_t)(64 * 1024)) /* by one system call */
 #define PCI_CLASS_COMMUNICATION_OTHER 0x078000u
 
 struct console {
@@ -106,8 +109,8 @@ static void start_out_watch(struct console *c)
 		wslx_timer_arm(c->stall, STALL_MS);
 }
 
-/* Writes on with the current chain.  True: it is done with. */
-static bool write_chain(struct console *c)
+/* Writes on with the current chain, at most *bytes.  True: it is done with. */
+static bool write_chain(struct console *c, uint64_t *bytes)
 {
 	struct wslx_chain *ch = &c->tx_chain;
 
@@ -120,9 +123,13 @@ static bool write_chain(struct console *c)
 			c->n_dropped += ch->out_len - c->tx_off;
 			return true;
 		}
-		n = wslx_iov_slice(ch->iov, ch->n_out, c->tx_off, ch->out_len, c->iov, WSLX_VQ_MAX_CHAIN, &len);
+		if (!*bytes)
+			return false;
+		n = wslx_iov_slice(ch->iov, ch->n_out, c->tx_off, WSLX_MIN(*bytes, WRITE_MAX), c->iov,
+				   WSLX_VQ_MAX_CHAIN, &len);
 		w = writev(c->out_fd, c->iov, (int)n);
 		if (w > 0) {
+			*bytes -= (uint64_t)w;
 			c->tx_off += (uint64_t)w;
 			c->n_out += (uint64_t)w;
 		} else if (w < 0 && errno == EAGAIN) {
@@ -155,15 +162,16 @@ static int next_tx(struct console *c)
 static void process_tx(struct console *c)
 {
 	struct wslx_vq *vq = &c->d.vq[Q_TX];
+	uint64_t bytes = ROUND_BYTES;
 	unsigned budget = ROUND;
 	bool pushed = false;
-	int r;
+	int r = 0;
 
 	if (!running(c) || !vq->enabled)
 		return;
 	do {
 		wslx_vq_disable_kick(vq);
-		while (budget && (r = next_tx(c)) > 0 && write_chain(c)) {
+		while (budget && (r = next_tx(c)) > 0 && write_chain(c, &bytes)) {
 			wslx_vq_push(vq, c->tx_chain.head, 0);
 			c->have_tx = false;
 			pushed = true;
@@ -171,9 +179,11 @@ static void process_tx(struct console *c)
 		}
 		if (budget && r < 0)
 			wslx_vdev_broken(&c->d, "malformed transmit queue");
-		/* Else the watch or the timer comes back. */
+		if (budget && r == 0)
+			budget--; /* the guest may take the chain back, for ever */
+				  /* Else the watch or the timer comes back. */
 	} while (!c->d.broken && budget && !c->have_tx && wslx_vq_enable_kick(vq));
-	if (!budget)
+	if (!budget || (c->have_tx && !bytes))
 		wslx_timer_arm(c->work, 0);
 	if (pushed && !c->d.broken)
 		wslx_vdev_notify_used(&c->d, Q_TX);

@@ -85,6 +85,28 @@ static void link_changed(struct wslx_net *n)
 		n->d.transport_ops->config_changed(n->d.transport);
 }
 
+/* The next receive buffer.  As wslx_vq_pop; 0: and a kick will tell of more. */
+static int pop_rx(struct wslx_net *n, struct wslx_chain *ch)
+{
+	struct wslx_vq *vq = &n->d.vq[NET_Q_RX];
+
+	/* A guest may show a buffer and take it back for ever: after a few times
+	 * it is the next round's affair. */
+	for (unsigned i = 0; i < 4; i++) {
+		int r = wslx_vq_pop(vq, ch);
+
+		if (r)
+			return r;
+		/* Before anything is put back: the kick is to come when there is
+		 * more than what did not suffice. */
+		if (!wslx_vq_enable_kick(vq))
+			return 0;
+		wslx_vq_disable_kick(vq);
+	}
+	schedule(n);
+	return 0;
+}
+
 /* 5.1.6.4: a frame goes into one buffer, or with MRG_RXBUF into as many as it
  * takes, which the driver must see all at once.  1 delivered or dropped, 0 no
  * buffers now, -EINVAL broken. */
@@ -102,17 +124,8 @@ static int deliver(struct wslx_net *n, const struct net_frame *f)
 		struct wslx_chain *ch = count ? &n->chain : &n->first;
 		uint32_t at = count ? 0 : NET_HDR_LEN, part;
 
-		r = wslx_vq_pop(vq, ch);
-		if (r == 0) {
-			/* Before anything is put back: the kick is to come when
-			 * there is more than what did not suffice. */
-			if (!wslx_vq_enable_kick(vq))
-				break;
-			wslx_vq_disable_kick(vq);
-			r = 1;
-			continue;
-		}
-		if (r < 0)
+		r = pop_rx(n, ch);
+		if (r <= 0)
 			break;
 		if (ch->in_len <= NET_HDR_LEN) {
 			r = -EINVAL;
@@ -230,7 +243,9 @@ static bool receive(struct wslx_net *n)
 			trim_stage(n);
 			return false;
 		}
+		/* Counts too: a frame may come a byte at a time. */
 		fill_stage(n, 1);
+		budget--;
 	}
 	return budget == 0;
 }

@@ -45,7 +45,7 @@ enum { NET_Q_RX, NET_Q_TX, NET_N_QUEUES };
 #define NET_BATCH_FRAMES 64
 #define NET_BATCH_IOV 512
 #define NET_MAX_MERGE 128 /* receive buffers for one frame */
-#define NET_BUDGET 256    /* frames per direction before other watches get their turn */
+#define NET_BUDGET 256    /* frames, or reads, per direction before other watches get their turn */
 
 struct wslx_net;
 

@@ -252,6 +252,7 @@ static int stream_transmit(struct wslx_net *n)
 			if (!wslx_vq_enable_kick(&n->d.vq[NET_Q_TX]))
 				return 0;
 			wslx_vq_disable_kick(&n->d.vq[NET_Q_TX]);
+			r = 1; /* the guest may take the frame back, for ever */
 		}
 		budget -= r;
 	}

@@ -120,8 +120,8 @@ static int send_frame(struct wslx_net *n)
 {
 	uint8_t hdr[NET_HDR_LEN] = { 0 };
 	uint32_t len = net_frame_len(&n->chain);
+	unsigned first = n->tap_vnet_hdr ? 0 : 1, end;
 	uint64_t have;
-	unsigned cut;
 	ssize_t r;
 
 	if (len < NET_FRAME_MIN || len > NET_GSO_MAX) {
@@ -132,10 +132,10 @@ static int send_frame(struct wslx_net *n)
 		wslx_iov_read(n->chain.iov, n->chain.n_out, 0, hdr, sizeof(hdr));
 		wslx_put_le16(hdr + NET_HDR_NUM_BUFFERS, 0);
 	}
-	cut = wslx_iov_slice(n->chain.iov, n->chain.n_out, NET_HDR_LEN, len, &n->iov[1], NET_BATCH_IOV - 1, &have);
-	n->iov[0] = (struct iovec) { hdr, n->tap_vnet_hdr ? sizeof(hdr) : 0 };
+	end = 1 + wslx_iov_slice(n->chain.iov, n->chain.n_out, NET_HDR_LEN, len, &n->iov[1], NET_BATCH_IOV - 1, &have);
+	n->iov[0] = (struct iovec) { hdr, sizeof(hdr) };
 	do {
-		r = writev(n->fd, n->iov, (int)cut + 1);
+		r = writev(n->fd, &n->iov[first], (int)(end - first));
 	} while (r < 0 && errno == EINTR);
 	if (r < 0 && errno == EAGAIN)
 		return 0;

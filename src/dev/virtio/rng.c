@@ -17,6 +17,7 @@
 #define DEFAULT_RATE ((uint32_t)WSLX_MIB)
 #define MIN_BURST 4096u
 #define MAX_CHUNK 4096u
+#define ROUND 64u /* requests before other watches get their turn */
 #define QUEUE_SIZE 64u
 #define PCI_CLASS_OTHER 0x00ff00u
 
@@ -114,18 +115,26 @@ static enum served serve(struct rng *rng)
 static void process(struct rng *rng)
 {
 	struct wslx_vq *vq = &rng->d.vq[0];
+	unsigned budget = ROUND;
 	bool pushed = false;
-	enum served s;
+	enum served s = EMPTY;
 
 	if (!rng->d.active || rng->d.broken || rng->paused || !vq->enabled)
 		return;
 	refill(rng);
 	do {
 		wslx_vq_disable_kick(vq);
-		while ((s = serve(rng)) == SERVED)
+		/* The bucket bounds the bytes, but it is a full one of requests
+		 * for a single byte that takes long. */
+		while (budget && (s = serve(rng)) == SERVED) {
 			pushed = true;
-		/* The bucket ends this loop, whatever the guest adds meanwhile. */
-	} while (s == EMPTY && wslx_vq_enable_kick(vq));
+			budget--;
+		}
+		if (budget && s == EMPTY)
+			budget--; /* the guest may take a request back, for ever */
+	} while (s == EMPTY && budget && wslx_vq_enable_kick(vq));
+	if (!budget)
+		wslx_timer_arm(rng->timer, 0);
 	if (pushed && !rng->d.broken)
 		wslx_vdev_notify_used(&rng->d, 0);
 }

@@ -262,10 +262,10 @@ static int vsock_init(struct wslx_vsock *v, const struct wslx_vsock_params *p)
 	v->conns = calloc(v->max_conns, sizeof(*v->conns));
 	if (!v->hash || !v->conns)
 		return -ENOMEM;
-	/* The seed keeps a guest from choosing ports that collide; without one
-	 * it could only slow down its own packets. */
-	if (getrandom(&v->hash_seed, sizeof(v->hash_seed), GRND_NONBLOCK) != sizeof(v->hash_seed))
-		v->hash_seed = (uint32_t)wslx_now_ns();
+	/* Waits, on a host that has only just booted, rather than use a key
+	 * that could be guessed. */
+	if (getrandom(&v->hash_key, sizeof(v->hash_key), 0) != sizeof(v->hash_key))
+		return -EIO;
 	r = wslx_loop_timer(p->loop, on_work, v, &v->work);
 	if (r == 0)
 		r = wslx_loop_timer(p->loop, on_sweep, v, &v->sweep);

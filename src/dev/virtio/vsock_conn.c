@@ -27,12 +27,9 @@
 #include "dev/virtio/iov.h"
 #include "os/linux/fd.h"
 
-static uint32_t hash_of(const struct wslx_vsock *v, uint32_t host_port, uint32_t guest_port)
+uint32_t wslx_vsock_bucket(const struct wslx_vsock *v, uint32_t host_port, uint32_t guest_port)
 {
-	uint64_t h = ((uint64_t)host_port << 32 | guest_port) ^ ((uint64_t)v->hash_seed << 16);
-
-	h *= 0x9e3779b97f4a7c15u;
-	return (uint32_t)(h >> 40) & v->hash_mask;
+	return (uint32_t)wslx_siphash_u64(&v->hash_key, (uint64_t)host_port << 32 | guest_port) & v->hash_mask;
 }
 
 /* At most 64 * 256 KiB + 448 * 64 KiB + 3584 * 32 KiB = 156 MiB in all. */
@@ -45,7 +42,7 @@ static uint32_t window_for(unsigned n_conns)
 
 struct vsock_conn *wslx_vsock_conn_find(struct wslx_vsock *v, uint32_t host_port, uint32_t guest_port)
 {
-	struct vsock_conn *c = v->hash[hash_of(v, host_port, guest_port)];
+	struct vsock_conn *c = v->hash[wslx_vsock_bucket(v, host_port, guest_port)];
 
 	while (c && (c->host_port != host_port || c->guest_port != guest_port))
 		c = c->hash_next;
@@ -75,7 +72,7 @@ struct vsock_conn *wslx_vsock_conn_new(struct wslx_vsock *v, enum conn_state sta
 		.dev = v,
 		.buf_alloc = window_for(v->n_conns),
 	};
-	h = hash_of(v, host_port, guest_port);
+	h = wslx_vsock_bucket(v, host_port, guest_port);
 	c->hash_next = v->hash[h];
 	v->hash[h] = c;
 	v->n_conns++;
@@ -87,7 +84,7 @@ struct vsock_conn *wslx_vsock_conn_new(struct wslx_vsock *v, enum conn_state sta
 void wslx_vsock_conn_unhash(struct vsock_conn *c)
 {
 	struct wslx_vsock *v = c->dev;
-	struct vsock_conn **p = &v->hash[hash_of(v, c->host_port, c->guest_port)];
+	struct vsock_conn **p = &v->hash[wslx_vsock_bucket(v, c->host_port, c->guest_port)];
 
 	while (*p && *p != c)
 		p = &(*p)->hash_next;

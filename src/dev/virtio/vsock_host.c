@@ -128,7 +128,9 @@ static void on_listen(struct wslx_watch *w, int fd, uint32_t events, void *opaqu
 {
 	struct wslx_vsock *v = opaque;
 
-	while (v->n_clients < VSOCK_MAX_CLIENTS) {
+	/* Those that are served at once count as well: the others wait for the
+	 * next round. */
+	for (unsigned i = 0; i < VSOCK_MAX_CLIENTS && v->n_clients < VSOCK_MAX_CLIENTS; i++) {
 		cleanup_close int cfd = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		struct vsock_client *cl;
 
@@ -159,7 +161,8 @@ static void on_listen(struct wslx_watch *w, int fd, uint32_t events, void *opaqu
 		/* Most clients have written their line by now. */
 		on_client(cl->watch, cl->fd, 0, cl);
 	}
-	pause_accept(v);
+	if (v->n_clients == VSOCK_MAX_CLIENTS)
+		pause_accept(v);
 }
 
 int wslx_vsock_host_start(struct wslx_vsock *v)

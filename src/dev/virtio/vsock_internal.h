@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/loop.h"
+#include "base/siphash.h"
 #include "dev/dev.h"
 #include "dev/virtio/vsock.h"
 
@@ -48,7 +49,7 @@ struct vsock_hdr {
 #define VSOCK_GUEST_TIMEOUT_MS 20000 /* for the guest's RESPONSE */
 #define VSOCK_RST_RING 256
 #define VSOCK_BATCH 16   /* receive buffers filled by one read */
-#define VSOCK_BUDGET 256 /* packets per direction before other watches get their turn */
+#define VSOCK_BUDGET 256 /* packets, or looks for one, per direction before other watches get their turn */
 
 /*
  * Connection states.  "hashed": found by the guest's packets.
@@ -146,7 +147,8 @@ struct wslx_vsock {
 	unsigned max_conns, n_slots_used, n_conns, n_unanswered;
 	struct vsock_conn *free_conns;
 	struct vsock_conn **hash;
-	uint32_t hash_mask, hash_seed;
+	uint32_t hash_mask;
+	struct wslx_siphash_key hash_key; /* the guest picks both ports: it must not know where they go */
 	struct vsock_conn *ready_head, *ready_tail;
 	struct vsock_conn *wait_head, *wait_tail;
 	uint32_t next_host_port;
@@ -183,6 +185,8 @@ WSLX_MUST_CHECK struct vsock_conn *wslx_vsock_conn_new(struct wslx_vsock *v, enu
 						       uint32_t guest_port);
 struct vsock_conn *wslx_vsock_conn_find(struct wslx_vsock *v, uint32_t host_port, uint32_t guest_port);
 void wslx_vsock_conn_unhash(struct vsock_conn *c);
+/* The bucket of a pair of ports. */
+uint32_t wslx_vsock_bucket(const struct wslx_vsock *v, uint32_t host_port, uint32_t guest_port);
 void wslx_vsock_conn_free(struct vsock_conn *c);
 /* Closes the host side and owes the guest an RST; the slot is freed once it is sent. */
 void wslx_vsock_conn_reset(struct vsock_conn *c);

@@ -234,12 +234,13 @@ static int conn_send(struct vsock_conn *c)
 	return 0;
 }
 
-/* As send_data, for whoever's turn it is; 0: nobody has anything to send. */
-static int send_next(struct wslx_vsock *v)
+/* As send_data, for whoever's turn it is; 0: nobody has anything to send, or the
+ * budget, of which each look at somebody takes one, is used up. */
+static int send_next(struct wslx_vsock *v, int *budget)
 {
 	if (v->rst_len)
 		return send_rst(v);
-	while (v->ready_head) {
+	while (v->ready_head && *budget > 0) {
 		struct vsock_conn *c = v->ready_head;
 		uint16_t generation = c->generation;
 		int r = conn_send(c);
@@ -253,6 +254,7 @@ static int send_next(struct wslx_vsock *v)
 		}
 		if (r > 0)
 			return r;
+		(*budget)--;
 	}
 	return 0;
 }
@@ -266,7 +268,7 @@ bool wslx_vsock_pump_rx(struct wslx_vsock *v)
 		return false;
 	wslx_vq_disable_kick(vq);
 	while (budget > 0) {
-		int r = send_next(v);
+		int r = send_next(v, &budget);
 
 		if (r > 0) {
 			budget -= r;
@@ -274,9 +276,11 @@ bool wslx_vsock_pump_rx(struct wslx_vsock *v)
 		}
 		if (r == -EAGAIN && wslx_vq_enable_kick(vq)) {
 			wslx_vq_disable_kick(vq);
+			budget--; /* the guest may take the buffer back, for ever */
 			continue;
 		}
-		return false;
+		if (budget > 0)
+			return false;
 	}
 	return true;
 }

@@ -206,7 +206,7 @@ bool wslx_vsock_process_tx(struct wslx_vsock *v)
 	if (!vq->enabled)
 		return false;
 	wslx_vq_disable_kick(vq);
-	while (budget) {
+	while (budget--) {
 		struct wslx_chain *ch = &v->chain[0];
 		int r;
 
@@ -232,7 +232,6 @@ bool wslx_vsock_process_tx(struct wslx_vsock *v)
 		 * but never chain[0]. */
 		wslx_vq_push(vq, ch->head, 0);
 		v->tx_pushed = true;
-		budget--;
 	}
 	return true;
 }

@@ -23,6 +23,7 @@
 #include "base/listener.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/siphash.h"
 #include "os/linux/fd.h"
 
 static void err_is_one_clean_line(void **state)
@@ -75,6 +76,14 @@ static void ranges(void **state)
 	assert_false(wslx_align_up(UINT64_MAX, 4096, &v));
 	assert_true(wslx_align_up(4097, 4096, &v));
 	assert_int_equal(v, 8192);
+}
+
+/* From the authors' test vectors: the eight bytes 0 to 7, the key 0 to 15. */
+static void siphash_is_siphash(void **state)
+{
+	struct wslx_siphash_key key = { 0x0706050403020100u, 0x0f0e0d0c0b0a0908u };
+
+	assert_true(wslx_siphash_u64(&key, 0x0706050403020100u) == 0x93f5f5799a932462u);
 }
 
 static void buffer_is_bounded(void **state)
@@ -215,6 +224,56 @@ static void calls_run_on_the_loop_thread(void **state)
 	pthread_join(t, NULL);
 	wslx_loop_free(c.loop);
 	assert_true(c.n >= 1000);
+}
+
+struct greedy {
+	struct wslx_loop *loop;
+	unsigned calls, ticks, other;
+};
+
+/* Always has more to do. */
+static void call_again(void *opaque)
+{
+	struct greedy *g = opaque;
+
+	assert_true(++g->calls < 1000);
+	assert_int_equal(wslx_loop_post(g->loop, call_again, g), 0);
+}
+
+static void tick_again(struct wslx_timer *t, void *opaque)
+{
+	struct greedy *g = opaque;
+
+	assert_true(++g->ticks < 1000);
+	wslx_timer_arm(t, 0);
+}
+
+static void count_other(struct wslx_timer *t, void *opaque)
+{
+	struct greedy *g = opaque;
+
+	g->other++;
+	wslx_timer_arm(t, 0);
+}
+
+static void turns_are_taken(void **state)
+{
+	struct greedy g = { 0 };
+	struct wslx_timer *greedy, *other;
+
+	assert_int_equal(wslx_loop_new(&g.loop), 0);
+	assert_int_equal(wslx_loop_timer(g.loop, count_other, &g, &other), 0);
+	assert_int_equal(wslx_loop_timer(g.loop, tick_again, &g, &greedy), 0);
+	assert_int_equal(wslx_loop_post(g.loop, call_again, &g), 0);
+	wslx_timer_arm(greedy, 0);
+	wslx_timer_arm(other, 0);
+	for (unsigned i = 1; i <= 20; i++) {
+		assert_int_equal(wslx_loop_once(g.loop, 1000), 0);
+		assert_int_equal(g.calls, i);
+		assert_int_equal(g.ticks, i);
+		assert_int_equal(g.other, i);
+	}
+	wslx_loop_free(g.loop);
 }
 
 static void descriptors_travel(void **state)
@@ -358,10 +417,12 @@ int main(void)
 		cmocka_unit_test(log_lines_are_clean),
 		cmocka_unit_test(ranges),
 		cmocka_unit_test(buffer_is_bounded),
+		cmocka_unit_test(siphash_is_siphash),
 		cmocka_unit_test(removed_watch_is_not_called),
 		cmocka_unit_test(guest_log_is_limited),
 		cmocka_unit_test(timers_fire_and_rearm),
 		cmocka_unit_test(calls_run_on_the_loop_thread),
+		cmocka_unit_test(turns_are_taken),
 		cmocka_unit_test(descriptors_travel),
 		cmocka_unit_test(long_socket_paths_work),
 		cmocka_unit_test(full_socket_is_not_waited_for),

@@ -721,6 +721,49 @@ static void test_close_commits(void **state)
 	close_small(&s);
 }
 
+static unsigned n_punched(void)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < recorder.n; i++)
+		n += recorder.log[i].kind == REC_PUNCH;
+	return n;
+}
+
+/* A pause does not wait until all storage that a flush released is given back;
+ * the next commit does the rest, be it the one at the end. */
+static void test_punching_is_cut_short(void **state)
+{
+	for (int close_it = 0; close_it < 2; close_it++) {
+		struct small s;
+		struct op op;
+
+		open_small(&s, 40);
+		assert_int_equal(run_op(&s, WSLX_BLOCK_WRITE, 0, 40 * CL), 0);
+		assert_int_equal(run_op(&s, WSLX_BLOCK_FLUSH, 0, 0), 0);
+		for (unsigned i = 0; i < 40; i += 2)
+			assert_int_equal(run_op(&s, WSLX_BLOCK_DISCARD, i * CL, CL), 0);
+		recorder.enabled = true;
+		op_init(&op, WSLX_BLOCK_FLUSH, 0, 0);
+		wslx_block_submit(s.b, &op.r);
+		wslx_block_commit(s.b);
+		wslx_block_drain(s.b, true);
+		assert_true(op.done && op.result == 0);
+		assert_true(n_punched() <= 1);
+		wslx_block_resume(s.b);
+		if (close_it) {
+			wslx_block_free(s.b);
+			s.b = NULL;
+		} else {
+			assert_int_equal(run_op(&s, WSLX_BLOCK_FLUSH, 0, 0), 0);
+			for (unsigned i = 0; i < 100 && n_punched() < 20; i++)
+				assert_int_equal(wslx_loop_once(s.loop, 100), 0);
+		}
+		assert_int_equal(n_punched(), 20);
+		close_small(&s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -730,7 +773,7 @@ int main(void)
 		cmocka_unit_test(test_sync_error),      cmocka_unit_test(test_full_disk_data),
 		cmocka_unit_test(test_full_disk_table), cmocka_unit_test(test_full_disk_recovers),
 		cmocka_unit_test(test_no_sync),         cmocka_unit_test(test_reuse),
-		cmocka_unit_test(test_close_commits),
+		cmocka_unit_test(test_close_commits),   cmocka_unit_test(test_punching_is_cut_short),
 	};
 
 	return cmocka_run_group_tests_name("overlay", tests, NULL, NULL);

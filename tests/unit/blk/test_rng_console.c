@@ -21,11 +21,15 @@ enum { RX, TX };
 
 static bool rng_not_ready;
 static unsigned rng_asked;
+static void (*rng_hook)(void);
 
-/* In place of the C library's: a host early in its boot has nothing to give. */
+/* In place of the C library's: a host early in its boot has nothing to give,
+ * and a guest may add requests meanwhile. */
 ssize_t getrandom(void *buf, size_t len, unsigned flags)
 {
 	rng_asked++;
+	if (rng_hook)
+		rng_hook();
 	if (!rng_not_ready)
 		return syscall(SYS_getrandom, buf, len, flags);
 	assert_true(rng_asked < 1000);
@@ -188,6 +192,48 @@ static void test_rng_host_not_ready(void **state)
 	assert_int_equal(len, 32);
 }
 
+static struct ctx *flooded;
+
+/* The guest has always another request for a single byte. */
+static void add_byte(void)
+{
+	struct fake_buf buf = { flooded->data, 1, true };
+	uint16_t head;
+	uint32_t len;
+
+	(void)fake_driver_used(&flooded->f, 0, &head, &len);
+	assert_true(fake_driver_add(&flooded->f, 0, &buf, 1, false) >= 0);
+}
+
+static void on_turn(struct wslx_timer *t, void *opaque)
+{
+	++*(unsigned *)opaque;
+	wslx_timer_arm(t, 0);
+}
+
+/* Others on the loop get their turn, whatever the guest adds. */
+static void test_rng_turns(void **state)
+{
+	struct ctx *c = *state;
+	struct wslx_timer *t;
+	unsigned turns = 0;
+
+	assert_int_equal(wslx_loop_timer(c->loop, on_turn, &turns, &t), 0);
+	wslx_timer_arm(t, 0);
+	flooded = c;
+	rng_asked = 0;
+	add_byte();
+	rng_hook = add_byte;
+	fake_driver_kick(&c->f, 0);
+	for (unsigned i = 1; i <= 10; i++) {
+		assert_int_equal(rng_asked, 64 * i);
+		assert_int_equal(turns, i - 1);
+		assert_int_equal(wslx_loop_once(c->loop, 0), 0);
+	}
+	rng_hook = NULL;
+	wslx_timer_free(t);
+}
+
 static void test_rng_broken(void **state)
 {
 	struct ctx *c = *state;
@@ -293,6 +339,54 @@ static void test_console_stalled(void **state)
 	}
 }
 
+static uint64_t stat_of(struct wslx_vdev *d, const char *name)
+{
+	struct wslx_stat st[16];
+	size_t n = d->ops->stats(d, st, ARRAY_SIZE(st));
+
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(st[i].name, name) == 0)
+			return st[i].value;
+	fail_msg("no statistic %s", name);
+	return 0;
+}
+
+/* One chain of 32 MiB to a reader that takes everything at once: it goes out in
+ * pieces, between which others on the loop get their turn. */
+static void test_console_turns(void **state)
+{
+	enum { N = 32 };
+	struct ctx *c = *state;
+	struct fake_buf bufs[N];
+	struct wslx_timer *t;
+	unsigned turns = 0, rounds = 0;
+	uint64_t before = 0;
+	uint16_t head;
+	uint32_t len;
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	assert_true(null >= 0);
+	assert_int_equal(dup2(null, c->out[1]), c->out[1]);
+	close(null);
+	for (unsigned i = 0; i < N; i++)
+		bufs[i] = (struct fake_buf) { c->data, 1u << 20, false };
+	assert_int_equal(wslx_loop_timer(c->loop, on_turn, &turns, &t), 0);
+	wslx_timer_arm(t, 0);
+	assert_true(fake_driver_add(&c->f, TX, bufs, N, true) >= 0);
+	fake_driver_kick(&c->f, TX);
+	while (!fake_driver_used(&c->f, TX, &head, &len)) {
+		uint64_t now = stat_of(c->d, "out_bytes");
+
+		assert_true(now > before && now - before <= 1u << 20);
+		before = now;
+		assert_int_equal(wslx_loop_once(c->loop, 0), 0);
+		assert_int_equal(turns, ++rounds);
+	}
+	assert_int_equal(stat_of(c->d, "out_bytes"), N << 20);
+	assert_int_equal(stat_of(c->d, "dropped_bytes"), 0);
+	wslx_timer_free(t);
+}
+
 static void test_console_input(void **state)
 {
 	struct ctx *c = *state;
@@ -389,10 +483,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_rng, setup_rng, teardown_rng),
 		cmocka_unit_test_setup_teardown(test_rng_rate, setup_rng, teardown_rng),
 		cmocka_unit_test_setup_teardown(test_rng_host_not_ready, setup_rng, teardown_rng),
+		cmocka_unit_test_setup_teardown(test_rng_turns, setup_rng, teardown_rng),
 		cmocka_unit_test_setup_teardown(test_rng_broken, setup_rng, teardown_rng),
 		cmocka_unit_test_setup_teardown(test_console_output, setup_console, teardown_console),
 		cmocka_unit_test_setup_teardown(test_console_backpressure, setup_console, teardown_console),
 		cmocka_unit_test_setup_teardown(test_console_stalled, setup_console, teardown_console),
+		cmocka_unit_test_setup_teardown(test_console_turns, setup_console, teardown_console),
 		cmocka_unit_test_setup_teardown(test_console_input, setup_console, teardown_console),
 		cmocka_unit_test_setup_teardown(test_console_config, setup_console, teardown_console),
 		cmocka_unit_test_setup_teardown(test_console_broken, setup_console, teardown_console),

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -201,6 +202,50 @@ static void test_serial_flush(void **state)
 	assert_int_equal(buf[0], 'z');
 }
 
+static struct world *storm;
+static unsigned storm_writes;
+
+/* In place of the C library's: while it writes, the guest adds as much again. */
+ssize_t write(int fd, const void *buf, size_t n)
+{
+	if (!storm || fd != storm->console[1])
+		return syscall(SYS_write, fd, buf, n);
+	assert_true(++storm_writes < 10000);
+	for (size_t i = 0; i < n; i++)
+		out(storm, COM(0), 'x');
+	return (ssize_t)n;
+}
+
+static void on_turn(struct wslx_timer *t, void *opaque)
+{
+	++*(unsigned *)opaque;
+	wslx_timer_arm(t, 0);
+}
+
+/* A guest that never stops printing: the loop's other work gets its turns. */
+static void test_serial_storm(void **state)
+{
+	struct world *w = *state;
+	struct wslx_timer *t;
+	unsigned turns = 0;
+
+	assert_int_equal(wslx_loop_timer(w->loop, on_turn, &turns, &t), 0);
+	wslx_timer_arm(t, 0);
+	for (unsigned i = 0; i < 4096; i++)
+		out(w, COM(0), 'x');
+	storm = w;
+	for (unsigned i = 1; i <= 10; i++) {
+		assert_int_equal(wslx_loop_once(w->loop, 0), 0);
+		assert_int_equal(turns, i);
+		assert_int_equal(storm_writes, 16 * i); /* 64 KiB each */
+	}
+	wslx_chipset_flush_console(w->chipset, 5); /* ends as well */
+	storm = NULL;
+	wslx_timer_free(t);
+	assert_int_equal(wslx_loop_once(w->loop, 0), 0);
+	assert_int_equal(wslx_chipset_console_dropped(w->chipset), 0);
+}
+
 static void test_power(void **state)
 {
 	struct world *w = *state;
@@ -346,6 +391,7 @@ int main(void)
 		WITH_WORLD(test_serial_bounded),
 		WITH_WORLD(test_serial_reader_gone),
 		WITH_WORLD(test_serial_flush),
+		WITH_WORLD(test_serial_storm),
 		WITH_WORLD(test_power),
 		WITH_WORLD(test_rtc),
 		cmocka_unit_test(test_bus),

@@ -743,6 +743,23 @@ static void test_front_end_that_does_not_read(void **state)
 	expect_closed(f, -EPROTO);
 }
 
+/* A front end that always has another message does not keep the loop to itself. */
+static void test_turns(void **state)
+{
+	uint8_t m[5 * VHU_HDR_LEN] = { 0 }, raw[256];
+	struct fixture *f = *state;
+
+	for (unsigned i = 0; i < 5; i++) {
+		m[i * VHU_HDR_LEN] = VHU_GET_QUEUE_NUM;
+		m[i * VHU_HDR_LEN + 4] = VHU_VERSION;
+	}
+	assert_int_equal(write(f->fd, m, sizeof(m)), sizeof(m));
+	for (unsigned i = 0; i < 5; i++) {
+		assert_int_equal(wslx_loop_once(f->loop, 0), 0);
+		assert_int_equal(recv(f->fd, raw, sizeof(raw), MSG_DONTWAIT), VHU_HDR_LEN + 8);
+	}
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -765,6 +782,7 @@ int main(void)
 		T(test_changes_under_a_running_ring),
 		T(test_message_in_pieces),
 		T(test_front_end_that_does_not_read),
+		T(test_turns),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
