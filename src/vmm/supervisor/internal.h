@@ -17,6 +17,7 @@
 #include "vmm/supervisor/report.h"
 #include "vmm/supervisor/run.h"
 #include "vmm/supervisor/supervisor.h"
+#include "vmm/supervisor/vmmlog.h"
 
 /*
  *   STARTING ──▶ RUNNING ◀──▶ PAUSED        a reboot goes back to STARTING
@@ -27,8 +28,8 @@
  */
 enum sup_state { SUP_STARTING, SUP_RUNNING, SUP_PAUSED, SUP_STOPPING };
 
-/* More than clients: one that went away keeps its place until the answer. */
-#define MAX_WAITERS 1024
+/* A client has one call under way, and one that goes away gives its place back. */
+#define MAX_WAITERS WSLX_CONTROL_MAX_CLIENTS
 
 /* See pause.c. */
 enum pause_step { STEP_NONE, STEP_FREEZE, STEP_STOP, STEP_START, STEP_THAW };
@@ -58,6 +59,7 @@ struct wslx_sup {
 	struct wslx_report report;
 	struct wslx_control *control;
 	struct wslx_conlog *console;
+	struct wslx_vmmlog *log;
 	struct wslx_passt *passt;
 	struct wslx_run *run;
 	struct wslx_agent_setup *agent;

@@ -686,6 +686,8 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 	if (r == 0)
 		r = wslx_sup_control_new(s, path, err);
 	if (r == 0)
+		r = wslx_vmmlog_new(s->config->state_dir, WSLX_VMM_LOG_MAX, &s->log, err);
+	if (r == 0)
 		r = wslx_conlog_new(s->loop, s->config->state_dir, on_panic, s, &s->console, err);
 	if (r == 0)
 		r = wslx_files_open(&s->files, s->config, s->args.kvm_path, err);
@@ -727,6 +729,7 @@ static void free_all(struct wslx_sup *s)
 	wslx_passt_free(s->passt);
 	wslx_control_free(s->control);
 	wslx_conlog_free(s->console);
+	wslx_vmmlog_free(s->log);
 	wslx_files_close(&s->files);
 	wslx_watch_free(s->signal_watch);
 	wslx_close(&s->signal_fd);

@@ -62,6 +62,18 @@ void machine_setup(struct machine *m, const char *fake)
 	m->ready_fd = -1;
 }
 
+/* As the manager does. */
+static void open_log(const struct machine *m)
+{
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/vmm.log", m->state);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+		_exit(9);
+}
+
 void machine_start_json(struct machine *m, const char *json)
 {
 	int ready[2], config = memfd_create("config", MFD_CLOEXEC);
@@ -74,6 +86,8 @@ void machine_start_json(struct machine *m, const char *json)
 	assert_true(m->pid >= 0);
 	if (m->pid == 0) {
 		close(ready[0]);
+		if (m->log)
+			open_log(m);
 		_exit(wslx_supervisor_run(&(struct wslx_supervisor_args) {
 			.config_fd = config,
 			.ready_fd = ready[1],
@@ -171,8 +185,8 @@ int wait_end(struct machine *m)
 void machine_remove(struct machine *m)
 {
 	static const char *const names[] = {
-		"run/control.sock",    "run/vsock.sock", "run/vsock.sock_77", "state/console.log",
-		"state/console.log.1", "state/events",   "disk.img",          "base.img"
+		"run/control.sock", "run/vsock.sock",      "run/vsock.sock_77", "state/console.log", "state/vmm.log",
+		"state/vmm.log.1",  "state/console.log.1", "state/events",      "disk.img",          "base.img"
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
