@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "os/linux/fd.h"
 #include "vmm/supervisor/open.h"
+#include "vmm/supervisor/run_internal.h"
 
 static void test_life(void **state)
 {
@@ -133,6 +134,35 @@ static void test_reboot(void **state)
 	expect_ready(&m);
 	assert_int_equal(wait_end(&m), 1);
 	machine_remove(&m);
+}
+
+static unsigned n_words;
+
+/* As a child that lives does: one more for each that is read. */
+static void on_word(void *opaque, uint32_t id, uint64_t port)
+{
+	const struct wslx_link_msg m = { .type = WSLX_LINK_CONNECT, .id = id, .a = port, .fd = -1 };
+	const int *child = opaque;
+
+	assert_true(++n_words < 5000);
+	assert_int_equal(wslx_link_send(*child, &m), 0);
+}
+
+/* Its last words are waited for when its QEMU has ended; they had better end, too. */
+static void test_no_end_of_last_words(void **state)
+{
+	static const struct wslx_run_events events = { .connect = on_word };
+	struct wslx_run r = { .link_fd = -1, .child_gone = true, .p.events = &events };
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	r.link_fd = pair[0];
+	r.p.opaque = &pair[1];
+	on_word(&pair[1], 1, 77);
+	wslx_run_link_drain(&r);
+	assert_int_equal(r.link_fd, -1);
+	assert_true(r.have_end && r.end == WSLX_RUN_FAILED);
+	close(pair[1]);
 }
 
 static void test_hostile_child(void **state)
@@ -287,10 +317,15 @@ static void test_bad_start(void **state)
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_life),          cmocka_unit_test(test_terminate_by_signal_and_force),
-		cmocka_unit_test(test_failures),      cmocka_unit_test(test_reboot),
-		cmocka_unit_test(test_hostile_child), cmocka_unit_test(test_net_socket_of_each_run),
-		cmocka_unit_test(test_disk_lock),     cmocka_unit_test(test_bad_start),
+		cmocka_unit_test(test_life),
+		cmocka_unit_test(test_terminate_by_signal_and_force),
+		cmocka_unit_test(test_failures),
+		cmocka_unit_test(test_reboot),
+		cmocka_unit_test(test_no_end_of_last_words),
+		cmocka_unit_test(test_hostile_child),
+		cmocka_unit_test(test_net_socket_of_each_run),
+		cmocka_unit_test(test_disk_lock),
+		cmocka_unit_test(test_bad_start),
 	};
 
 	machine_main(argc, argv);
