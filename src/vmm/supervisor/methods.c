@@ -195,12 +195,27 @@ static void on_wait_ready(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
 
-	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED || s->over)
+	/* Who wants no answer has nothing to wait for. */
+	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED || s->over || wslx_call_is_oneway(call))
 		answer_waiter(s, call);
 	else if (s->n_waiters < MAX_WAITERS)
 		s->waiters[s->n_waiters++] = call;
 	else
 		failed(call, "too many clients wait");
+}
+
+static bool drop_waiter(struct wslx_sup *s, const struct wslx_call *call)
+{
+	for (size_t i = 0; i < s->n_waiters; i++) {
+		struct wslx_call *w = s->waiters[i];
+
+		if (w != call)
+			continue;
+		s->waiters[i] = s->waiters[--s->n_waiters];
+		wslx_call_reply(w, NULL); /* into nothing; it is freed */
+		return true;
+	}
+	return false;
 }
 
 /* ---- life ----------------------------------------------------------------------------- */
@@ -349,7 +364,10 @@ static void on_resume(void *opaque, struct wslx_call *call, json_t *params)
 
 static void on_caller_gone(void *opaque, const struct wslx_call *call)
 {
-	wslx_sup_pause_caller_gone(opaque, call);
+	struct wslx_sup *s = opaque;
+
+	if (!drop_waiter(s, call))
+		wslx_sup_pause_caller_gone(s, call);
 }
 
 /* ---- the child's answers -------------------------------------------------------------------- */

@@ -10,6 +10,8 @@
 #include "base/cleanup.h"
 #include "os/linux/fd.h"
 
+static const char oneway[] = "{\"method\":\"io.wslx.Machine.WaitReady\",\"oneway\":true}";
+
 static void expect_hangup(int fd)
 {
 	char c;
@@ -67,6 +69,43 @@ static void test_control_clients(void **state)
 	machine_remove(&m);
 }
 
+/* Those who wait for a machine that is not up yet, and go away, leave nothing
+ * behind: after a thousand of them there is still a place. */
+static void test_waiters_go_away(void **state)
+{
+	struct machine m;
+	json_t *j;
+	int fd;
+
+	machine_setup(&m, "silent");
+	m.c.boot_timeout_ms = 20000;
+	machine_start(&m);
+	close(await_client(&m));
+	for (int i = 0; i < 1100; i++) {
+		fd = control_client(&m);
+		send_call(fd, "WaitReady", "{}");
+		/* Answered calls on another connection: it has been taken. */
+		call_ok(&m, "Ping", "{}");
+		close(fd);
+	}
+	/* Who wants no answer does not wait: its next call is answered. */
+	fd = control_client(&m);
+	assert_int_equal(wslx_write_full(fd, oneway, sizeof(oneway)), 0);
+	send_call(fd, "Ping", "{}");
+	json_decref(read_answer(fd));
+	close(fd);
+	fd = control_client(&m);
+	send_call(fd, "WaitReady", "{}");
+	call_ok(&m, "Terminate", "{}");
+	j = read_answer(fd);
+	assert_non_null(strstr(json_text(json_object_get(j, "parameters"), "message"), "stopped while it started"));
+	json_decref(j);
+	close(fd);
+	expect_failed(&m, "stopped while it started", NULL);
+	assert_int_equal(wait_end(&m), 1);
+	machine_remove(&m);
+}
+
 /* Somebody waits for a machine that another started, and that fails. */
 static void test_wait_ready_fails(void **state)
 {
@@ -94,6 +133,7 @@ int main(int argc, char **argv)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_control_clients),
 		cmocka_unit_test(test_wait_ready_fails),
+		cmocka_unit_test(test_waiters_go_away),
 	};
 
 	machine_main(argc, argv);
