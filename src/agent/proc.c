@@ -393,8 +393,11 @@ static void start(struct conn *c, const struct wslx_guest_call *call, const stru
 	p = r < 0 ? NULL : proc_new(c, call);
 	if (r == 0 && !p)
 		r = -ENOMEM;
-	if (r == 0)
+	if (r == 0) {
 		r = fork_into(p, &place, m, &e);
+		if (r < 0 && p->pid <= 0 && wslx_place_ended(&place))
+			r = -EAGAIN;
+	}
 	if (r == 0)
 		r = adopt(p, &e, m->window);
 	ends_close(&e);
@@ -403,9 +406,12 @@ static void start(struct conn *c, const struct wslx_guest_call *call, const stru
 			kill(p->pid, SIGKILL);
 		if (p)
 			proc_free(p);
-		/* pids.max of the distro, for want of which strerror says "try again". */
-		snprintf(text, sizeof(text), "cannot start a process: %s",
-			 r == -EAGAIN ? "there are as many as the distribution may have" : strerror(-r));
+		/* EAGAIN of a distro that lives: its pids.max, for want of which strerror says "try again". */
+		if (r == -EAGAIN && wslx_place_ended(&place))
+			snprintf(text, sizeof(text), "the distro has ended");
+		else
+			snprintf(text, sizeof(text), "cannot start a process: %s",
+				 r == -EAGAIN ? "there are as many as the distribution may have" : strerror(-r));
 		reply_failed(c, call, -r, -1, text);
 	}
 }
