@@ -36,6 +36,7 @@ struct wslx_machine_info {
 	uint64_t memory;
 	char kernel[128]; /* release */
 	bool panicked;
+	bool host_disk_full; /* its writes wait for room */
 };
 
 /* method without the interface's name.  params is taken, NULL = none.

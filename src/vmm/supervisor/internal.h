@@ -92,6 +92,7 @@ struct wslx_sup {
 	struct timing timings[MAX_TIMINGS];
 	size_t n_timings;
 	json_t *warnings;
+	uint32_t full_disks; /* a bit for each that waits for room on the host's disk */
 	char kernel_release[128], agent_version[64];
 
 	struct wslx_call *waiters[MAX_WAITERS]; /* of WaitReady */
@@ -121,6 +122,9 @@ void wslx_sup_pause(struct wslx_sup *s, struct wslx_agentc *conn, struct wslx_ca
 WSLX_MUST_CHECK bool wslx_sup_resume(struct wslx_sup *s, struct wslx_call *call);
 void wslx_sup_pause_caller_gone(struct wslx_sup *s, const struct wslx_call *call);
 void wslx_sup_resume_to_shut_down(struct wslx_sup *s, unsigned timeout_ms);
+
+/* room.c */
+void wslx_sup_host_full(struct wslx_sup *s, unsigned disk, bool full);
 
 /* methods.c */
 WSLX_MUST_CHECK int wslx_sup_control_new(struct wslx_sup *s, const char *path, struct wslx_err *err);

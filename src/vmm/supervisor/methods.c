@@ -20,7 +20,7 @@ static const char description[] =
 	"type Distro (name: string, state: string)\n\n"
 	"method Info() -> (name: string, engine: string, state: string, pid: int, uptime_ms: int, boots: int,\n"
 	"  cpus: int, memory: int, kernel: string, agent: string, distros: []Distro, timings: [string]int,\n"
-	"  net: string, warnings: []string, panic: string, version: string)\n"
+	"  net: string, warnings: []string, panic: string, host_disk_full: bool, version: string)\n"
 	"method Ping() -> ()\n"
 	"method WaitReady() -> (warnings: []string, timings: [string]int)\n"
 	"method Terminate(force: ?bool, timeout_ms: ?int) -> ()\n"
@@ -158,6 +158,7 @@ static void on_info(void *opaque, struct wslx_call *call, json_t *params)
 			      s->warnings, "panic", s->panic, "version", WSLX_VERSION);
 	json_t *kernel = json_string(s->kernel_release), *agent = json_string(s->agent_version);
 
+	json_object_set_new(j, "host_disk_full", json_boolean(s->full_disks));
 	/* The agent's words may be no UTF-8. */
 	json_object_set_new(j, "kernel", kernel ? kernel : json_string("?"));
 	json_object_set_new(j, "agent", agent ? agent : json_string("?"));

@@ -95,6 +95,11 @@ static int on_message(struct wslx_run *r, const struct wslx_link_msg *m)
 		return 0;
 	case WSLX_LINK_NET_DOWN:
 		return 0; /* passt's own end says the same, and why */
+	case WSLX_LINK_HOST_FULL:
+		if (m->id >= r->p.config->n_disks || m->a > 1)
+			return -EPROTO;
+		r->p.events->host_full(r->p.opaque, m->id, m->a);
+		return 0;
 	case WSLX_LINK_STATS_REPLY:
 	case WSLX_LINK_PAUSED:
 		return on_reply(r, m);

@@ -122,6 +122,10 @@ static void talk(void)
 
 static void after_ready(void)
 {
+	if (plays("full-host"))
+		link_say(WSLX_LINK_HOST_FULL, 0, 1, "");
+	if (plays("full-nowhere"))
+		link_say(WSLX_LINK_HOST_FULL, 5, 1, "");
 	if (plays("talk"))
 		talk();
 	if (plays("reboot-once") && boot_number(false) == 1)
@@ -304,6 +308,8 @@ static void read_link(void)
 		link_pause(m.id, m.type == WSLX_LINK_PAUSE);
 		break;
 	case WSLX_LINK_STATS:
+		if (plays("full-host")) /* while it is asked, room was made */
+			link_say(WSLX_LINK_HOST_FULL, 0, 0, "");
 		link_say(WSLX_LINK_STATS_REPLY, m.id, 0, "blk0.reads 17\nbroken\nvsock.opened 3\n");
 		break;
 	case WSLX_LINK_TEST_CONFINEMENT:

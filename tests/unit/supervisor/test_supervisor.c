@@ -136,6 +136,39 @@ static void test_reboot(void **state)
 	machine_remove(&m);
 }
 
+static bool host_full(struct machine *m)
+{
+	json_t *j = control_call(m, "Info", "{}");
+	bool yes = json_is_true(json_object_get(json_object_get(j, "parameters"), "host_disk_full"));
+
+	json_decref(j);
+	return yes;
+}
+
+static void test_full_host_disk(void **state)
+{
+	struct machine m;
+	char *s;
+
+	start_ready(&m, "full-host", 0, 0);
+	while (!host_full(&m))
+		call_ok(&m, "Ping", "{}");
+	s = read_state(&m, "events");
+	assert_non_null(strstr(s, "\"host-disk-full\""));
+	free(s);
+	call_ok(&m, "Stats", "{}");
+	assert_false(host_full(&m));
+	s = read_state(&m, "events");
+	assert_non_null(strstr(s, "\"host-disk-room\""));
+	free(s);
+	end_in_order(&m);
+
+	/* Of a disk that there is not. */
+	start_ready(&m, "full-nowhere", 0, 0);
+	assert_int_equal(wait_end(&m), 1);
+	machine_remove(&m);
+}
+
 static unsigned n_words;
 
 /* As a child that lives does: one more for each that is read. */
@@ -317,15 +350,11 @@ static void test_bad_start(void **state)
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_life),
-		cmocka_unit_test(test_terminate_by_signal_and_force),
-		cmocka_unit_test(test_failures),
-		cmocka_unit_test(test_reboot),
-		cmocka_unit_test(test_no_end_of_last_words),
-		cmocka_unit_test(test_hostile_child),
-		cmocka_unit_test(test_net_socket_of_each_run),
-		cmocka_unit_test(test_disk_lock),
-		cmocka_unit_test(test_bad_start),
+		cmocka_unit_test(test_life),           cmocka_unit_test(test_terminate_by_signal_and_force),
+		cmocka_unit_test(test_failures),       cmocka_unit_test(test_reboot),
+		cmocka_unit_test(test_full_host_disk), cmocka_unit_test(test_no_end_of_last_words),
+		cmocka_unit_test(test_hostile_child),  cmocka_unit_test(test_net_socket_of_each_run),
+		cmocka_unit_test(test_disk_lock),      cmocka_unit_test(test_bad_start),
 	};
 
 	machine_main(argc, argv);
