@@ -101,6 +101,7 @@ static enum fate await_fate(struct wslx_manager *m, const char *name, off_t from
 {
 	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
 	int64_t start = wslx_now_ms(), limit = SETTLE_MS;
+	enum fate seems = FATE_RUNS;
 
 	while (sock && wslx_now_ms() - start < limit) {
 		const struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
@@ -114,8 +115,9 @@ static enum fate await_fate(struct wslx_manager *m, const char *name, off_t from
 		if (!held)
 			return FATE_KILLED;
 		if (wslx_control_info(sock, &info, NULL) == 0) {
+			/* Asked for, or because of what `events` will say. */
 			if (info.state == WSLX_MACHINE_STOPPING)
-				return FATE_STOPPING;
+				seems = FATE_STOPPING;
 			if (info.state == WSLX_MACHINE_PAUSED)
 				return FATE_RUNS;
 			if (info.panicked)
@@ -123,7 +125,7 @@ static enum fate await_fate(struct wslx_manager *m, const char *name, off_t from
 		}
 		nanosleep(&ts, NULL);
 	}
-	return FATE_RUNS;
+	return seems;
 }
 
 static void explain(struct wslx_manager *m, const char *name, enum fate fate, const char *crash, const char *when,
