@@ -144,6 +144,8 @@ void wslx_outlet_update(struct outlet *out);
 void wslx_outlet_drain(struct outlet *out);
 
 /* launch.c */
+/* The distro's first process has ended, whether the agent has heard of it or not. */
+bool wslx_place_ended(const struct wslx_guest_place *place);
 struct launch {
 	const struct wslx_guest_place *place;
 	const struct wslx_agent_exec *m;

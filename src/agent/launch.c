@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -156,14 +157,25 @@ static void write_small(const char *path, const char *text)
 	close(fd);
 }
 
+bool wslx_place_ended(const struct wslx_guest_place *place)
+{
+	struct pollfd p = { .fd = place->pidfd, .events = POLLIN };
+
+	return place->pidfd >= 0 && poll(&p, 1, 0) > 0;
+}
+
 static void enter_namespaces(const struct launch *l)
 {
 	/* While /proc is still the agent's.  The agent itself is never chosen
 	 * by the OOM killer; its clients' processes are like any other. */
 	if (l->place->pidfd >= 0) {
 		write_small("/proc/self/oom_score_adj", "0");
-		if (setns(l->place->pidfd, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP) < 0)
-			FAIL(l, errno, -1, "cannot enter the distro: %s", strerror(errno));
+		if (setns(l->place->pidfd, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP) < 0) {
+			int e = errno;
+
+			e = wslx_place_ended(l->place) ? EAGAIN : e;
+			FAIL(l, e, -1, "cannot enter the distro: %s", e == EAGAIN ? "it has ended" : strerror(e));
+		}
 	}
 	note(l->status_fd, LAUNCH_PID, getpid(), 0, "%s", "");
 }

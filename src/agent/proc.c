@@ -122,13 +122,30 @@ static void on_exit_of(void *opaque, pid_t pid, int status)
 	wslx_conn_leave(c);
 }
 
+/* The foreground of the terminal, as long as that is the session's: a process
+ * may give its terminal up, and root take it for a session of its own, which
+ * is none of the client's business. */
+static bool signal_foreground(const struct proc *p, int signo)
+{
+	pid_t session, fg, of_fg;
+
+	if (p->tty_fd < 0 || ioctl(p->tty_fd, TIOCGSID, &session) < 0 || session != p->pid)
+		return false;
+	/* The kernel knows the group itself and not just its number; but it takes
+	 * only those signals that have a key. */
+	if (ioctl(p->tty_fd, TIOCSIG, signo) == 0)
+		return true;
+	if (ioctl(p->tty_fd, TIOCGPGRP, &fg) < 0 || fg <= 1)
+		return false;
+	/* Its last process may have ended, and the number be somebody else's.  A
+	 * group that has lost its leader only has no session to show. */
+	of_fg = getsid(fg);
+	return (of_fg < 0 || of_fg == session) && kill(-fg, signo) == 0;
+}
+
 static void signal_group(struct proc *p, int signo)
 {
-	pid_t fg;
-
-	if (p->pid <= 0)
-		return;
-	if (p->tty_fd >= 0 && ioctl(p->tty_fd, TIOCGPGRP, &fg) == 0 && fg > 1 && kill(-fg, signo) == 0)
+	if (p->pid <= 0 || signal_foreground(p, signo))
 		return;
 	/* Before it made its own group it is alone. */
 	if (kill(-p->pid, signo) < 0)
@@ -376,8 +393,11 @@ static void start(struct conn *c, const struct wslx_guest_call *call, const stru
 	p = r < 0 ? NULL : proc_new(c, call);
 	if (r == 0 && !p)
 		r = -ENOMEM;
-	if (r == 0)
+	if (r == 0) {
 		r = fork_into(p, &place, m, &e);
+		if (r < 0 && p->pid <= 0 && wslx_place_ended(&place))
+			r = -EAGAIN;
+	}
 	if (r == 0)
 		r = adopt(p, &e, m->window);
 	ends_close(&e);
@@ -386,9 +406,12 @@ static void start(struct conn *c, const struct wslx_guest_call *call, const stru
 			kill(p->pid, SIGKILL);
 		if (p)
 			proc_free(p);
-		/* pids.max of the distro, for want of which strerror says "try again". */
-		snprintf(text, sizeof(text), "cannot start a process: %s",
-			 r == -EAGAIN ? "there are as many as the distribution may have" : strerror(-r));
+		/* EAGAIN of a distro that lives: its pids.max, for want of which strerror says "try again". */
+		if (r == -EAGAIN && wslx_place_ended(&place))
+			snprintf(text, sizeof(text), "the distro has ended");
+		else
+			snprintf(text, sizeof(text), "cannot start a process: %s",
+				 r == -EAGAIN ? "there are as many as the distribution may have" : strerror(-r));
 		reply_failed(c, call, -r, -1, text);
 	}
 }

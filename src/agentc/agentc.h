@@ -49,8 +49,10 @@ WSLX_MUST_CHECK int wslx_agentc_new(struct wslx_loop *loop, int fd, const struct
 				    void *opaque, struct wslx_agentc **ret);
 
 /* A session: connects to a machine's vsock.sock and asks for WSLX_AGENT_PORT.
- * Refused or unanswered connections end in closed().  timeout_ms: until HELLO,
- * 0 = for ever. */
+ * Refused or unanswered connections end in closed().  timeout_ms: from the
+ * call to HELLO, 0 = WSLX_AGENTC_CONNECT_MS.  The call itself waits while the
+ * socket's queue is full, no longer than that: -ETIMEDOUT. */
+#define WSLX_AGENTC_CONNECT_MS 60000
 WSLX_MUST_CHECK int wslx_agentc_connect(struct wslx_loop *loop, const char *vsock_path, unsigned timeout_ms,
 					const struct wslx_agentc_events *events, void *opaque, struct wslx_agentc **ret,
 					struct wslx_err *err);

@@ -557,9 +557,13 @@ int wslx_agentc_connect(struct wslx_loop *loop, const char *vsock_path, unsigned
 			struct wslx_err *err)
 {
 	char line[32];
-	cleanup_close int fd = wslx_unix_connect(vsock_path, SOCK_STREAM | SOCK_CLOEXEC);
+	unsigned limit = timeout_ms ? timeout_ms : WSLX_AGENTC_CONNECT_MS;
+	int64_t end = wslx_now_ms() + limit, left;
+	cleanup_close int fd = wslx_unix_connect_within(vsock_path, SOCK_STREAM | SOCK_CLOEXEC, limit);
 	int n, r;
 
+	if (fd == -ETIMEDOUT)
+		return wslx_err_set(err, ETIMEDOUT, "the machine at %s takes no connections: it hangs", vsock_path);
 	if (fd < 0)
 		return wslx_err_sys(err, -fd, "cannot reach the machine at %s", vsock_path);
 	n = snprintf(line, sizeof(line), "CONNECT %u\n", WSLX_AGENT_PORT);
@@ -570,8 +574,8 @@ int wslx_agentc_connect(struct wslx_loop *loop, const char *vsock_path, unsigned
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot talk to the machine's agent");
 	TAKE_FD(fd);
-	if (timeout_ms)
-		wslx_timer_arm((*ret)->hello_timer, timeout_ms);
+	left = end - wslx_now_ms();
+	wslx_timer_arm((*ret)->hello_timer, left > 0 ? (uint64_t)left : 0);
 	return 0;
 }
 

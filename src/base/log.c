@@ -31,13 +31,41 @@ void wslx_log_init(const char *program, int fd, enum wslx_log_level level)
 			log_level = (enum wslx_log_level)i;
 }
 
+static struct {
+	size_t limit, n;
+	void (*fn)(void *opaque);
+	void *opaque;
+} on_size;
+
+void wslx_log_on_size(size_t bytes, void (*fn)(void *opaque), void *opaque)
+{
+	on_size.limit = bytes;
+	on_size.n = 0;
+	on_size.fn = fn;
+	on_size.opaque = opaque;
+}
+
+/* n bytes at `line`, one more behind them. */
+static void write_line(char *line, size_t n)
+{
+	line[n++] = '\n';
+	if (write(log_fd, line, n) < 0)
+		(void)0; /* nowhere left to report it */
+	if (!on_size.fn)
+		return;
+	on_size.n += n;
+	if (on_size.n >= on_size.limit) {
+		on_size.n = 0;
+		on_size.fn(on_size.opaque);
+	}
+}
+
 WSLX_PRINTF(2, 0)
 static void log_line(enum wslx_log_level level, const char *fmt, va_list ap)
 {
 	char line[1200];
 	int saved = errno;
 	int head, body;
-	size_t n;
 
 	head = snprintf(line, sizeof(line) - 1, "%s: %s: ", log_program, level_names[level]);
 	if (head < 0)
@@ -46,10 +74,19 @@ static void log_line(enum wslx_log_level level, const char *fmt, va_list ap)
 	if (body < 0)
 		return;
 	wslx_sanitize(line);
-	n = strlen(line);
-	line[n++] = '\n';
-	if (write(log_fd, line, n) < 0)
-		(void)0; /* nowhere left to report it */
+	write_line(line, strlen(line));
+	errno = saved;
+}
+
+void wslx_log_relay(const char *program, const char *text)
+{
+	char line[1200];
+	int saved = errno;
+
+	if (snprintf(line, sizeof(line) - 1, "%s: %s", program, text) >= 0) {
+		wslx_sanitize(line);
+		write_line(line, strlen(line));
+	}
 	errno = saved;
 }
 

@@ -8,6 +8,7 @@
 #define WSLX_BASE_LOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/macros.h"
@@ -26,6 +27,12 @@ struct wslx_log_limit {
 	unsigned count;
 };
 bool wslx_log_limited(struct wslx_log_limit *lim, enum wslx_log_level level, const char *fmt, ...) WSLX_PRINTF(3, 4);
+
+/* A line that another program said, with what it has of a level: under its name, whatever the level here. */
+void wslx_log_relay(const char *program, const char *text);
+/* After `bytes` bytes of lines fn is called, each time; it must not log.  For programs with one thread.  NULL: no more.
+ */
+void wslx_log_on_size(size_t bytes, void (*fn)(void *opaque), void *opaque);
 
 #define log_error(...) wslx_log(WSLX_LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) wslx_log(WSLX_LOG_WARN, __VA_ARGS__)

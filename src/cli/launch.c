@@ -265,26 +265,29 @@ static const char *default_user(struct launch *x, const struct cli_launch *l)
 	return x->uid;
 }
 
-static int run_session(struct launch *x, struct wslx_err *err)
+static int run_session(struct cli *c, struct launch *x, struct cli_launch *l, struct wslx_err *err)
 {
-	int status, r;
+	sigset_t old;
+	int r;
 
 	cli_progress_clear();
 	fflush(stdout);
-	wslx_session_block_signals(NULL);
+	wslx_session_block_signals(&old);
 	/* One that came during the start: it is not forwarded any more. */
 	if (cli_interrupt.signal)
 		return wslx_err_set(err, ECANCELED, "interrupted");
-	r = wslx_session_run(&x->session, &status, err);
+	r = wslx_machine_session(c->m, l->machine, &x->session, &l->session, err);
 	cli_terminal_restore();
-	if (r < 0) {
+	l->session.again = l->session.again && l->restartable;
+	/* The start that follows can be interrupted again. */
+	if (l->session.again)
+		sigprocmask(SIG_SETMASK, &old, NULL);
+	else if (r < 0)
 		cli_complain(err);
-		return status;
-	}
-	return status;
+	return l->session.status;
 }
 
-int cli_launch(struct cli *c, const struct cli_launch *l, struct wslx_err *err)
+int cli_launch(struct cli *c, struct cli_launch *l, struct wslx_err *err)
 {
 	cleanup_free char *vsock = wslx_machine_socket(c->m, l->machine, WSLX_VSOCK_SOCKET);
 	struct launch x = { 0 };
@@ -311,7 +314,7 @@ int cli_launch(struct cli *c, const struct cli_launch *l, struct wslx_err *err)
 	x.session.cooked = make_cooked;
 	x.session.warning = on_warning;
 	x.session.opaque = &x;
-	r = run_session(&x, err);
+	r = run_session(c, &x, l, err);
 	free(x.line);
 	cli_free_environment(x.env);
 	return r;

@@ -3,6 +3,7 @@
 #define WSLX_CLI_LAUNCH_H
 
 #include "cli/cli.h"
+#include "manager/gone.h"
 #include "manager/machine.h"
 
 struct cli_launch {
@@ -10,12 +11,15 @@ struct cli_launch {
 	const char *machine, *distro;
 	const char *default_user; /* "" = the distro's own */
 	int64_t default_uid;      /* -1 = none */
+	bool restartable;         /* the caller starts the machine again if it went away too early */
+	struct wslx_machine_session session;
 };
 
 /* What can be wrong with the options, before any machine is started. */
 WSLX_MUST_CHECK int cli_launch_check(const struct cli_opts *o, struct wslx_err *err);
-/* The exit status, or -errno. */
-WSLX_MUST_CHECK int cli_launch(struct cli *c, const struct cli_launch *l, struct wslx_err *err);
+/* The exit status, or -errno.  l->session.again, if restartable: nothing was
+ * said, and the command has not run. */
+WSLX_MUST_CHECK int cli_launch(struct cli *c, struct cli_launch *l, struct wslx_err *err);
 
 /* Words as one line for a POSIX shell: each arrives as it is.  Caller frees. */
 char *cli_quote_words(const char *const *words, int n);

@@ -73,6 +73,14 @@ static void print_table(const struct row *rows, size_t n)
 		       2);
 }
 
+static void warn_of_full_disk(const struct row *rows, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (rows[i].info.host_disk_full)
+			cli_warn("'%s' waits: the host's disk is full; free some space and it goes on by itself",
+				 rows[i].name);
+}
+
 static json_t *row_json(struct cli *c, const struct row *row)
 {
 	cleanup_free char *disk = wslx_path("%s/distros/%s/%s", c->m->paths.data, row->name, WSLX_DISK_FILE);
@@ -100,6 +108,7 @@ static json_t *row_json(struct cli *c, const struct row *row)
 		json_object_set_new(o, "engine", json_string(wslx_engine_name(row->info.engine)));
 	if (up && row->info.pid) {
 		json_object_set_new(o, "pid", json_integer(row->info.pid));
+		json_object_set_new(o, "host_disk_full", json_boolean(row->info.host_disk_full));
 		json_object_set_new(o, "uptime_ms", json_integer(row->info.uptime_ms));
 		json_object_set_new(o, "release", json_string(row->info.kernel));
 	}
@@ -137,6 +146,7 @@ static int print_rows(struct cli *c, const struct cli_opts *o, const struct row 
 		return wslx_err_set(err, ENOENT, "no distribution is installed; install one: wslx install debian");
 	if (o->verbose) {
 		print_table(rows, n);
+		warn_of_full_disk(rows, n);
 		return 0;
 	}
 	puts("WSLX distributions:");

@@ -12,6 +12,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "manager/distros.h"
+#include "manager/gone.h"
 #include "manager/session.h"
 #include "wslx/wslx.h"
 
@@ -241,7 +242,7 @@ int libwslx_start(libwslx *w, const char *distro, struct libwslx_error *err)
 	return give(r, &e, err);
 }
 
-static int run(libwslx *w, const struct wslx_distro *d, const struct libwslx_exec *in, int *ret_status,
+static int run(libwslx *w, const struct wslx_distro *d, const struct libwslx_exec *in, struct wslx_machine_session *s,
 	       struct wslx_err *err)
 {
 	static const char *const nothing[] = { NULL };
@@ -270,7 +271,7 @@ static int run(libwslx *w, const struct wslx_distro *d, const struct libwslx_exe
 
 	if (d->default_uid >= 0)
 		snprintf(uid, sizeof(uid), "%lld", (long long)d->default_uid);
-	return vsock ? wslx_session_run(&p, ret_status, err) : -ENOMEM;
+	return vsock ? wslx_machine_session(w->m, d->name, &p, s, err) : -ENOMEM;
 }
 
 int libwslx_exec(libwslx *w, const struct libwslx_exec *p, int *ret_status, struct libwslx_error *err)
@@ -278,20 +279,25 @@ int libwslx_exec(libwslx *w, const struct libwslx_exec *p, int *ret_status, stru
 	struct wslx_distro *d = NULL;
 	struct libwslx_exec in;
 	struct wslx_err e = { 0 };
-	int status = 255;
+	struct wslx_machine_session s = { .status = 255 };
 	int r = take(&in, sizeof(in), p, p ? p->size : 0, FIRST_SIZE(struct libwslx_exec, fds), &e);
 
 	if (r == 0 && in.flags & ~(LIBWSLX_EXEC_SHELL | LIBWSLX_EXEC_LOGIN))
 		r = wslx_err_set(&e, EINVAL, "unknown flags");
 	if (r == 0 && !in.flags && (!in.argv || !in.argv[0]))
 		r = wslx_err_set(&e, EINVAL, "no program to run");
-	if (r == 0)
+	while (r == 0) {
 		r = start(w, in.distro, &d, &e);
-	if (r == 0)
-		r = run(w, d, &in, &status, &e);
-	free(d);
+		if (r == 0)
+			r = run(w, d, &in, &s, &e);
+		free(TAKE_PTR(d));
+		if (!s.again)
+			break;
+		s.again = false;
+		r = 0;
+	}
 	if (ret_status)
-		*ret_status = status;
+		*ret_status = s.status;
 	return give(r, &e, err);
 }
 

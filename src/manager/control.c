@@ -172,6 +172,8 @@ int wslx_control_info(const char *sock_path, struct wslx_machine_info *ret, stru
 	info.cpus = (unsigned)get_int(o, "cpus");
 	info.memory = (uint64_t)get_int(o, "memory");
 	snprintf(info.kernel, sizeof(info.kernel), "%s", get_text(o, "kernel"));
+	info.panicked = *get_text(o, "panic");
+	info.host_disk_full = json_is_true(json_object_get(o, "host_disk_full"));
 	*ret = info;
 	return 0;
 }

@@ -9,6 +9,7 @@
 #ifndef WSLX_MANAGER_CONTROL_H
 #define WSLX_MANAGER_CONTROL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -34,6 +35,8 @@ struct wslx_machine_info {
 	unsigned cpus;
 	uint64_t memory;
 	char kernel[128]; /* release */
+	bool panicked;
+	bool host_disk_full; /* its writes wait for room */
 };
 
 /* method without the interface's name.  params is taken, NULL = none.

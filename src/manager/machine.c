@@ -284,6 +284,8 @@ static int wait_a_moment(struct wslx_manager *m, const char *name, int64_t *sile
 	if (!sock)
 		return wslx_err_sys(err, ENOMEM, "cannot start the machine");
 	if (wslx_control_info(sock, &info, NULL) == 0) {
+		if (info.state == WSLX_MACHINE_RUNNING && info.host_disk_full && h && h->warning)
+			h->warning(h->opaque, "the host's disk is full: the machine waits until there is room");
 		if (info.state == WSLX_MACHINE_RUNNING)
 			return 1;
 		if (info.state == WSLX_MACHINE_PAUSED)

@@ -19,8 +19,9 @@ struct session {
 	struct wslx_agentc_pump *pump;
 	struct wslx_watch *signal_watch, *cancel_watch;
 	int signal_fd;
-	bool ended;
+	bool ended, started;
 	int r, status;
+	enum wslx_session_loss loss;
 	struct wslx_err *err;
 };
 
@@ -147,6 +148,7 @@ static void on_started(void *opaque, const struct wslx_agent_started *st)
 {
 	struct session *s = opaque;
 
+	s->started = true;
 	for (size_t i = 0; s->p->warning && i < st->n_warnings; i++)
 		s->p->warning(s->p->opaque, st->warnings[i]);
 	if (s->p->raw)
@@ -163,12 +165,17 @@ static void on_exit_status(void *opaque, const struct wslx_agentc_exit *x)
 		end(s, 0, x->status);
 		return;
 	}
-	if (x->end == WSLX_AGENTC_LOST)
-		wslx_err_set(s->err, ECONNRESET, "the machine went away while the command ran%s%s",
-			     *x->text ? ": " : "", x->text);
-	else
+	if (x->end == WSLX_AGENTC_LOST) {
+		s->loss = s->started ? WSLX_SESSION_LOST_RUNNING : WSLX_SESSION_LOST_STARTING;
+		wslx_err_set(s->err, ECONNRESET, "the machine went away while the command %s%s%s",
+			     s->started ? "ran" : "was started", *x->text ? ": " : "", x->text);
+	} else {
+		/* Not now: it is going down, or at rest. */
+		if (x->code == -EAGAIN && !s->started)
+			s->loss = WSLX_SESSION_LOST_BEFORE;
 		wslx_err_set(s->err, x->code < 0 ? -x->code : EIO, "%s",
 			     *x->text ? x->text : "the command could not be started");
+	}
 	end(s, x->code < 0 ? x->code : -EIO, x->status);
 }
 
@@ -188,18 +195,28 @@ static void on_ready(void *opaque, const struct wslx_agent_hello *agent)
 	}
 }
 
+/* What a machine that is not there any more looks like; one that hangs, or speaks otherwise, looks different. */
+static bool looks_gone(int code)
+{
+	return code == ENOENT || code == ECONNREFUSED || code == ECONNRESET || code == EPIPE;
+}
+
+/* Before the command was sent: its own end comes first, and says so. */
 static void on_closed(void *opaque, const struct wslx_err *err)
 {
 	struct session *s = opaque;
 
 	if (s->ended)
 		return;
+	if (!s->pump && looks_gone(err->code ? err->code : ECONNRESET))
+		s->loss = WSLX_SESSION_LOST_BEFORE;
 	wslx_err_set(s->err, err->code ? err->code : ECONNRESET, "%s",
 		     err->msg[0] ? err->msg : "the agent in the machine closed the connection");
 	end(s, -(err->code ? err->code : ECONNRESET), 255);
 }
 
-int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struct wslx_err *err)
+int wslx_session_run(const struct wslx_session_params *p, int *ret_status, enum wslx_session_loss *ret_loss,
+		     struct wslx_err *err)
 {
 	static const struct wslx_agentc_events events = { .ready = on_ready, .closed = on_closed };
 	struct session s = { .p = p, .exec = *p->exec, .err = err, .signal_fd = -1, .status = 255 };
@@ -211,8 +228,10 @@ int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struc
 		r = wslx_loop_watch(s.loop, p->cancel_fd, EPOLLIN, on_cancel, &s, &s.cancel_watch);
 	if (r < 0)
 		wslx_err_sys(err, -r, "cannot start a session");
-	if (r == 0)
+	if (r == 0) {
 		r = wslx_agentc_connect(s.loop, p->vsock_path, HELLO_TIMEOUT_MS, &events, &s, &s.conn, err);
+		s.loss = looks_gone(-r) ? WSLX_SESSION_LOST_BEFORE : WSLX_SESSION_KEPT;
+	}
 	if (r == 0) {
 		r = wslx_loop_run(s.loop);
 		if (r < 0)
@@ -221,6 +240,7 @@ int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struc
 			r = s.r;
 	}
 	*ret_status = s.status;
+	*ret_loss = s.loss;
 	wslx_agentc_pump_free(s.pump);
 	wslx_agentc_free(s.conn);
 	wslx_watch_free(s.signal_watch);

@@ -39,8 +39,16 @@ struct wslx_session_params {
 /* Blocks what a session forwards.  old may be NULL. */
 void wslx_session_block_signals(sigset_t *old);
 
+enum wslx_session_loss {
+	WSLX_SESSION_KEPT,          /* nothing was lost; or the machine hangs, or does not keep to the protocol */
+	WSLX_SESSION_LOST_BEFORE,   /* the machine was never asked to run it, or said that it would not for now */
+	WSLX_SESSION_LOST_STARTING, /* it was asked and did not answer */
+	WSLX_SESSION_LOST_RUNNING,
+};
+
 /* 0: it ran, *ret_status is what to exit with.  -errno: it never ran, or was
- * lost; err says why and *ret_status is 126, 127 or 255. */
-WSLX_MUST_CHECK int wslx_session_run(const struct wslx_session_params *p, int *ret_status, struct wslx_err *err);
+ * lost; err says why, *ret_loss when, and *ret_status is 126, 127 or 255. */
+WSLX_MUST_CHECK int wslx_session_run(const struct wslx_session_params *p, int *ret_status,
+				     enum wslx_session_loss *ret_loss, struct wslx_err *err);
 
 #endif

@@ -14,8 +14,8 @@
  *
  * Threads: a unit's members belong to its thread while that runs.  The main
  * thread reaches them with wslx_loop_call, never the other way round.  The link
- * is written by the main thread and the vsock unit's; a packet is one system
- * call, so they need no lock.
+ * is written by the main thread and the units'; a packet is one system call, so
+ * they need no lock.
  *
  * Trust boundary: QEMU, which runs a hostile guest (dev/vhost_user/server.c),
  * and the guest itself (the device models).
@@ -142,6 +142,15 @@ static int open_backend(struct server *s, const struct wslx_child_disk *disk, st
 	return r < 0 ? wslx_err_sys(err, -r, "cannot use it as a raw image") : 0;
 }
 
+/* On the disk's thread.  A supervisor too busy to read does not hear of it. */
+static void on_host_full(void *opaque, bool full)
+{
+	struct unit *u = opaque;
+
+	if (report(u->server, WSLX_LINK_HOST_FULL, (uint32_t)(u - u->server->units), full, 0, NULL) < 0)
+		log_debug("%s: a change of the host's disk was not reported", u->name);
+}
+
 static int make_disk(struct server *s, struct unit *u, size_t i, struct wslx_err *err)
 {
 	const struct wslx_child_disk *disk = &s->params->disks[i];
@@ -152,6 +161,8 @@ static int make_disk(struct server *s, struct unit *u, size_t i, struct wslx_err
 		wslx_err_prefix(err, "disk %zu (%s)", i, disk->serial);
 		return r;
 	}
+	backend->host_full = on_host_full;
+	backend->host_full_opaque = u;
 	r = wslx_blk_new(
 		&(struct wslx_blk_params) {
 			.loop = u->loop,

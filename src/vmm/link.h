@@ -34,6 +34,7 @@ enum wslx_link_type {
 	WSLX_LINK_NET_DOWN,    /* the net back end's peer went away */
 	WSLX_LINK_STATS_REPLY, /* text: "name value\n" lines */
 	WSLX_LINK_PAUSED,      /* reply to PAUSE / RESUME / TEST */
+	WSLX_LINK_HOST_FULL,   /* disk number id waits (a = 1) for room on the host's disk, or goes on (a = 0) */
 	/* supervisor -> child */
 	WSLX_LINK_CONNECT_OK = 64, /* reply to CONNECT, with the stream socket */
 	WSLX_LINK_CONNECT_REFUSED,

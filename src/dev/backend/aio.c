@@ -125,6 +125,17 @@ static void log_full(struct wslx_aio *a)
 	log_warn("host disk full, machine paused: free some space and it goes on by itself");
 }
 
+static void set_full(struct wslx_aio *a, bool full)
+{
+	struct wslx_block *b = a->block;
+
+	if (a->full == full)
+		return;
+	a->full = full;
+	if (b->host_full)
+		b->host_full(b->host_full_opaque, full);
+}
+
 static void park(struct wslx_aio *a, struct wslx_aio_req *r)
 {
 	if (a->cancel) {
@@ -132,7 +143,7 @@ static void park(struct wslx_aio *a, struct wslx_aio_req *r)
 		return;
 	}
 	log_full(a);
-	a->full = true;
+	set_full(a, true);
 	a->block->stats.parked++;
 	if (!r->waited)
 		a->block->stats.parked_ever++;
@@ -204,7 +215,7 @@ void wslx_aio_complete(struct wslx_aio *a, struct wslx_aio_req *r, int result)
 		break;
 	}
 	if (result >= 0 && r->waited && a->full) {
-		a->full = false;
+		set_full(a, false);
 		log_info("the host's disk has room again");
 	}
 	if (result < 0) {
@@ -278,6 +289,8 @@ void wslx_aio_set_cancel(struct wslx_aio *a, bool cancel)
 		a->block->stats.parked--;
 		wslx_aio_defer(a, r, -ENOSPC);
 	}
+	/* Nobody waits any more. */
+	set_full(a, false);
 }
 
 void wslx_aio_set_paused(struct wslx_aio *a, bool paused)

@@ -84,6 +84,10 @@ struct wslx_block {
 	/* Called after each batch of done() calls; set by the device.  May be NULL. */
 	void (*batch_end)(void *opaque);
 	void *batch_opaque;
+	/* The host's disk is full and requests wait, or has room again: on the
+	 * loop's thread, at each change.  Set by the owner; may be NULL. */
+	void (*host_full)(void *opaque, bool full);
+	void *host_full_opaque;
 };
 
 /* Queues r; nothing needs to start before commit. */

@@ -11,11 +11,11 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "os/linux/fd.h"
+#include "vmm/supervisor/logfile.h"
 
 #define CHUNK 16384
 #define LOG_NAME "console.log"
 #define LOG_RETRY_MS 1000
-#define OLD_NAME "console.log.1"
 
 struct wslx_conlog {
 	struct wslx_loop *loop;
@@ -34,12 +34,15 @@ struct wslx_conlog {
 /* A log that cannot be made is a pity, not a reason to end the machine. */
 static int open_log(struct wslx_conlog *c)
 {
+	int fd;
+
 	wslx_close(&c->log_fd);
-	if (renameat(c->dirfd, LOG_NAME, c->dirfd, OLD_NAME) < 0 && errno != ENOENT)
-		return -errno;
-	c->log_fd = openat(c->dirfd, LOG_NAME, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	fd = wslx_logfile_next(c->dirfd, LOG_NAME);
+	if (fd < 0)
+		return fd;
+	c->log_fd = fd;
 	c->log_size = 0;
-	return c->log_fd < 0 ? -errno : 0;
+	return 0;
 }
 
 static void write_log(struct wslx_conlog *c, const char *p, size_t n)

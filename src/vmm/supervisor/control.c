@@ -146,6 +146,11 @@ static void answer(struct wslx_call *call, json_t *msg)
 	wslx_watch_set_events(cl->watch, EPOLLIN | EPOLLOUT);
 }
 
+bool wslx_call_is_oneway(const struct wslx_call *call)
+{
+	return call->oneway;
+}
+
 void wslx_call_reply(struct wslx_call *call, json_t *params)
 {
 	answer(call, json_pack("{s:o}", "parameters", params ? params : json_object()));

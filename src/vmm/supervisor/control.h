@@ -58,6 +58,9 @@ size_t wslx_control_n_clients(const struct wslx_control *c);
  * then, never after.  NULL is fine. */
 void wslx_control_free(struct wslx_control *c);
 
+/* Its answer is dropped. */
+bool wslx_call_is_oneway(const struct wslx_call *call);
+
 /* params: taken; NULL = {}. */
 void wslx_call_reply(struct wslx_call *call, json_t *params);
 /* name: complete, such as "io.wslx.Machine.Failed". */

@@ -17,6 +17,7 @@
 #include "vmm/supervisor/report.h"
 #include "vmm/supervisor/run.h"
 #include "vmm/supervisor/supervisor.h"
+#include "vmm/supervisor/vmmlog.h"
 
 /*
  *   STARTING ──▶ RUNNING ◀──▶ PAUSED        a reboot goes back to STARTING
@@ -27,8 +28,8 @@
  */
 enum sup_state { SUP_STARTING, SUP_RUNNING, SUP_PAUSED, SUP_STOPPING };
 
-/* More than clients: one that went away keeps its place until the answer. */
-#define MAX_WAITERS 1024
+/* A client has one call under way, and one that goes away gives its place back. */
+#define MAX_WAITERS WSLX_CONTROL_MAX_CLIENTS
 
 /* See pause.c. */
 enum pause_step { STEP_NONE, STEP_FREEZE, STEP_STOP, STEP_START, STEP_THAW };
@@ -58,6 +59,7 @@ struct wslx_sup {
 	struct wslx_report report;
 	struct wslx_control *control;
 	struct wslx_conlog *console;
+	struct wslx_vmmlog *log;
 	struct wslx_passt *passt;
 	struct wslx_run *run;
 	struct wslx_agent_setup *agent;
@@ -90,6 +92,7 @@ struct wslx_sup {
 	struct timing timings[MAX_TIMINGS];
 	size_t n_timings;
 	json_t *warnings;
+	uint32_t full_disks; /* a bit for each that waits for room on the host's disk */
 	char kernel_release[128], agent_version[64];
 
 	struct wslx_call *waiters[MAX_WAITERS]; /* of WaitReady */
@@ -119,6 +122,9 @@ void wslx_sup_pause(struct wslx_sup *s, struct wslx_agentc *conn, struct wslx_ca
 WSLX_MUST_CHECK bool wslx_sup_resume(struct wslx_sup *s, struct wslx_call *call);
 void wslx_sup_pause_caller_gone(struct wslx_sup *s, const struct wslx_call *call);
 void wslx_sup_resume_to_shut_down(struct wslx_sup *s, unsigned timeout_ms);
+
+/* room.c */
+void wslx_sup_host_full(struct wslx_sup *s, unsigned disk, bool full);
 
 /* methods.c */
 WSLX_MUST_CHECK int wslx_sup_control_new(struct wslx_sup *s, const char *path, struct wslx_err *err);

@@ -20,7 +20,7 @@ static const char description[] =
 	"type Distro (name: string, state: string)\n\n"
 	"method Info() -> (name: string, engine: string, state: string, pid: int, uptime_ms: int, boots: int,\n"
 	"  cpus: int, memory: int, kernel: string, agent: string, distros: []Distro, timings: [string]int,\n"
-	"  net: string, warnings: []string, panic: string, version: string)\n"
+	"  net: string, warnings: []string, panic: string, host_disk_full: bool, version: string)\n"
 	"method Ping() -> ()\n"
 	"method WaitReady() -> (warnings: []string, timings: [string]int)\n"
 	"method Terminate(force: ?bool, timeout_ms: ?int) -> ()\n"
@@ -158,6 +158,7 @@ static void on_info(void *opaque, struct wslx_call *call, json_t *params)
 			      s->warnings, "panic", s->panic, "version", WSLX_VERSION);
 	json_t *kernel = json_string(s->kernel_release), *agent = json_string(s->agent_version);
 
+	json_object_set_new(j, "host_disk_full", json_boolean(s->full_disks));
 	/* The agent's words may be no UTF-8. */
 	json_object_set_new(j, "kernel", kernel ? kernel : json_string("?"));
 	json_object_set_new(j, "agent", agent ? agent : json_string("?"));
@@ -195,12 +196,27 @@ static void on_wait_ready(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
 
-	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED || s->over)
+	/* Who wants no answer has nothing to wait for. */
+	if (s->state == SUP_RUNNING || s->state == SUP_PAUSED || s->over || wslx_call_is_oneway(call))
 		answer_waiter(s, call);
 	else if (s->n_waiters < MAX_WAITERS)
 		s->waiters[s->n_waiters++] = call;
 	else
 		failed(call, "too many clients wait");
+}
+
+static bool drop_waiter(struct wslx_sup *s, const struct wslx_call *call)
+{
+	for (size_t i = 0; i < s->n_waiters; i++) {
+		struct wslx_call *w = s->waiters[i];
+
+		if (w != call)
+			continue;
+		s->waiters[i] = s->waiters[--s->n_waiters];
+		wslx_call_reply(w, NULL); /* into nothing; it is freed */
+		return true;
+	}
+	return false;
 }
 
 /* ---- life ----------------------------------------------------------------------------- */
@@ -349,7 +365,10 @@ static void on_resume(void *opaque, struct wslx_call *call, json_t *params)
 
 static void on_caller_gone(void *opaque, const struct wslx_call *call)
 {
-	wslx_sup_pause_caller_gone(opaque, call);
+	struct wslx_sup *s = opaque;
+
+	if (!drop_waiter(s, call))
+		wslx_sup_pause_caller_gone(s, call);
 }
 
 /* ---- the child's answers -------------------------------------------------------------------- */

@@ -60,6 +60,7 @@ static void on_child_exit(struct wslx_proc *proc, const struct wslx_exit_status 
 	struct wslx_run *r = opaque;
 
 	r->child_gone = true;
+	wslx_relay_drain(r->relay);
 	wslx_run_link_drain(r);
 	if (r->qemu && !r->qemu_gone) {
 		/* It ends in order when QEMU has closed its sockets: QEMU is
@@ -204,7 +205,7 @@ int wslx_run_test_confinement(struct wslx_run *r, wslx_run_reply_fn fn, void *op
 
 /* Descriptors made for one run: theirs go to the children and are closed here afterwards. */
 struct ends {
-	int link, console, vsock;
+	int link, console, vsock, err;
 	int disks[WSLX_MAX_DISKS];
 	/* QEMU's */
 	int qemu_console, qemu_vsock;
@@ -246,6 +247,11 @@ static int make_ends(struct wslx_run *r, struct ends *e, int *ret_console, struc
 		x = make_pair(SOCK_STREAM, &e->vsock, &e->qemu_vsock, err);
 	for (size_t i = 0; x == 0 && tcg && i < r->p.config->n_disks; i++)
 		x = make_pair(SOCK_STREAM, &e->disks[i], &e->qemu_disks[i], err);
+	if (x == 0) {
+		x = wslx_relay_new(r->p.loop, tcg ? "wslx-vmm[devices]" : "wslx-vmm[vmm]", &e->err, &r->relay);
+		if (x < 0)
+			wslx_err_sys(err, -x, "cannot listen to the child");
+	}
 	return x;
 }
 
@@ -356,7 +362,7 @@ static int start_child(struct wslx_run *r, const struct ends *e, struct wslx_err
 		.keep = keep,
 		.stdin_fd = -1,
 		.stdout_fd = -1,
-		.stderr_fd = STDERR_FILENO,
+		.stderr_fd = e->err,
 	};
 	int x = fill_params(r, e, &cp, err);
 
@@ -443,6 +449,7 @@ void wslx_run_free(struct wslx_run *r)
 	wslx_qemu_free(r->qemu);
 	wslx_proc_free(r->child);
 	wslx_run_link_close(r);
+	wslx_relay_free(r->relay);
 	wslx_timer_free(r->kill_timer);
 	free(r);
 }

@@ -37,6 +37,8 @@ struct wslx_run_events {
 	void (*first_entry)(void *opaque, uint64_t ns); /* CLOCK_MONOTONIC; kvm engine only */
 	/* The guest connects to host port `port`: answer with wslx_run_connected(). */
 	void (*connect)(void *opaque, uint32_t id, uint64_t port);
+	/* One of the configuration's disks waits for room on the host's, or goes on. */
+	void (*host_full)(void *opaque, unsigned disk, bool full);
 	void (*ended)(void *opaque, enum wslx_run_end end, const char *text); /* free the run from here */
 };
 

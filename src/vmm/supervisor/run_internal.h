@@ -5,6 +5,7 @@
 #include "vmm/link.h"
 #include "vmm/supervisor/proc.h"
 #include "vmm/supervisor/qemu.h"
+#include "vmm/supervisor/relay.h"
 #include "vmm/supervisor/run.h"
 
 #define MAX_REQUESTS 32
@@ -20,7 +21,8 @@ struct wslx_run {
 	struct wslx_run_params p;
 	struct wslx_proc *child; /* vmm or devices */
 	bool child_gone;
-	struct wslx_qemu *qemu; /* tcg */
+	struct wslx_relay *relay; /* the child's descriptor 2 */
+	struct wslx_qemu *qemu;   /* tcg */
 	bool qemu_gone;
 	int link_fd;
 	struct wslx_watch *link_watch;
@@ -44,6 +46,7 @@ struct wslx_run {
 void wslx_run_note_end(struct wslx_run *r, enum wslx_run_end end, const char *text);
 int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque);
 int wslx_run_link_watch(struct wslx_run *r);
+/* Takes the last words of a child that has ended or is about to.  One that goes on and on is ended. */
 void wslx_run_link_drain(struct wslx_run *r);
 void wslx_run_link_close(struct wslx_run *r);
 void wslx_run_fail_requests(struct wslx_run *r);

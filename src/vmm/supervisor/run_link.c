@@ -95,6 +95,11 @@ static int on_message(struct wslx_run *r, const struct wslx_link_msg *m)
 		return 0;
 	case WSLX_LINK_NET_DOWN:
 		return 0; /* passt's own end says the same, and why */
+	case WSLX_LINK_HOST_FULL:
+		if (m->id >= r->p.config->n_disks || m->a > 1)
+			return -EPROTO;
+		r->p.events->host_full(r->p.opaque, m->id, m->a);
+		return 0;
 	case WSLX_LINK_STATS_REPLY:
 	case WSLX_LINK_PAUSED:
 		return on_reply(r, m);
@@ -132,7 +137,7 @@ static void broken(struct wslx_run *r, int e)
 	wslx_run_link_close(r);
 	if (e == -ECONNRESET)
 		return; /* its exit follows and says more */
-	log_error("link to the child: %s", strerror(-e));
+	log_error("link to the child: %s", e == -EOVERFLOW ? "no end of messages" : strerror(-e));
 	wslx_run_note_end(r, WSLX_RUN_FAILED, "the confined process sent nonsense over the link and was ended");
 	wslx_run_kill(r);
 }
@@ -146,12 +151,22 @@ static void on_link(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 		broken(r, e);
 }
 
+/* A socket's buffer holds less than three hundred; a child that still lives may
+ * write as fast as we read. */
+#define DRAIN_MESSAGES 1024
+
 void wslx_run_link_drain(struct wslx_run *r)
 {
-	int e = 1;
+	for (int i = 0; r->link_fd >= 0 && i < DRAIN_MESSAGES; i++) {
+		int e = receive(r);
 
-	while (r->link_fd >= 0 && e > 0)
-		e = receive(r);
+		if (e < 0)
+			broken(r, e);
+		if (e <= 0)
+			return;
+	}
+	if (r->link_fd >= 0)
+		broken(r, -EOVERFLOW);
 }
 
 int wslx_run_link_watch(struct wslx_run *r)

@@ -484,6 +484,7 @@ static bool reboots_too_often(struct wslx_sup *s)
 static void drop_run(struct wslx_sup *s)
 {
 	wslx_sup_pause_reset(s);
+	s->full_disks = 0;
 	s->agent_lost = false;
 	wslx_timer_disarm(s->panic_timer);
 	wslx_timer_disarm(s->stop_timer);
@@ -546,6 +547,11 @@ static void on_first_entry(void *opaque, uint64_t ns)
 		set_timing(s, "first_entry", ns - s->boot_ns);
 }
 
+static void on_host_full(void *opaque, unsigned disk, bool full)
+{
+	wslx_sup_host_full(opaque, disk, full);
+}
+
 static int make_net_pair(struct wslx_sup *s, int *ret_theirs, struct wslx_err *err)
 {
 	int pair[2];
@@ -563,9 +569,9 @@ static int make_net_pair(struct wslx_sup *s, int *ret_theirs, struct wslx_err *e
 
 static int start_run(struct wslx_sup *s, struct wslx_err *err)
 {
-	static const struct wslx_run_events events = { .first_entry = on_first_entry,
-						       .connect = on_connect,
-						       .ended = on_ended };
+	static const struct wslx_run_events events = {
+		.first_entry = on_first_entry, .connect = on_connect, .host_full = on_host_full, .ended = on_ended
+	};
 	cleanup_close int net = -1;
 	int r;
 
@@ -686,6 +692,8 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 	if (r == 0)
 		r = wslx_sup_control_new(s, path, err);
 	if (r == 0)
+		r = wslx_vmmlog_new(s->config->state_dir, WSLX_VMM_LOG_MAX, &s->log, err);
+	if (r == 0)
 		r = wslx_conlog_new(s->loop, s->config->state_dir, on_panic, s, &s->console, err);
 	if (r == 0)
 		r = wslx_files_open(&s->files, s->config, s->args.kvm_path, err);
@@ -727,6 +735,7 @@ static void free_all(struct wslx_sup *s)
 	wslx_passt_free(s->passt);
 	wslx_control_free(s->control);
 	wslx_conlog_free(s->console);
+	wslx_vmmlog_free(s->log);
 	wslx_files_close(&s->files);
 	wslx_watch_free(s->signal_watch);
 	wslx_close(&s->signal_fd);

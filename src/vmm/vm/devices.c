@@ -136,6 +136,15 @@ static int open_backend(struct vm *vm, const struct wslx_child_disk *disk, struc
 	return r < 0 ? wslx_err_sys(err, -r, "cannot use it as a raw image") : 0;
 }
 
+/* On the disk's thread; a packet is one system call.  A supervisor too busy to read does not hear of it. */
+static void on_host_full(void *opaque, bool full)
+{
+	struct vm_blk_loop *b = opaque;
+
+	if (wslx_vm_report(b->vm, WSLX_LINK_HOST_FULL, (uint32_t)(b - b->vm->blk_loops), full, NULL) < 0)
+		log_debug("a change of the host's disk was not reported");
+}
+
 static int add_disk(struct vm *vm, size_t i, struct wslx_err *err)
 {
 	const struct wslx_child_disk *disk = &vm->params->disks[i];
@@ -155,6 +164,9 @@ static int add_disk(struct vm *vm, size_t i, struct wslx_err *err)
 		wslx_err_prefix(err, "disk %zu (%s)", i, disk->serial);
 		return r;
 	}
+	vm->blk_loops[i].vm = vm;
+	backend->host_full = on_host_full;
+	backend->host_full_opaque = &vm->blk_loops[i];
 	snprintf(name, sizeof(name), "blk%zu", i);
 	p = (struct wslx_blk_params) {
 		.loop = vm->blk_loops[i].loop,

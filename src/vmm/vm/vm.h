@@ -70,6 +70,7 @@ struct vm_vcpu {
 };
 
 struct vm_blk_loop {
+	struct vm *vm;
 	struct wslx_loop *loop;
 	pthread_t thread;
 	bool has_thread;

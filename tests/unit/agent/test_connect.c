@@ -234,12 +234,40 @@ static void no_socket(void **state)
 	wslx_loop_free(loop);
 }
 
+/* One that hangs, with so many in its queue that connect() itself would wait. */
+static void full_queue(void **state)
+{
+	char dir[] = "/tmp/wslx-test-XXXXXX", path[64];
+	struct wslx_err err = { 0 };
+	struct wslx_loop *loop;
+	struct wslx_agentc *c;
+	int listen_fd, fds[8], n = 0;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/vsock.sock", dir);
+	listen_fd = wslx_unix_listen(path, SOCK_STREAM | SOCK_CLOEXEC, 1);
+	assert_true(listen_fd >= 0);
+	while ((fds[n] = wslx_unix_connect(path, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+		assert_true(++n < 8);
+	assert_int_equal(wslx_loop_new(&loop), 0);
+	alarm(60);
+	assert_int_equal(wslx_agentc_connect(loop, path, 20, &events, NULL, &c, &err), -ETIMEDOUT);
+	alarm(0);
+	assert_non_null(strstr(err.msg, "takes no connections"));
+	wslx_loop_free(loop);
+	while (n)
+		close(fds[--n]);
+	close(listen_fd);
+	unlink(path);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(in_one_piece), cmocka_unit_test(byte_by_byte),  cmocka_unit_test(refused),
 		cmocka_unit_test(not_ok),       cmocka_unit_test(never_answers), cmocka_unit_test(alien_version),
-		cmocka_unit_test(no_socket),
+		cmocka_unit_test(no_socket),    cmocka_unit_test(full_queue),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -332,6 +334,93 @@ static void ctrl_c(void **state)
 }
 
 /* Everything a session leader wrote arrives, though a left-over has the terminal open. */
+/* ---- programs for a terminal: this one again, with --play=NAME ---- */
+
+static const char *player; /* what it says, and exits with, when a signal comes */
+static int player_status;
+
+static void on_played_signal(int signo)
+{
+	(void)!write(STDOUT_FILENO, player, strlen(player));
+	if (player_status < 0)
+		kill(getppid(), SIGKILL);
+	_exit(player_status < 0 ? 1 : player_status);
+}
+
+static void play_part(const char *name, int status)
+{
+	player = name;
+	player_status = status;
+	signal(SIGINT, on_played_signal);
+	signal(SIGUSR1, on_played_signal);
+}
+
+/* A job in the foreground, and a leader that is to be left alone. */
+static int play_foreground(void)
+{
+	pid_t pid = fork();
+	int status;
+
+	signal(SIGTTOU, SIG_IGN);
+	if (pid == 0) {
+		play_part("job\n", 5);
+		if (setpgid(0, 0) < 0 || tcsetpgrp(0, getpid()) < 0)
+			return 9;
+		puts("up");
+		fflush(stdout);
+		for (;;)
+			pause();
+	}
+	play_part("leader\n", 8);
+	while (waitpid(pid, &status, 0) < 0)
+		;
+	return WEXITSTATUS(status);
+}
+
+/* The terminal becomes that of another session, whose leader says so and kills the first one. */
+static int play_lent(void)
+{
+	signal(SIGHUP, SIG_IGN);
+	play_part("leader\n", 5);
+	if (ioctl(0, TIOCNOTTY) < 0)
+		return 9;
+	if (fork() == 0) {
+		play_part("stranger\n", -1);
+		if (setsid() < 0 || ioctl(0, TIOCSCTTY, 0) < 0)
+			return 9;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		puts("up");
+		fflush(stdout);
+	}
+	for (;;)
+		pause();
+}
+
+static void check_signal(const char *play, int signo, const char *who)
+{
+	char self[4096] = "", option[32];
+	struct run r = { 0 };
+
+	assert_true(readlink("/proc/self/exe", self, sizeof(self) - 1) > 0);
+	snprintf(option, sizeof(option), "--play=%s", play);
+	run_start(&r, &agent, ARGV(self, option), WSLX_EXEC_TTY, "ttt");
+	while (!r.exited && (!r.out[3] || !strstr(r.out[3], "up")))
+		wslx_loop_once(agent.loop, 1000);
+	wslx_agentc_exec_signal(r.e, signo);
+	run_wait(&r);
+	assert_non_null(strstr(r.out[3], who));
+	assert_int_equal(r.x.status, 5);
+	run_free(&r);
+}
+
+static void signals_on_a_terminal(void **state)
+{
+	check_signal("foreground", SIGINT, "job");
+	check_signal("foreground", SIGUSR1, "job");
+	check_signal("lent", SIGINT, "leader");
+	check_signal("lent", SIGUSR1, "leader");
+}
+
 static void terminal_with_leftover(void **state)
 {
 	struct run r = { 0 };
@@ -468,7 +557,7 @@ static void garbage(void **state)
 	close(raw.raw_fd);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(output_and_status),
@@ -490,6 +579,7 @@ int main(void)
 		cmocka_unit_test(ctrl_c),
 		cmocka_unit_test(terminal_with_leftover),
 		cmocka_unit_test(signals),
+		cmocka_unit_test(signals_on_a_terminal),
 		cmocka_unit_test(hangup),
 		cmocka_unit_test(connection_loss),
 		cmocka_unit_test(agent_death),
@@ -497,5 +587,9 @@ int main(void)
 		cmocka_unit_test(garbage),
 	};
 
+	if (argc > 1 && !strcmp(argv[1], "--play=foreground"))
+		return play_foreground();
+	if (argc > 1 && !strcmp(argv[1], "--play=lent"))
+		return play_lent();
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -636,6 +636,13 @@ static void test_full_disk_table(void **state)
 	full_disk(2 * CL);
 }
 
+static int host_full = -1;
+
+static void on_host_full(void *opaque, bool full)
+{
+	host_full = full;
+}
+
 /* Room comes back: the request goes on by itself. */
 static void test_full_disk_recovers(void **state)
 {
@@ -644,6 +651,7 @@ static void test_full_disk_recovers(void **state)
 	struct small s;
 
 	open_small(&s, 4);
+	s.b->host_full = on_host_full;
 	recorder.fault = fault;
 	fault_op = WSLX_AIO_WRITE;
 	fault_error = -EDQUOT;
@@ -654,11 +662,13 @@ static void test_full_disk_recovers(void **state)
 	wslx_block_commit(s.b);
 	wslx_block_drain(s.b, false);
 	assert_int_equal(s.b->stats.parked, 1);
+	assert_int_equal(host_full, 1);
 	recorder.fault = NULL;
 	wslx_block_resume(s.b); /* tries at once */
 	op_wait(s.loop, &op);
 	assert_int_equal(op.result, 0);
 	assert_int_equal(s.b->stats.parked, 0);
+	assert_int_equal(host_full, 0);
 	close_small(&s);
 }
 

@@ -7,9 +7,13 @@
  *   die        ends without a word
  *   gate       up when the pipe whose path is in FAKE_VMM_GATE is written to
  *   deaf       up, then never answers
+ *   crash-early, crash-starting, crash-running, killed
+ *              up, and crashes when a session connects, has sent a command, or
+ *              runs one; killed: the same as the first, and nobody says why
  * Each start appends a byte to the file in FAKE_VMM_COUNT.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +25,7 @@
 
 #include "base/cleanup.h"
 #include "os/linux/fd.h"
+#include "proto/agent.h"
 #include "proto/vmconfig.h"
 
 enum { FD_CONFIG = 3, FD_READY = 4 };
@@ -77,12 +82,103 @@ static bool serve(int conn, const struct wslx_vm_config *c)
 	return send(conn, reply, (size_t)len + 1, MSG_NOSIGNAL) < 0 ? false : end;
 }
 
+/* ---- a guest that crashes ---- */
+
+static void crash(const struct wslx_vm_config *c, bool silently)
+{
+	static const char event[] =
+		"{\"time\":\"\",\"event\":\"crashed\",\"text\":\"Kernel panic - not syncing: fake\"}\n";
+	char path[4096];
+	cleanup_close int fd = -1;
+
+	snprintf(path, sizeof(path), "%s/events", c->state_dir);
+	fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (!silently && wslx_write_full(fd, event, sizeof(event) - 1) < 0)
+		_exit(3);
+	_exit(1);
+}
+
+static void send_message(int conn, uint16_t type, uint32_t channel, uint32_t id, const struct wslx_buf *body)
+{
+	struct wslx_buf out;
+
+	wslx_buf_init(&out, WSLX_AGENT_MESSAGE_MAX);
+	if (wslx_agent_put_message(&out, type, 0, channel, id, body->data, body->len) < 0 ||
+	    wslx_write_full(conn, out.data, out.len) < 0)
+		_exit(3);
+	wslx_buf_free(&out);
+}
+
+/* Reads until the client has sent a command. */
+static void await_exec(int conn, uint32_t *ret_channel, uint32_t *ret_id)
+{
+	struct wslx_agent_rx rx;
+	struct wslx_agent_msg m;
+	uint8_t *p;
+	size_t room;
+	ssize_t n;
+
+	wslx_agent_rx_init(&rx);
+	for (;;) {
+		if (wslx_agent_rx_space(&rx, &p, &room) < 0 || (n = read(conn, p, room)) <= 0)
+			_exit(3);
+		wslx_agent_rx_filled(&rx, (size_t)n);
+		while (wslx_agent_rx_next(&rx, &m) == 1) {
+			if (m.h.type != WSLX_AGENT_EXEC)
+				continue;
+			*ret_channel = m.h.channel;
+			*ret_id = m.h.id;
+			return;
+		}
+	}
+}
+
+static void serve_session(int conn, const struct wslx_vm_config *c, const char *mode)
+{
+	struct wslx_agent_hello hello = { .version_min = 1, .version_max = 1 };
+	struct wslx_agent_started started = { .pid = 1, .window = 100 };
+	uint32_t channel, id;
+	struct wslx_buf b;
+	char line[sizeof("CONNECT 1024\n") - 1];
+
+	if (wslx_read_full(conn, line, sizeof(line)) < 0)
+		_exit(3);
+	if (!strcmp(mode, "crash-early") || !strcmp(mode, "killed"))
+		crash(c, mode[0] == 'k');
+	wslx_buf_init(&b, 4096);
+	if (wslx_write_full(conn, "OK 1\n", 5) < 0 || wslx_agent_hello_encode(&b, &hello) < 0)
+		_exit(3);
+	send_message(conn, WSLX_AGENT_HELLO, 0, 0, &b);
+	await_exec(conn, &channel, &id);
+	b.len = 0;
+	if (!strcmp(mode, "crash-running") && wslx_agent_started_encode(&b, &started) == 0)
+		send_message(conn, WSLX_AGENT_STARTED, channel, id, &b);
+	crash(c, false);
+}
+
+static int listen_vsock(const struct wslx_vm_config *c)
+{
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s/vsock.sock", c->runtime_dir);
+	return wslx_unix_listen(path, SOCK_STREAM | SOCK_CLOEXEC, 16);
+}
+
+/* Until there is something to do on the control socket. */
+static void serve_sessions(int control, int vsock, const struct wslx_vm_config *c, const char *mode)
+{
+	struct pollfd p[2] = { { .fd = control, .events = POLLIN }, { .fd = vsock, .events = POLLIN } };
+
+	while (poll(p, 2, -1) > 0 && !p[0].revents)
+		serve_session(accept4(vsock, NULL, NULL, SOCK_CLOEXEC), c, mode);
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = getenv("FAKE_VMM");
 	struct wslx_vm_config *c = read_config();
 	char path[4096], byte;
-	int sock;
+	int sock, vsock = -1;
 
 	signal(SIGPIPE, SIG_IGN);
 	alarm(60); /* a test that went wrong leaves no process */
@@ -105,6 +201,8 @@ int main(int argc, char **argv)
 	sock = wslx_unix_listen(path, SOCK_STREAM, 16);
 	if (sock < 0)
 		return 1;
+	if (!strncmp(mode, "crash", 5) || !strcmp(mode, "killed"))
+		vsock = listen_vsock(c);
 	say("{\"event\":\"ready\",\"pid\":1,\"engine\":\"tcg\",\"warnings\":[\"be warned\"],\"timings\":{}}\n");
 	close(FD_READY);
 	for (;;) {
@@ -114,6 +212,8 @@ int main(int argc, char **argv)
 			pause();
 			continue;
 		}
+		if (vsock >= 0)
+			serve_sessions(sock, vsock, c, mode);
 		conn = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
 		if (conn >= 0 && serve(conn, c))
 			break;

@@ -22,6 +22,7 @@
 #include "base/cleanup.h"
 #include "home.h"
 #include "manager/distros.h"
+#include "manager/gone.h"
 #include "manager/kernels.h"
 #include "manager/lock.h"
 #include "manager/machine.h"
@@ -239,6 +240,47 @@ static void test_interrupted_start(void **state)
 	close(p[1]);
 }
 
+/* A command in a machine that goes away at different times. */
+static void check_crash(struct home *h, const char *mode, const char *what, bool again)
+{
+	static const char *const argv[] = { "true", NULL };
+	const struct wslx_agent_exec exec = {
+		.distro = "one",
+		.argv = argv,
+		.streams = { WSLX_STREAM_NULL, WSLX_STREAM_NULL, WSLX_STREAM_NULL },
+	};
+	cleanup_free char *vsock = wslx_machine_socket(h->m, "one", WSLX_VSOCK_SOCKET);
+	const struct wslx_session_params p = {
+		.vsock_path = vsock,
+		.exec = &exec,
+		.fds = { .in = -1, .out = -1, .err = -1, .tty_in = -1, .tty_out = -1 },
+		.winsize_fd = -1,
+		.cancel_fd = -1,
+	};
+	struct wslx_machine_session s = { 0 };
+	struct wslx_err err = { 0 };
+
+	setenv("FAKE_VMM", mode, 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_true(wslx_machine_session(h->m, "one", &p, &s, &err) < 0);
+	if (!strstr(err.msg, what))
+		fail_msg("%s: %s", mode, err.msg);
+	assert_int_equal(s.again, again);
+	assert_int_equal(s.status, 255);
+}
+
+static void test_crash_under_a_command(void **state)
+{
+	struct home *h = *state;
+
+	check_crash(h, "crash-early",
+		    "before the command ran: Kernel panic - not syncing: fake; its console: wslx logs one", true);
+	check_crash(h, "killed", "before the command ran: its supervisor was killed", true);
+	/* What may have run, or did, is not run again. */
+	check_crash(h, "crash-starting", "and it may have run: Kernel panic - not syncing: fake", false);
+	check_crash(h, "crash-running", "while the command ran: Kernel panic - not syncing: fake", false);
+}
+
 static void test_unregister_stops(void **state)
 {
 	struct home *h = *state;
@@ -403,6 +445,7 @@ int main(void)
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
 		T(test_stopping_one_that_hangs),
+		T(test_crash_under_a_command),
 		T(test_unregister_stops),
 		T(test_unregister_spares_the_next_one),
 		T(test_throwaway),

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -105,8 +106,28 @@ static int boot_number(bool advance)
 	return n;
 }
 
+/* What a child that was taken over may do with its descriptor 2. */
+static void talk(void)
+{
+	struct stat st;
+	char line[200];
+
+	dprintf(STDERR_FILENO, "wslx-vmm[vmm]: warn: a \x1b[31mred line\nwslx-vmm: error: forged\nno end");
+	memset(line, 'x', sizeof(line));
+	line[sizeof(line) - 1] = '\n';
+	for (int i = 0; plays("talk-much") && i < 100000; i++)
+		(void)!write(STDERR_FILENO, line, sizeof(line));
+	console_say(fstat(STDERR_FILENO, &st) == 0 && S_ISFIFO(st.st_mode) ? "talked\n" : "no pipe\n");
+}
+
 static void after_ready(void)
 {
+	if (plays("full-host"))
+		link_say(WSLX_LINK_HOST_FULL, 0, 1, "");
+	if (plays("full-nowhere"))
+		link_say(WSLX_LINK_HOST_FULL, 5, 1, "");
+	if (plays("talk"))
+		talk();
 	if (plays("reboot-once") && boot_number(false) == 1)
 		end_with(WSLX_LINK_RESET, WSLX_RESET_REQUESTED);
 	if (plays("reboot-always"))
@@ -287,6 +308,8 @@ static void read_link(void)
 		link_pause(m.id, m.type == WSLX_LINK_PAUSE);
 		break;
 	case WSLX_LINK_STATS:
+		if (plays("full-host")) /* while it is asked, room was made */
+			link_say(WSLX_LINK_HOST_FULL, 0, 0, "");
 		link_say(WSLX_LINK_STATS_REPLY, m.id, 0, "blk0.reads 17\nbroken\nvsock.opened 3\n");
 		break;
 	case WSLX_LINK_TEST_CONFINEMENT:

@@ -1,311 +1,29 @@
-/* The supervisor against a fake child: this very program, started with --child=. */
-#include <errno.h>
+/* The life of a machine against a fake child: this very program, started with --child=. */
+#include "machine.h"
+
 #include <fcntl.h>
-#include <poll.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-#include <jansson.h>
-
 #include "base/cleanup.h"
-#include "base/log.h"
-#include "base/loop.h"
-#include "fake_child.h"
 #include "os/linux/fd.h"
-#include "proto/vmconfig.h"
-#include "vmm/supervisor/console.h"
 #include "vmm/supervisor/open.h"
-#include "vmm/supervisor/supervisor.h"
-
-#define WAIT_MS 30000
-
-struct machine {
-	char dir[64], run[80], state[80], disk[80], control[96];
-	struct wslx_vm_config c;
-	struct wslx_disk_config d;
-	struct wslx_distro_config distro;
-	pid_t pid;
-	int ready_fd;
-	unsigned panic_wait_ms, pause_limit_ms;
-	char *lines; /* what was read from ready_fd */
-	size_t n;
-};
-
-/* ---- the machine ------------------------------------------------------------- */
-
-static void setup(struct machine *m, const char *fake)
-{
-	static char name[] = "m1", fstype[] = "ext4", empty[] = "";
-	static char cmdline[128];
-	int fd;
-
-	memset(m, 0, sizeof(*m));
-	strcpy(m->dir, "/tmp/wslx-test-XXXXXX");
-	assert_non_null(mkdtemp(m->dir));
-	snprintf(m->run, sizeof(m->run), "%s/run", m->dir);
-	snprintf(m->state, sizeof(m->state), "%s/state", m->dir);
-	snprintf(m->disk, sizeof(m->disk), "%s/disk.img", m->dir);
-	snprintf(m->control, sizeof(m->control), "%s/control.sock", m->run);
-	assert_int_equal(mkdir(m->run, 0700), 0);
-	assert_int_equal(mkdir(m->state, 0700), 0);
-	fd = open(m->disk, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, 4096), 0);
-	close(fd);
-	snprintf(cmdline, sizeof(cmdline), "fake=%s", fake);
-	m->d = (struct wslx_disk_config) { .path = m->disk, .serial = "root", .base = empty };
-	m->distro = (struct wslx_distro_config) { .name = name, .serial = "root", .fstype = fstype, .hostname = empty };
-	m->c = (struct wslx_vm_config) {
-		.name = name,
-		.engine = WSLX_ENGINE_KVM,
-		.cpus = 1,
-		.memory = 64 * WSLX_MIB,
-		.runtime_dir = m->run,
-		.state_dir = m->state,
-		.kernel = m->disk,
-		.initramfs = empty,
-		.modules_serial = empty,
-		.cmdline_extra = cmdline,
-		.boot_timeout_ms = 20000,
-		.disks = &m->d,
-		.n_disks = 1,
-		.distros = &m->distro,
-		.n_distros = 1,
-	};
-	m->ready_fd = -1;
-}
-
-static void start_json(struct machine *m, const char *json)
-{
-	int ready[2], config = memfd_create("config", MFD_CLOEXEC);
-
-	assert_true(config >= 0);
-	assert_int_equal(wslx_write_full(config, json, strlen(json)), 0);
-	assert_int_equal(lseek(config, 0, SEEK_SET), 0);
-	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
-	m->pid = fork();
-	assert_true(m->pid >= 0);
-	if (m->pid == 0) {
-		close(ready[0]);
-		_exit(wslx_supervisor_run(&(struct wslx_supervisor_args) {
-			.config_fd = config,
-			.ready_fd = ready[1],
-			.lock_fd = -1,
-			.test_hooks = true,
-			.kvm_path = "/dev/null",
-			.stop_grace_ms = 200,
-			.panic_wait_ms = m->panic_wait_ms,
-			.pause_limit_ms = m->pause_limit_ms,
-		}));
-	}
-	close(config);
-	close(ready[1]);
-	m->ready_fd = ready[0];
-}
-
-static void start(struct machine *m)
-{
-	cleanup_free char *json = NULL;
-
-	assert_int_equal(wslx_vm_config_encode(&m->c, &json), 0);
-	start_json(m, json);
-}
-
-/* The ready descriptor's last line. */
-static json_t *result(struct machine *m)
-{
-	json_t *j;
-	char *last;
-
-	m->lines = calloc(1, 65536);
-	assert_non_null(m->lines);
-	for (;;) {
-		struct pollfd p = { .fd = m->ready_fd, .events = POLLIN };
-		ssize_t r;
-
-		assert_int_equal(poll(&p, 1, WAIT_MS), 1);
-		r = read(m->ready_fd, m->lines + m->n, 65535 - m->n);
-		assert_true(r >= 0);
-		if (r == 0)
-			break;
-		m->n += (size_t)r;
-	}
-	assert_true(m->n > 0 && m->lines[m->n - 1] == '\n');
-	m->lines[m->n - 1] = '\0';
-	last = strrchr(m->lines, '\n');
-	j = json_loads(last ? last + 1 : m->lines, 0, NULL);
-	assert_non_null(j);
-	return j;
-}
-
-static const char *text(json_t *j, const char *key)
-{
-	const char *s = json_string_value(json_object_get(j, key));
-
-	return s ? s : "";
-}
-
-static void expect_ready(struct machine *m)
-{
-	json_t *j = result(m);
-
-	if (strcmp(text(j, "event"), "ready") != 0)
-		fail_msg("not ready: %s", text(j, "message"));
-	assert_string_equal(text(j, "engine"), "kvm");
-	assert_int_equal(json_integer_value(json_object_get(j, "pid")), m->pid);
-	assert_true(json_integer_value(json_object_get(json_object_get(j, "timings"), "hello")) > 0);
-	json_decref(j);
-}
-
-/* Fails, naming `what`, and the console's `line` if that is not NULL. */
-static void expect_failed(struct machine *m, const char *what, const char *line)
-{
-	json_t *j = result(m), *console = json_object_get(j, "console");
-	bool found = !line;
-
-	assert_string_equal(text(j, "event"), "failed");
-	if (!strstr(text(j, "message"), what))
-		fail_msg("'%s' does not say '%s'", text(j, "message"), what);
-	for (size_t i = 0; i < json_array_size(console); i++)
-		found |= line && strstr(json_string_value(json_array_get(console, i)), line);
-	assert_true(found);
-	json_decref(j);
-}
-
-static int wait_end(struct machine *m)
-{
-	int st;
-
-	assert_int_equal(waitpid(m->pid, &st, 0), m->pid);
-	m->pid = 0;
-	return WIFEXITED(st) ? WEXITSTATUS(st) : 128 + WTERMSIG(st);
-}
-
-static void remove_all(struct machine *m)
-{
-	static const char *const names[] = {
-		"run/control.sock",    "run/vsock.sock", "run/vsock.sock_77", "state/console.log",
-		"state/console.log.1", "state/events",   "disk.img",          "base.img"
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		char path[128];
-
-		snprintf(path, sizeof(path), "%s/%s", m->dir, names[i]);
-		unlink(path);
-	}
-	rmdir(m->run);
-	rmdir(m->state);
-	assert_int_equal(rmdir(m->dir), 0);
-	wslx_close(&m->ready_fd);
-	free(m->lines);
-}
-
-/* ---- a control client ------------------------------------------------------------ */
-
-static int client(struct machine *m)
-{
-	const struct timeval tv = { .tv_sec = WAIT_MS / 1000 };
-	int fd = wslx_unix_connect(m->control, SOCK_STREAM | SOCK_CLOEXEC);
-
-	assert_true(fd >= 0);
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
-	return fd;
-}
-
-/* As soon as there is a socket. */
-static int await_client(struct machine *m)
-{
-	int fd;
-
-	do
-		fd = wslx_unix_connect(m->control, SOCK_STREAM | SOCK_CLOEXEC);
-	while (fd < 0);
-	return fd;
-}
-
-static void send_call(int fd, const char *method, const char *params)
-{
-	char buf[1024];
-	int n = snprintf(buf, sizeof(buf), "{\"method\":\"%s%s\",\"parameters\":%s}",
-			 method[0] == 'o' ? "" : "io.wslx.Machine.", method, params);
-
-	assert_int_equal(wslx_write_full(fd, buf, (size_t)n + 1), 0);
-}
-
-static json_t *read_answer(int fd)
-{
-	char buf[65536];
-	size_t n = 0;
-	json_t *j;
-
-	do {
-		assert_int_equal(wslx_read_full(fd, buf + n, 1), 0);
-		assert_true(++n < sizeof(buf));
-	} while (buf[n - 1]);
-	j = json_loads(buf, 0, NULL);
-	assert_non_null(j);
-	return j;
-}
-
-static json_t *call(struct machine *m, const char *method, const char *params)
-{
-	cleanup_close int fd = client(m);
-
-	send_call(fd, method, params);
-	return read_answer(fd);
-}
-
-static void call_ok(struct machine *m, const char *method, const char *params)
-{
-	json_t *j = call(m, method, params);
-
-	if (json_object_get(j, "error"))
-		fail_msg("%s: %s", method, text(j, "error"));
-	json_decref(j);
-}
-
-static void call_fails(struct machine *m, const char *method, const char *params, const char *error)
-{
-	json_t *j = call(m, method, params);
-
-	assert_string_equal(text(j, "error"), error);
-	json_decref(j);
-}
-
-static void expect_state(struct machine *m, const char *state)
-{
-	json_t *j = call(m, "Info", "{}");
-
-	assert_string_equal(text(json_object_get(j, "parameters"), "state"), state);
-	json_decref(j);
-}
-
-/* ---- tests ---------------------------------------------------------------------------- */
+#include "vmm/supervisor/run_internal.h"
 
 static void test_life(void **state)
 {
 	struct machine m;
 	json_t *j, *stats;
 
-	setup(&m, "normal");
-	start(&m);
+	machine_setup(&m, "normal");
+	machine_start(&m);
 	expect_ready(&m);
 	assert_non_null(strstr(m.lines, "\"progress\""));
-	j = call(&m, "Info", "{}");
-	assert_string_equal(text(json_object_get(j, "parameters"), "name"), "m1");
-	assert_string_equal(text(json_object_get(j, "parameters"), "kernel"), "6.1-fake");
+	j = control_call(&m, "Info", "{}");
+	assert_string_equal(json_text(json_object_get(j, "parameters"), "name"), "m1");
+	assert_string_equal(json_text(json_object_get(j, "parameters"), "kernel"), "6.1-fake");
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "parameters"), "boots")), 1);
 	json_decref(j);
 	call_ok(&m, "WaitReady", "{}");
@@ -315,12 +33,12 @@ static void test_life(void **state)
 	call_fails(&m, "StopDistro", "{\"name\":\"m1\"}", "io.wslx.Machine.NotReady");
 	call_ok(&m, "Resume", "{}");
 	expect_state(&m, "running");
-	j = call(&m, "Stats", "{}");
+	j = control_call(&m, "Stats", "{}");
 	stats = json_object_get(json_object_get(j, "parameters"), "stats");
 	assert_int_equal(json_integer_value(json_object_get(stats, "blk0.reads")), 17);
 	assert_int_equal(json_integer_value(json_object_get(stats, "vsock.opened")), 3);
 	json_decref(j);
-	j = call(&m, "TestConfinement", "{}");
+	j = control_call(&m, "TestConfinement", "{}");
 	assert_string_equal(
 		json_string_value(json_array_get(json_object_get(json_object_get(j, "parameters"), "succeeded"), 0)),
 		"open");
@@ -331,33 +49,33 @@ static void test_life(void **state)
 	call_ok(&m, "Terminate", "{}");
 	assert_int_equal(wait_end(&m), 0);
 	assert_int_equal(access(m.control, F_OK), -1);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
 static void test_terminate_by_signal_and_force(void **state)
 {
 	struct machine m;
 
-	setup(&m, "normal");
-	start(&m);
+	machine_setup(&m, "normal");
+	machine_start(&m);
 	expect_ready(&m);
 	kill(m.pid, SIGTERM);
 	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
+	machine_remove(&m);
 
-	setup(&m, "stubborn");
-	start(&m);
+	machine_setup(&m, "stubborn");
+	machine_start(&m);
 	expect_ready(&m);
 	call_ok(&m, "Terminate", "{\"timeout_ms\":100}");
 	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
+	machine_remove(&m);
 
-	setup(&m, "stubborn");
-	start(&m);
+	machine_setup(&m, "stubborn");
+	machine_start(&m);
 	expect_ready(&m);
 	call_ok(&m, "Terminate", "{\"force\":true}");
 	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
 /* A guest that plays `fake` never gets ready: the message and the console's line. */
@@ -365,13 +83,13 @@ static void check_failure(const char *fake, unsigned timeout_ms, const char *wha
 {
 	struct machine m;
 
-	setup(&m, fake);
+	machine_setup(&m, fake);
 	if (timeout_ms)
 		m.c.boot_timeout_ms = timeout_ms;
-	start(&m);
+	machine_start(&m);
 	expect_failed(&m, what, line);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
 static void test_failures(void **state)
@@ -386,21 +104,12 @@ static void test_failures(void **state)
 	check_failure("killed", 0, "killed by signal 9", NULL);
 }
 
-static json_int_t boots(struct machine *m)
-{
-	json_t *j = call(m, "Info", "{}");
-	json_int_t n = json_integer_value(json_object_get(json_object_get(j, "parameters"), "boots"));
-
-	json_decref(j);
-	return n;
-}
-
 static void test_reboot(void **state)
 {
 	struct machine m;
 
-	setup(&m, "reboot-once");
-	start(&m);
+	machine_setup(&m, "reboot-once");
+	machine_start(&m);
 	expect_ready(&m);
 	/* The first boot was ready, too: watch for the second. */
 	while (boots(&m) < 2)
@@ -408,258 +117,85 @@ static void test_reboot(void **state)
 	call_ok(&m, "WaitReady", "{}");
 	call_ok(&m, "Terminate", "{}");
 	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
+	machine_remove(&m);
 
 	/* A request is answered even if the reboot leaves no other sign of its end. */
-	setup(&m, "reset-in-stop");
-	start(&m);
+	machine_setup(&m, "reset-in-stop");
+	machine_start(&m);
 	expect_ready(&m);
 	call_fails(&m, "StopDistro", "{\"name\":\"m1\"}", "io.wslx.Machine.Failed");
 	call_ok(&m, "WaitReady", "{}");
 	call_ok(&m, "Terminate", "{}");
 	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
+	machine_remove(&m);
 
-	setup(&m, "reboot-always");
-	start(&m);
+	machine_setup(&m, "reboot-always");
+	machine_start(&m);
 	expect_ready(&m);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
-static char *read_state(struct machine *m, const char *name)
+static bool host_full(struct machine *m)
 {
-	char path[128], *s = NULL;
-
-	snprintf(path, sizeof(path), "%s/%s", m->state, name);
-	assert_int_equal(wslx_read_file(AT_FDCWD, path, 1 << 20, &s, NULL), 0);
-	return s;
-}
-
-static bool has_panic(struct machine *m)
-{
-	json_t *j = call(m, "Info", "{}");
-	bool yes = text(json_object_get(j, "parameters"), "panic")[0];
+	json_t *j = control_call(m, "Info", "{}");
+	bool yes = json_is_true(json_object_get(json_object_get(j, "parameters"), "host_disk_full"));
 
 	json_decref(j);
 	return yes;
 }
 
-static void test_panic_later(void **state)
+static void test_full_host_disk(void **state)
 {
 	struct machine m;
 	char *s;
 
-	setup(&m, "late-panic");
-	start(&m);
-	expect_ready(&m);
-	assert_int_equal(wait_end(&m), 1);
+	start_ready(&m, "full-host", 0, 0);
+	while (!host_full(&m))
+		call_ok(&m, "Ping", "{}");
 	s = read_state(&m, "events");
-	assert_non_null(strstr(s, "Kernel panic - not syncing: late"));
+	assert_non_null(strstr(s, "\"host-disk-full\""));
 	free(s);
-	remove_all(&m);
+	call_ok(&m, "Stats", "{}");
+	assert_false(host_full(&m));
+	s = read_state(&m, "events");
+	assert_non_null(strstr(s, "\"host-disk-room\""));
+	free(s);
+	end_in_order(&m);
 
-	/* Another processor still ran the agent when the kernel panicked. */
-	setup(&m, "answering-panic");
-	m.panic_wait_ms = 5000;
-	start(&m);
-	expect_ready(&m);
+	/* Of a disk that there is not. */
+	start_ready(&m, "full-nowhere", 0, 0);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
-
-	/* One that hangs instead of resetting. */
-	setup(&m, "hanging-panic");
-	m.panic_wait_ms = 50;
-	start(&m);
-	expect_ready(&m);
-	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
-
-	/* Anybody may print that line: the machine lives on. */
-	setup(&m, "joke");
-	m.panic_wait_ms = 50;
-	start(&m);
-	expect_ready(&m);
-	while (!has_panic(&m))
-		call_ok(&m, "Ping", "{}");
-	while (has_panic(&m))
-		call_ok(&m, "Ping", "{}");
-	call_ok(&m, "Terminate", "{}");
-	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
-/* Until the guest's console holds `text`. */
-static void wait_console(struct machine *m, const char *text)
+static unsigned n_words;
+
+/* As a child that lives does: one more for each that is read. */
+static void on_word(void *opaque, uint32_t id, uint64_t port)
 {
-	bool found = false;
+	const struct wslx_link_msg m = { .type = WSLX_LINK_CONNECT, .id = id, .a = port, .fd = -1 };
+	const int *child = opaque;
 
-	while (!found) {
-		char *s = read_state(m, "console.log");
-
-		found = strstr(s, text);
-		free(s);
-		call_ok(m, "Ping", "{}");
-	}
+	assert_true(++n_words < 5000);
+	assert_int_equal(wslx_link_send(*child, &m), 0);
 }
 
-static void wait_state(struct machine *m, const char *state)
+/* Its last words are waited for when its QEMU has ended; they had better end, too. */
+static void test_no_end_of_last_words(void **state)
 {
-	bool same = false;
+	static const struct wslx_run_events events = { .connect = on_word };
+	struct wslx_run r = { .link_fd = -1, .child_gone = true, .p.events = &events };
+	int pair[2];
 
-	while (!same) {
-		json_t *j = call(m, "Info", "{}");
-
-		same = !strcmp(text(json_object_get(j, "parameters"), "state"), state);
-		json_decref(j);
-	}
-}
-
-static void start_ready(struct machine *m, const char *fake, unsigned pause_limit_ms, unsigned panic_wait_ms)
-{
-	setup(m, fake);
-	m->pause_limit_ms = pause_limit_ms;
-	m->panic_wait_ms = panic_wait_ms;
-	start(m);
-	expect_ready(m);
-}
-
-static void end_in_order(struct machine *m)
-{
-	call_ok(m, "Terminate", "{}");
-	assert_int_equal(wait_end(m), 0);
-	remove_all(m);
-}
-
-static void test_failed_pause_is_undone(void **state)
-{
-	struct machine m;
-
-	/* The processors do not stop as they should: they go on, and so do the distros. */
-	start_ready(&m, "refuse-stop", 0, 0);
-	call_fails(&m, "Pause", "{}", "io.wslx.Machine.Failed");
-	wait_console(&m, "PAUSE\nSTOP\nGO\nRESUME\n");
-	expect_state(&m, "running");
-	call_ok(&m, "StopDistro", "{\"name\":\"m1\"}");
-	end_in_order(&m);
-}
-
-static void test_refused_resume(void **state)
-{
-	struct machine m;
-
-	/* Thawing fails once, twice: the machine is called paused, and it is tried again. */
-	start_ready(&m, "refuse-resume", 0, 0);
-	call_ok(&m, "Pause", "{}");
-	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
-	expect_state(&m, "paused");
-	wait_state(&m, "running");
-	wait_console(&m, "GO\nRESUME\nRESUME\nRESUME\n");
-	end_in_order(&m);
-
-	start_ready(&m, "refuse-resume", 0, 0);
-	call_ok(&m, "Pause", "{}");
-	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
-	call_fails(&m, "Resume", "{}", "io.wslx.Machine.Failed");
-	call_ok(&m, "Resume", "{}");
-	expect_state(&m, "running");
-	call_ok(&m, "Resume", "{}");
-	end_in_order(&m);
-}
-
-/* The distros' file systems cannot be written back: the pause never gets there. */
-static void test_stuck_pause(void **state)
-{
-	struct machine m;
-	json_t *j;
-	int fd;
-
-	/* Resume ends it. */
-	start_ready(&m, "stuck-pause", 0, 0);
-	fd = client(&m);
-	send_call(fd, "Pause", "{}");
-	wait_console(&m, "PAUSE\n");
-	call_fails(&m, "Pause", "{}", "io.wslx.Machine.NotReady");
-	call_ok(&m, "Resume", "{}");
-	j = read_answer(fd);
-	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
-	json_decref(j);
-	close(fd);
-	expect_state(&m, "running");
-	/* The agent never answered that one: there is no second. */
-	call_fails(&m, "Pause", "{}", "io.wslx.Machine.NotReady");
-	end_in_order(&m);
-
-	/* So does the time limit, */
-	start_ready(&m, "stuck-pause", 50, 0);
-	call_fails(&m, "Pause", "{}", "io.wslx.Machine.Failed");
-	wait_console(&m, "PAUSE\nRESUME\n");
-	end_in_order(&m);
-
-	/* and the end of who asked. */
-	start_ready(&m, "stuck-pause", 0, 0);
-	fd = client(&m);
-	send_call(fd, "Pause", "{}");
-	wait_console(&m, "PAUSE\n");
-	close(fd);
-	wait_console(&m, "PAUSE\nRESUME\n");
-	end_in_order(&m);
-
-	/* A machine that is to end goes on first. */
-	start_ready(&m, "stuck-pause", 0, 0);
-	fd = client(&m);
-	send_call(fd, "Pause", "{}");
-	wait_console(&m, "PAUSE\n");
-	call_ok(&m, "Terminate", "{}");
-	assert_int_equal(wait_end(&m), 0);
-	close(fd);
-	remove_all(&m);
-}
-
-static void test_terminate_paused(void **state)
-{
-	struct machine m;
-	char *s;
-
-	start_ready(&m, "normal", 0, 0);
-	call_ok(&m, "Pause", "{}");
-	call_ok(&m, "Terminate", "{}");
-	assert_int_equal(wait_end(&m), 0);
-	s = read_state(&m, "console.log");
-	assert_non_null(strstr(s, "PAUSE\nSTOP\nGO\nRESUME\nSHUTDOWN\n"));
-	free(s);
-	remove_all(&m);
-
-	start_ready(&m, "normal", 0, 0);
-	call_ok(&m, "Pause", "{}");
-	call_ok(&m, "Terminate", "{\"force\":true}");
-	assert_int_equal(wait_end(&m), 0);
-	s = read_state(&m, "console.log");
-	assert_null(strstr(s, "SHUTDOWN\n"));
-	free(s);
-	remove_all(&m);
-}
-
-/* A line that looks like a panic, when nobody can say that it is none. */
-static void test_panic_line_at_rest(void **state)
-{
-	struct machine m;
-	int64_t end;
-
-	start_ready(&m, "joke-before-pause", 0, 50);
-	call_ok(&m, "Pause", "{}");
-	while (!has_panic(&m))
-		call_ok(&m, "Ping", "{}");
-	for (end = wslx_now_ms() + 300; wslx_now_ms() < end;)
-		expect_state(&m, "paused");
-	call_ok(&m, "Resume", "{}");
-	while (has_panic(&m))
-		call_ok(&m, "Ping", "{}");
-	expect_state(&m, "running");
-	end_in_order(&m);
-
-	start_ready(&m, "long-goodbye", 0, 50);
-	end_in_order(&m);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	r.link_fd = pair[0];
+	r.p.opaque = &pair[1];
+	on_word(&pair[1], 1, 77);
+	wslx_run_link_drain(&r);
+	assert_int_equal(r.link_fd, -1);
+	assert_true(r.have_end && r.end == WSLX_RUN_FAILED);
+	close(pair[1]);
 }
 
 static void test_hostile_child(void **state)
@@ -667,23 +203,23 @@ static void test_hostile_child(void **state)
 	struct machine m;
 	char *s;
 
-	setup(&m, "nonsense");
-	start(&m);
+	machine_setup(&m, "nonsense");
+	machine_start(&m);
 	expect_ready(&m);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 
 	/* Its last words count even if it did not hear all of ours. */
-	setup(&m, "deaf");
-	start(&m);
+	machine_setup(&m, "deaf");
+	machine_start(&m);
 	expect_ready(&m);
 	call_fails(&m, "Stats", "{}", "io.wslx.Machine.Failed");
 	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
+	machine_remove(&m);
 
 	/* A process in a distro pretends to be the agent. */
-	setup(&m, "second-control");
-	start(&m);
+	machine_setup(&m, "second-control");
+	machine_start(&m);
 	expect_ready(&m);
 	do {
 		call_ok(&m, "Ping", "{}");
@@ -692,39 +228,7 @@ static void test_hostile_child(void **state)
 	free(s);
 	call_ok(&m, "Terminate", "{}");
 	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
-}
-
-/* A log that cannot be renamed or made for a while goes on when it can. */
-static void test_console_log_comes_back(void **state)
-{
-	static char chunk[1 << 16];
-	struct wslx_conlog *c;
-	struct wslx_loop *loop;
-	struct machine m;
-	char old[128];
-	bool found = false;
-
-	setup(&m, "normal");
-	snprintf(old, sizeof(old), "%s/console.log.1", m.state);
-	memset(chunk, '.', sizeof(chunk));
-	assert_int_equal(wslx_loop_new(&loop), 0);
-	assert_int_equal(wslx_conlog_new(loop, m.state, NULL, NULL, &c, NULL), 0);
-	assert_int_equal(mkdir(old, 0700), 0);
-	for (int i = 0; i < 20; i++)
-		wslx_conlog_feed(c, chunk, sizeof(chunk));
-	assert_int_equal(rmdir(old), 0);
-	while (!found) {
-		char *s;
-
-		wslx_conlog_feed(c, "back again\n", 11);
-		s = read_state(&m, "console.log");
-		found = strstr(s, "back again");
-		free(s);
-	}
-	wslx_conlog_free(c);
-	wslx_loop_free(loop);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
 /* QEMU takes the name of its network socket with it when it ends; the next run has one again. */
@@ -734,7 +238,7 @@ static void test_net_socket_of_each_run(void **state)
 	struct wslx_files f;
 	struct machine m;
 
-	setup(&m, "normal");
+	machine_setup(&m, "normal");
 	m.c.engine = WSLX_ENGINE_TCG;
 	m.c.net.mode = WSLX_NET_PASST;
 	snprintf(path, sizeof(path), "%s/net.sock", m.run);
@@ -750,7 +254,7 @@ static void test_net_socket_of_each_run(void **state)
 		assert_int_equal(unlink(path), 0);
 	}
 	wslx_files_close(&f);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
 static void test_disk_lock(void **state)
@@ -760,24 +264,24 @@ static void test_disk_lock(void **state)
 	int fd, waiter;
 	json_t *j;
 
-	setup(&m, "normal");
+	machine_setup(&m, "normal");
 	fd = open(m.disk, O_RDWR | O_CLOEXEC);
 	assert_true(fd >= 0);
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &fl), 0);
 	/* Held for good: the supervisor waits a while for a dying machine's last child. */
-	start(&m);
+	machine_start(&m);
 	expect_failed(&m, m.disk, NULL);
 	assert_int_equal(wait_end(&m), 1);
 	/* Who waited for it hears why, although nobody was served yet. */
 	free(m.lines);
 	m.n = 0;
 	wslx_close(&m.ready_fd);
-	start(&m);
+	machine_start(&m);
 	waiter = await_client(&m);
 	send_call(waiter, "WaitReady", "{}");
 	j = read_answer(waiter);
-	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
-	assert_non_null(strstr(text(json_object_get(j, "parameters"), "message"), m.disk));
+	assert_string_equal(json_text(j, "error"), "io.wslx.Machine.Failed");
+	assert_non_null(strstr(json_text(json_object_get(j, "parameters"), "message"), m.disk));
 	json_decref(j);
 	close(waiter);
 	expect_failed(&m, m.disk, NULL);
@@ -786,7 +290,7 @@ static void test_disk_lock(void **state)
 	free(m.lines);
 	m.n = 0;
 	wslx_close(&m.ready_fd);
-	start(&m);
+	machine_start(&m);
 	fl.l_type = F_UNLCK;
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &fl), 0);
 	expect_ready(&m);
@@ -797,156 +301,62 @@ static void test_disk_lock(void **state)
 	assert_int_equal(wait_end(&m), 128 + SIGKILL);
 	assert_int_equal(fcntl(fd, F_OFD_SETLKW, &fl), 0);
 	close(fd);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
 static void test_bad_start(void **state)
 {
 	struct machine m;
 
-	setup(&m, "normal");
-	start_json(&m, "{\"name\":");
+	machine_setup(&m, "normal");
+	machine_start_json(&m, "{\"name\":");
 	expect_failed(&m, "machine configuration", NULL);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 
-	setup(&m, "normal");
+	machine_setup(&m, "normal");
 	m.c.kernel = (char *)"/no/such/kernel";
-	start(&m);
+	machine_start(&m);
 	expect_failed(&m, "/no/such/kernel", NULL);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 
-	setup(&m, "normal");
+	machine_setup(&m, "normal");
 	m.d.path = m.dir;
-	start(&m);
+	machine_start(&m);
 	expect_failed(&m, "disk", NULL);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 
-	setup(&m, "normal");
+	machine_setup(&m, "normal");
 	m.c.engine = WSLX_ENGINE_TCG;
 	setenv("PATH", "/nowhere", 1);
-	start(&m);
+	machine_start(&m);
 	setenv("PATH", "/usr/bin:/bin", 1);
 	expect_failed(&m, "qemu-system-x86_64", NULL);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 
-	setup(&m, "normal");
+	machine_setup(&m, "normal");
 	m.c.net.mode = WSLX_NET_PASST;
 	setenv("PATH", "/nowhere", 1);
-	start(&m);
+	machine_start(&m);
 	setenv("PATH", "/usr/bin:/bin", 1);
 	expect_failed(&m, "passt", NULL);
 	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
-}
-
-static void expect_hangup(int fd)
-{
-	char c;
-	ssize_t n = recv(fd, &c, 1, 0);
-
-	assert_true(n == 0 || (n < 0 && errno == ECONNRESET));
-}
-
-static void test_control_clients(void **state)
-{
-	cleanup_free char *big = malloc(70000);
-	struct machine m;
-	int fds[20], fd;
-	json_t *j;
-
-	setup(&m, "normal");
-	start(&m);
-	expect_ready(&m);
-	fd = client(&m);
-	assert_int_equal(wslx_write_full(fd, "nonsense", 9), 0);
-	expect_hangup(fd);
-	close(fd);
-	fd = client(&m);
-	assert_non_null(big);
-	memset(big, ' ', 70000);
-	(void)!send(fd, big, 70000, MSG_NOSIGNAL);
-	expect_hangup(fd);
-	close(fd);
-	/* Many calls at once, answered in order. */
-	fd = client(&m);
-	for (int i = 0; i < 50; i++)
-		send_call(fd, i & 1 ? "Ping" : "Nope", "{}");
-	for (int i = 0; i < 50; i++) {
-		j = read_answer(fd);
-		assert_int_equal(json_object_get(j, "error") != NULL, !(i & 1));
-		json_decref(j);
-	}
-	close(fd);
-	/* Clients that never read delay nobody. */
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
-		fds[i] = client(&m);
-		for (int k = 0; k < 20; k++)
-			send_call(fds[i], "org.varlink.service.GetInterfaceDescription",
-				  "{\"interface\":\"io.wslx.Machine\"}");
-	}
-	call_ok(&m, "Ping", "{}");
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		close(fds[i]);
-	call_fails(&m, "org.varlink.other.Method", "{}", "org.varlink.service.InterfaceNotFound");
-	call_fails(&m, "Terminate", "{\"force\":1}", "org.varlink.service.InvalidParameter");
-	call_fails(&m, "Terminate", "{\"timeout_ms\":-1}", "org.varlink.service.InvalidParameter");
-	call_ok(&m, "org.varlink.service.GetInfo", "{}");
-	call_ok(&m, "Terminate", "{}");
-	assert_int_equal(wait_end(&m), 0);
-	remove_all(&m);
-}
-
-/* Somebody waits for a machine that another started, and that fails. */
-static void test_wait_ready_fails(void **state)
-{
-	struct machine m;
-	json_t *j;
-	int fd;
-
-	setup(&m, "silent");
-	m.c.boot_timeout_ms = 1000;
-	start(&m);
-	fd = await_client(&m);
-	send_call(fd, "WaitReady", "{}");
-	j = read_answer(fd);
-	assert_string_equal(text(j, "error"), "io.wslx.Machine.Failed");
-	assert_non_null(strstr(text(json_object_get(j, "parameters"), "message"), "time-out"));
-	json_decref(j);
-	close(fd);
-	expect_failed(&m, "time-out", NULL);
-	assert_int_equal(wait_end(&m), 1);
-	remove_all(&m);
+	machine_remove(&m);
 }
 
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_life),
-		cmocka_unit_test(test_terminate_by_signal_and_force),
-		cmocka_unit_test(test_failures),
-		cmocka_unit_test(test_reboot),
-		cmocka_unit_test(test_panic_later),
-		cmocka_unit_test(test_failed_pause_is_undone),
-		cmocka_unit_test(test_refused_resume),
-		cmocka_unit_test(test_stuck_pause),
-		cmocka_unit_test(test_terminate_paused),
-		cmocka_unit_test(test_panic_line_at_rest),
-		cmocka_unit_test(test_hostile_child),
-		cmocka_unit_test(test_console_log_comes_back),
-		cmocka_unit_test(test_net_socket_of_each_run),
-		cmocka_unit_test(test_disk_lock),
-		cmocka_unit_test(test_bad_start),
-		cmocka_unit_test(test_control_clients),
-		cmocka_unit_test(test_wait_ready_fails),
+		cmocka_unit_test(test_life),           cmocka_unit_test(test_terminate_by_signal_and_force),
+		cmocka_unit_test(test_failures),       cmocka_unit_test(test_reboot),
+		cmocka_unit_test(test_full_host_disk), cmocka_unit_test(test_no_end_of_last_words),
+		cmocka_unit_test(test_hostile_child),  cmocka_unit_test(test_net_socket_of_each_run),
+		cmocka_unit_test(test_disk_lock),      cmocka_unit_test(test_bad_start),
 	};
 
-	if (argc > 2 && !strncmp(argv[1], "--child=", 8))
-		return fake_child_main((int)strtol(argv[2] + strlen("--params="), NULL, 10));
-	signal(SIGPIPE, SIG_IGN);
-	wslx_log_init("test", STDERR_FILENO, WSLX_LOG_ERROR);
+	machine_main(argc, argv);
 	return cmocka_run_group_tests_name("supervisor", tests, NULL, NULL);
 }
