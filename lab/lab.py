@@ -75,7 +75,9 @@ exec switch_root /root /bin/bash /job/run
 
 RUN = """#!/bin/bash
 export HOME=/scratch/home TMPDIR=/scratch/tmp WSLX_IN_LAB=1
-mkdir -p $HOME $TMPDIR
+# Its own: /tmp/wslx-0 is the outer host's, seen through 9p.
+export XDG_RUNTIME_DIR=/run/user/0
+mkdir -p -m 700 $HOME $TMPDIR $XDG_RUNTIME_DIR
 ulimit -c 0
 port=/dev/$(cd /sys/class/virtio-ports && for p in *; do [ "$(cat $p/name 2>/dev/null)" = out ] && echo $p; done)
 exec >"$port" 2>&1 </dev/null

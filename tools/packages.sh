@@ -2,6 +2,7 @@
 # Installs the Debian packages that a task needs, if any is missing.
 # usage: tools/packages.sh build|run|check ...
 set -euo pipefail
+. "$(dirname "$0")/long.sh"
 
 build="gcc libc6-dev make meson ninja-build pkg-config musl-tools linux-libc-dev python3
   libjansson-dev libarchive-dev libext2fs-dev comerr-dev liburing-dev libseccomp-dev
@@ -36,6 +37,7 @@ try() { $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-ins
     -o Dpkg::Use-Pty=0 $missing >/dev/null; }
 # The package lists may be absent or old: refresh them only when needed.
 if ! ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1; then
-    $sudo apt-get update -qq
+    long "fetching package lists" $sudo apt-get update -qq
 fi
-try 2>/dev/null || { $sudo apt-get update -qq; try; }
+quietly() { try 2>/dev/null; }
+long "installing packages" quietly || { $sudo apt-get update -qq; long "installing packages" try; }

@@ -4,11 +4,15 @@
 set -euo pipefail
 build=$1
 
+. "$(dirname "$0")/long.sh"
 say() { printf '==> %s\n' "$*"; }
 
 say "building"
 [ -f "$build/build.ninja" ] || CC=gcc meson setup -Dtests=false "$build" >/dev/null
-ninja -C "$build" --quiet
+# --quiet, unless somebody can watch the count.
+quiet=--quiet
+[ ! -t 1 ] || quiet=
+long building ninja -C "$build" $quiet
 
 wslx=$build/wslx
 if ! "$wslx" list -q | grep -qix debian; then
@@ -19,9 +23,9 @@ elif [ -z "$("$wslx" kernel list -q)" ]; then
     say "fetching Debian's kernel, which was removed"
     "$wslx" install debian
 fi
-say "running a command in it"
+say "starting it, and running a command in it"
 start=$(date +%s.%N)
-"$wslx" -d debian -- 'echo "Hello from $(. /etc/os-release; echo $PRETTY_NAME), kernel $(uname -r), $(nproc) CPUs"'
+long starting "$wslx" -d debian -- 'echo "Hello from $(. /etc/os-release; echo $PRETTY_NAME), kernel $(uname -r), $(nproc) CPUs"'
 end=$(date +%s.%N)
 engine=$("$wslx" list --json | /usr/bin/python3 -c '
 import json, sys

@@ -397,6 +397,8 @@ static void start(struct conn *c, const struct wslx_guest_call *call, const stru
 		r = fork_into(p, &place, m, &e);
 		if (r < 0 && p->pid <= 0 && wslx_place_ended(&place))
 			r = -EAGAIN;
+		else if (r == -EAGAIN) /* its pids.max; to try again at once is no use */
+			r = -EDQUOT;
 	}
 	if (r == 0)
 		r = adopt(p, &e, m->window);
@@ -406,12 +408,11 @@ static void start(struct conn *c, const struct wslx_guest_call *call, const stru
 			kill(p->pid, SIGKILL);
 		if (p)
 			proc_free(p);
-		/* EAGAIN of a distro that lives: its pids.max, for want of which strerror says "try again". */
-		if (r == -EAGAIN && wslx_place_ended(&place))
+		if (r == -EAGAIN)
 			snprintf(text, sizeof(text), "the distro has ended");
 		else
 			snprintf(text, sizeof(text), "cannot start a process: %s",
-				 r == -EAGAIN ? "there are as many as the distribution may have" : strerror(-r));
+				 r == -EDQUOT ? "there are as many as the distribution may have" : strerror(-r));
 		reply_failed(c, call, -r, -1, text);
 	}
 }
@@ -437,7 +438,7 @@ int wslx_proc_exec(struct conn *c, const struct wslx_agent_msg *msg)
 	if ((m.flags & WSLX_EXEC_SHELL) ? argc > 1 : (argc == 0 && !(m.flags & WSLX_EXEC_LOGIN)))
 		reply_failed(c, &call, EINVAL, -1, "no command, or several where one text is wanted");
 	else if (c->g->n_procs >= GUEST_MAX_PROCS)
-		reply_failed(c, &call, EAGAIN, -1, "too many processes of clients run already");
+		reply_failed(c, &call, EDQUOT, -1, "too many processes of clients run already");
 	else
 		start(c, &call, &m);
 	wslx_agent_exec_free(&m);

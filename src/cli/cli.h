@@ -31,9 +31,10 @@
 struct cli_opts {
 	const char *name, *kernel, *memory, *cpus, *net, *engine, *user, *cd, *size, *modules, *distro;
 	const char *suite, *mirror, *include, *shell_type, *from_file;
+	const char *version, *format, *default_user, *move, *resize, *sparse;
 	const char *publish[CLI_PUBLISH_MAX];
 	size_t n_publish;
-	bool exec, quiet, verbose, json, running, all, follow, force, fresh, help;
+	bool exec, quiet, verbose, json, running, all, follow, force, fresh, online, vhd, help;
 	const char *pos[CLI_POS_MAX];
 	int n_pos;
 	const char *const *tail; /* the command, NULL-terminated */
@@ -89,6 +90,11 @@ extern const struct cli_verb cli_exec_verb; /* no verb: run a command in a distr
 const struct cli_verb *cli_find_verb(const char *word);
 WSLX_MUST_CHECK int cli_parse(const struct cli_verb *v, int argc, const char *const *argv, struct cli_opts *ret,
 			      struct wslx_err *err);
+/* wsl.exe's word for something that is not here: what there is instead; or NULL. */
+const char *cli_absent(const char *word);
+/* "2", or an error: the versions of WSL. */
+WSLX_MUST_CHECK int cli_check_version(const char *version, struct wslx_err *err);
+WSLX_MUST_CHECK int cli_config_user(struct cli *c, const char *name, const char *user, struct wslx_err *err);
 void cli_help_verb(const struct cli_verb *v);
 void cli_help_all(void);
 
@@ -122,8 +128,16 @@ extern struct cli_interrupt cli_interrupt;
 void cli_interrupt_catch(void);
 
 /* ---- progress.c ---- */
-/* A task that draws a bar on stderr if that is a terminal. */
+/* A task that draws a bar on stderr if that is a terminal, and else writes a
+ * line now and then if it takes long. */
 struct wslx_task cli_progress_task(void);
+/* Is a line due in a log?  Not at first, then at each new `what` (static
+ * storage) and every ten seconds. */
+struct cli_progress_log {
+	int64_t begun, last; /* ms */
+	const char *what;
+};
+bool cli_progress_due(struct cli_progress_log *l, const char *what, int64_t now);
 /* A line that the next one, or cli_progress_clear, replaces. */
 void cli_progress_line(const char *fmt, ...) WSLX_PRINTF(1, 2);
 void cli_progress_clear(void);
@@ -133,14 +147,18 @@ int cli_config(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_debug(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_doctor(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_exec(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
+int cli_export(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_help(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_import(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_install(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_kernel(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_list(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_logs(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
+int cli_manage(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_run(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_set_default(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
+int cli_set_default_version(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
+int cli_set_version(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_shutdown(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_stats(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_status(struct cli *c, const struct cli_opts *o, struct wslx_err *err);

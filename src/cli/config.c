@@ -8,31 +8,110 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "manager/kernels.h"
+#include "manager/machine.h"
+#include "manager/session.h"
 
-static void show(const struct wslx_distro *d)
+#define USER_KEY "user="
+
+/* ---- Showing ---- */
+
+static void show_defaulted(const char *key, const char *value, bool is_default)
+{
+	printf("%s=%s%s\n", key, value, is_default ? " (default)" : "");
+}
+
+static void show_kernel(struct cli *c, const struct wslx_settings *s)
+{
+	char kernel[WSLX_NAME_MAX + 1];
+
+	if (!s->kernel[0] && wslx_kernel_choose(c->m, NULL, kernel, NULL) == 0)
+		show_defaulted("kernel", kernel, true);
+	else
+		show_defaulted("kernel", s->kernel, !s->kernel[0]);
+}
+
+static void show_user(const struct wslx_distro *d)
+{
+	char uid[24] = "root";
+
+	if (d->default_uid > 0)
+		snprintf(uid, sizeof(uid), "%" PRId64, d->default_uid);
+	show_defaulted("user", d->settings.user[0] ? d->settings.user : uid, !d->settings.user[0]);
+}
+
+static void show(struct cli *c, const struct wslx_distro *d)
 {
 	const struct wslx_settings *s = &d->settings;
-	char net[WSLX_NET_TEXT], port[WSLX_PUBLISH_TEXT];
+	char net[WSLX_NET_TEXT], port[WSLX_PUBLISH_TEXT], text[32];
 
 	wslx_net_format(&s->net, net);
-	printf("engine=%s\n", wslx_engine_name(s->engine));
-	printf("kernel=%s\n", s->kernel);
+	show_defaulted("engine", wslx_engine_name(s->engine), s->engine == WSLX_ENGINE_AUTO);
+	show_kernel(c, s);
 	/* Always a multiple of 2 MiB. */
-	if (s->memory)
-		printf("memory=%" PRIu64 "M\n", s->memory / WSLX_MIB);
-	else
-		printf("memory=\n");
-	if (s->cpus)
-		printf("cpus=%u\n", s->cpus);
-	else
-		printf("cpus=\n");
-	printf("user=%s\n", s->user);
-	printf("net=%s\n", net);
+	snprintf(text, sizeof(text), "%" PRIu64 "M", (s->memory ? s->memory : wslx_default_memory()) / WSLX_MIB);
+	show_defaulted("memory", text, !s->memory);
+	snprintf(text, sizeof(text), "%u", s->cpus ? s->cpus : wslx_default_cpus());
+	show_defaulted("cpus", text, !s->cpus);
+	show_user(d);
+	show_defaulted("net", net, s->net.mode == WSLX_NET_PASST);
 	for (size_t i = 0; i < s->net.n_publish; i++) {
 		wslx_publish_format(&s->net.publish[i], port);
 		printf("publish=%s\n", port);
 	}
 }
+
+/* ---- Is there such a user? ---- */
+
+/* Asks the distro itself, by running nothing much as that user. */
+static int ask_for_user(struct cli *c, const char *name, const char *user, struct wslx_err *err)
+{
+	cleanup_free char *vsock = wslx_machine_socket(c->m, name, WSLX_VSOCK_SOCKET);
+	static const char *const argv[] = { "true", NULL };
+	const struct wslx_agent_exec exec = {
+		.distro = name,
+		.argv = argv,
+		.user = user,
+		.streams = { WSLX_STREAM_NULL, WSLX_STREAM_NULL, WSLX_STREAM_NULL },
+	};
+	const struct wslx_session_params p = {
+		.vsock_path = vsock,
+		.exec = &exec,
+		.fds = { .in = -1, .out = -1, .err = -1, .tty_in = -1, .tty_out = -1 },
+		.winsize_fd = -1,
+		.cancel_fd = cli_interrupt.fd,
+	};
+	struct wslx_err why = { 0 };
+	enum wslx_session_loss loss;
+	int status = 0, r;
+
+	if (!vsock)
+		return wslx_err_sys(err, ENOMEM, "cannot ask '%s'", name);
+	cli_interrupt_catch();
+	r = wslx_session_run(&p, &status, &loss, &why);
+	/* 127: there is such a user, only no such program. */
+	if (r == -ENOENT && status != 127)
+		return wslx_err_set(err, ENOENT, "there is no user '%s' in '%s'", user, name);
+	if (r < 0 && status != 126 && status != 127)
+		cli_warn("it could not be checked whether there is a user '%s' in '%s': %s", user, name, why.msg);
+	return 0;
+}
+
+/* While its machine runs it is asked; no machine is started just for that. */
+static int check_user(struct cli *c, const char *name, const char *user, struct wslx_err *err)
+{
+	char real[WSLX_NAME_MAX + 1];
+	struct wslx_machine_info info;
+
+	if (!*user || wslx_store_lookup(c->m, WSLX_STORE_DISTROS, name, real) < 0)
+		return 0; /* said elsewhere */
+	wslx_machine_query(c->m, real, &info);
+	if (info.state == WSLX_MACHINE_RUNNING)
+		return ask_for_user(c, real, user, err);
+	cli_warn("'%s' is not running, so it was not checked whether there is a user '%s' in it", real, user);
+	return 0;
+}
+
+/* ---- Changing ---- */
 
 static int apply(struct cli *c, const char *word, struct wslx_settings *s, struct wslx_err *err)
 {
@@ -50,22 +129,61 @@ static int apply(struct cli *c, const char *word, struct wslx_settings *s, struc
 	return r;
 }
 
+/* The words applied to the distro's settings; d is what it is now. */
+static int apply_all(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,
+		     struct wslx_err *err)
+{
+	int r = wslx_distro_find(c->m, name, d, err);
+
+	for (int i = 0; r == 0 && i < n; i++)
+		r = apply(c, words[i], &d->settings, err);
+	return r < 0 ? r : wslx_settings_check(&d->settings, err);
+}
+
+static int change(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,
+		  struct wslx_err *err)
+{
+	cleanup_close int lock = -1;
+	int r = apply_all(c, name, words, n, d, err);
+
+	/* That takes its time: not under the lock. */
+	for (int i = 0; r == 0 && i < n; i++)
+		if (!strncmp(words[i], USER_KEY, strlen(USER_KEY)))
+			r = check_user(c, name, words[i] + strlen(USER_KEY), err);
+	if (r == 0)
+		r = lock = wslx_registry_lock(c->m, err);
+	if (r >= 0)
+		r = apply_all(c, name, words, n, d, err);
+	return r < 0 ? r : wslx_distro_save(c->m, d, err);
+}
+
 int cli_config(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
 	struct wslx_distro *d = malloc(sizeof(*d));
-	cleanup_close int lock = d ? wslx_registry_lock(c->m, err) : -1;
-	int r = d ? lock : wslx_err_sys(err, ENOMEM, "cannot read the settings");
+	int r;
 
-	if (r >= 0)
+	if (!d)
+		return wslx_err_sys(err, ENOMEM, "cannot read the settings");
+	if (o->n_tail) {
+		r = change(c, o->pos[0], o->tail, o->n_tail, d, err);
+	} else {
 		r = wslx_distro_find(c->m, o->pos[0], d, err);
-	for (int i = 0; r == 0 && i < o->n_tail; i++)
-		r = apply(c, o->tail[i], &d->settings, err);
-	if (r == 0 && d->settings.net.n_publish && d->settings.net.mode != WSLX_NET_PASST)
-		r = wslx_err_set(err, EINVAL, "ports can be published on the passt network only");
-	if (r == 0 && o->n_tail)
-		r = wslx_distro_save(c->m, d, err);
-	else if (r == 0)
-		show(d);
+		if (r == 0)
+			show(c, d);
+	}
+	free(d);
+	return r;
+}
+
+int cli_config_user(struct cli *c, const char *name, const char *user, struct wslx_err *err)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	cleanup_free char *word = wslx_path(USER_KEY "%s", user);
+	const char *const words[] = { word };
+	int r = d && word ? 0 : wslx_err_sys(err, ENOMEM, "cannot change the settings");
+
+	if (r == 0)
+		r = change(c, name, words, 1, d, err);
 	free(d);
 	return r;
 }

@@ -53,6 +53,8 @@ static int import_file(struct cli *c, const struct cli_opts *o, const char *name
 		*s = wslx_settings_default;
 		r = cli_apply_settings(o, s, err);
 	}
+	if (r == 0)
+		r = wslx_settings_check(s, err);
 	if (r == 0 && s->kernel[0])
 		r = wslx_kernel_choose(c->m, s->kernel, kernel, err);
 	if (r == 0)
@@ -75,8 +77,14 @@ static int import_file(struct cli *c, const struct cli_opts *o, const char *name
 
 int cli_import(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
-	int r;
+	int r = o->version ? cli_check_version(o->version, err) : 0;
 
+	if (r < 0)
+		return r;
+	if (o->vhd)
+		return wslx_err_set(err, EOPNOTSUPP,
+				    "a .vhdx cannot be imported as it is: `qemu-img convert -O raw FILE.vhdx FILE.img` "
+				    "makes a raw image, which can be if it holds one ext4 file system");
 	if (o->n_pos > 2)
 		return wslx_err_set(err, EINVAL,
 				    "disks are kept in %s/distros: leave the folder out, wslx import %s %s",
@@ -102,6 +110,8 @@ static int check_install(struct cli *c, const struct cli_opts *o, const char *na
 	*s = wslx_settings_default;
 	if (r == 0)
 		r = cli_apply_settings(o, s, err);
+	if (r == 0)
+		r = wslx_settings_check(s, err);
 	return r < 0 ? r : parse_size(o, size, err);
 }
 

@@ -37,15 +37,11 @@ static int quote_word(struct wslx_buf *b, const char *word)
 	return r < 0 ? r : wslx_buf_append(b, "'", 1);
 }
 
-/* One word is a line for the shell as it stands; several words are a program
- * and its arguments, which have been through a shell already. */
-char *cli_quote_words(const char *const *words, int n)
+char *cli_quote_each(const char *const *words, int n)
 {
 	struct wslx_buf b;
 	int r = 0;
 
-	if (n == 1)
-		return strdup(words[0]);
 	wslx_buf_init(&b, LINE_MAX_BYTES);
 	for (int i = 0; r == 0 && i < n; i++) {
 		if (i)
@@ -60,6 +56,13 @@ char *cli_quote_words(const char *const *words, int n)
 		return NULL;
 	}
 	return (char *)b.data;
+}
+
+/* One word is a line for the shell as it stands; several words are a program
+ * and its arguments, which have been through a shell already. */
+char *cli_quote_words(const char *const *words, int n)
+{
+	return n == 1 ? strdup(words[0]) : cli_quote_each(words, n);
 }
 
 /* ---- Environment ---- */

@@ -23,6 +23,8 @@ WSLX_MUST_CHECK int cli_launch(struct cli *c, struct cli_launch *l, struct wslx_
 
 /* Words as one line for a POSIX shell: each arrives as it is.  Caller frees. */
 char *cli_quote_words(const char *const *words, int n);
+/* The same, but a single word is quoted too.  Caller frees; NULL = too long. */
+char *cli_quote_each(const char *const *words, int n);
 /* NAME=VALUE of TERM's kin and of what WSLENV names; NULL-terminated. */
 char **cli_make_environment(void);
 void cli_free_environment(char **env);

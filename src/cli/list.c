@@ -223,12 +223,29 @@ static int collect(struct cli *c, const struct cli_opts *o, struct row **ret, si
 	return r;
 }
 
+/* What `wslx install` knows. */
+static int list_online(const struct cli_opts *o, struct wslx_err *err)
+{
+	if (o->running || o->all || o->verbose || o->json)
+		return wslx_err_set(err, EINVAL, "--online goes with -q only");
+	if (o->quiet) {
+		puts("debian");
+		return 0;
+	}
+	puts("These can be installed by `wslx install NAME`; any other by `wslx import NAME FILE`.\n\n"
+	     "NAME      FRIENDLY NAME\n"
+	     "debian    Debian GNU/Linux");
+	return 0;
+}
+
 int cli_list(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
 	struct row *rows = NULL;
 	size_t n = 0;
 	int r;
 
+	if (o->online)
+		return list_online(o, err);
 	if (o->running && o->all)
 		return wslx_err_set(err, EINVAL, "--running and --all do not go together");
 	if (o->verbose + o->quiet + o->json > 1)

@@ -2,11 +2,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
-#include "cli/cli.h"
+#include "cli/launch.h"
 #include "manager/machine.h"
 
 /* Descriptors 0 to 2 are open from here on, so that nothing we open lands
@@ -22,6 +24,29 @@ static void open_standard_fds(void)
 		close(fd);
 }
 
+/* The words as a shell would want them typed; NULL if that is not one short line. */
+static char *typed(int n, char **words)
+{
+	char *line = cli_quote_each((const char *const *)words, n);
+
+	for (const char *c = line; c && *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f || c - line > 512) {
+			free(line);
+			return NULL;
+		}
+	return line;
+}
+
+static int no_verb(int n, char **words, struct wslx_err *err)
+{
+	cleanup_free char *line = typed(n, words);
+
+	return wslx_err_set(
+		err, EINVAL,
+		"unknown verb '%s'; see `wslx --help`, or `wslx -- %s` to run it in the default distribution", words[0],
+		line ? line : "CMD...");
+}
+
 /* Which verb, and where its arguments begin. */
 static int pick_verb(int argc, char **argv, const struct cli_verb **ret, int *ret_first, struct wslx_err *err)
 {
@@ -30,10 +55,9 @@ static int pick_verb(int argc, char **argv, const struct cli_verb **ret, int *re
 	if (*ret)
 		return 0;
 	if (argc > 1 && argv[1][0] != '-')
-		return wslx_err_set(
-			err, EINVAL,
-			"unknown verb '%s'; see `wslx --help`, or `wslx -- %s` to run it in the default distribution",
-			argv[1], argv[1]);
+		return no_verb(argc - 1, argv + 1, err);
+	if (argc > 1 && cli_absent(argv[1]))
+		return wslx_err_set(err, EOPNOTSUPP, "there is no %s here: %s", argv[1], cli_absent(argv[1]));
 	*ret = &cli_exec_verb;
 	return 0;
 }

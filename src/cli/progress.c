@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/loop.h"
 #include "cli/cli.h"
 
 #define BAR_WIDTH 30
@@ -52,6 +53,41 @@ void cli_progress_line(const char *fmt, ...)
 	drawn = true;
 }
 
+/* ---- Where nobody watches a bar ---- */
+
+/* A log that is silent for minutes looks like a program that hangs; a moment's
+ * work needs no lines. */
+#define QUIET_MS 5000
+#define REPEAT_MS 10000
+
+bool cli_progress_due(struct cli_progress_log *l, const char *what, int64_t now)
+{
+	if (!l->begun)
+		l->begun = now;
+	if (now - l->begun < QUIET_MS)
+		return false;
+	if (l->what && !strcmp(what, l->what) && now - l->last < REPEAT_MS)
+		return false;
+	l->last = now;
+	l->what = what;
+	return true;
+}
+
+static void write_line(const struct wslx_progress *p, void *opaque)
+{
+	static struct cli_progress_log log;
+	int64_t now = wslx_now_ms();
+	char done[16];
+
+	if (!cli_progress_due(&log, p->what, now))
+		return;
+	cli_format_size(p->done, done);
+	fprintf(stderr, "wslx: %s (%s%s%" PRId64 " s)\n", p->what, p->done ? done : "", p->done ? ", " : "",
+		(now - log.begun) / 1000);
+}
+
+/* ---- On a terminal ---- */
+
 static void draw(const struct wslx_progress *p, void *opaque)
 {
 	char done[16], total[16], bar[BAR_WIDTH + 1];
@@ -80,7 +116,7 @@ static void draw(const struct wslx_progress *p, void *opaque)
 struct wslx_task cli_progress_task(void)
 {
 	return (struct wslx_task) {
-		.progress = on_terminal() ? draw : NULL,
+		.progress = on_terminal() ? draw : write_line,
 		.cancel = &cli_interrupt.signal,
 	};
 }

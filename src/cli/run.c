@@ -30,6 +30,8 @@ int cli_run(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		s->net.n_publish = 0;
 		r = cli_apply_settings(o, s, err);
 	}
+	if (r == 0)
+		r = wslx_settings_check(s, err);
 	if (r == 0) {
 		hooks = cli_start_hooks(src.distro);
 		r = wslx_throwaway_start(c->m, &src, s, &hooks, &t, err);

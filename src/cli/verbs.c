@@ -58,13 +58,29 @@ static const struct cli_opt install_opts[] = {
 
 static const struct cli_opt import_opts[] = {
 	TEXT("size", 0, size, "SIZE", "virtual size of its disk (default: 1T, sparse)"),
+	TEXT("version", 0, version, "2", "as WSL has it; there is no other"),
+	FLAG("vhd", 0, vhd, "not possible: says what is instead"),
 	MACHINE_OPTS,
 };
 
 static const struct cli_opt list_opts[] = {
-	FLAG("verbose", 'v', verbose, "with state and version"), FLAG("quiet", 'q', quiet, "names only"),
-	FLAG("json", 0, json, "everything, for programs"),       FLAG("running", 0, running, "those that run"),
+	FLAG("verbose", 'v', verbose, "with state and version"),
+	FLAG("quiet", 'q', quiet, "names only"),
+	FLAG("json", 0, json, "everything, for programs"),
+	FLAG("running", 0, running, "those that run"),
 	FLAG("all", 0, all, "also those being installed"),
+	FLAG("online", 'o', online, "those that `wslx install` can install"),
+};
+
+static const struct cli_opt export_opts[] = {
+	TEXT("format", 0, format, "tar|tar.gz|tar.xz", "of the archive (default: by FILE's name, else tar)"),
+};
+
+static const struct cli_opt manage_opts[] = {
+	TEXT("set-default-user", 0, default_user, "USER", "as `wslx config NAME user=USER`"),
+	TEXT("set-sparse", 0, sparse, "true", "disks are always sparse"),
+	TEXT("resize", 0, resize, "SIZE", "not possible: says what is instead"),
+	TEXT("move", 0, move, "DIR", "not possible: says what is instead"),
 };
 
 static const struct cli_opt stop_opts[] = {
@@ -120,6 +136,17 @@ const struct cli_verb cli_verbs[] = {
 		     "input.\n",
 	  OPTS(import_opts),
 	  .run = cli_import },
+	{ .name = "export",
+	  .wsl = "--export",
+	  .args = "NAME FILE|- [--format tar|tar.gz|tar.xz]",
+	  .min_pos = 2,
+	  .max_pos = 2,
+	  .summary = "write a stopped distribution's files to an archive that `wslx import` takes",
+	  .details = "- is the standard output. FILE's suffix chooses the format: .gz or .tgz, .xz or .txz, else plain "
+		     "tar.\n",
+	  OPTS(export_opts),
+	  .run = cli_export,
+	  .sweep = true },
 	{ .name = "run",
 	  .args = "IMAGE [OPTIONS] [--] [CMD...]",
 	  .min_pos = 1,
@@ -135,7 +162,7 @@ const struct cli_verb cli_verbs[] = {
 	{ .name = "list",
 	  .wsl = "--list",
 	  .wsl2 = "-l",
-	  .args = "[-v|-q|--json] [--running|--all]",
+	  .args = "[-v|-q|--json] [--running|--all|--online]",
 	  .summary = "list the distributions",
 	  OPTS(list_opts),
 	  .run = cli_list,
@@ -171,6 +198,32 @@ const struct cli_verb cli_verbs[] = {
 	  .max_pos = 1,
 	  .summary = "choose the distribution that is used when none is named",
 	  .run = cli_set_default },
+	{ .name = "set-default-version",
+	  .wsl = "--set-default-version",
+	  .args = "2",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .summary = "do nothing: every distribution is version 2",
+	  .run = cli_set_default_version,
+	  .no_manager = true,
+	  .hidden = true },
+	{ .name = "set-version",
+	  .wsl = "--set-version",
+	  .args = "NAME 2",
+	  .min_pos = 2,
+	  .max_pos = 2,
+	  .summary = "do nothing: every distribution is version 2",
+	  .run = cli_set_version,
+	  .hidden = true },
+	{ .name = "manage",
+	  .wsl = "--manage",
+	  .args = "NAME --set-default-user USER | --set-sparse true",
+	  .min_pos = 1,
+	  .max_pos = 1,
+	  .summary = "change a distribution, as WSL spells it; see `wslx config`",
+	  OPTS(manage_opts),
+	  .run = cli_manage,
+	  .hidden = true },
 	{ .name = "config",
 	  .args = "NAME [KEY=VALUE...]",
 	  .min_pos = 1,

@@ -70,7 +70,7 @@ static int check_size(uint64_t fs_size, uint64_t file_size, struct wslx_err *err
 			    fs_size);
 }
 
-static int read_image_size(int fd, off_t start, uint64_t file_size, uint64_t *ret, struct wslx_err *err)
+int wslx_import_image_size(int fd, off_t start, uint64_t file_size, uint64_t *ret, struct wslx_err *err)
 {
 	uint8_t sb[1024];
 	int r = wslx_pread_full(fd, sb, sizeof(sb), start + SB_AT);
@@ -89,7 +89,7 @@ static int check_image(const struct wslx_import_params *p, uint64_t file_size, s
 	ext2_ino_t ino;
 	char path[64];
 	/* Of what was copied, whatever the source was before. */
-	int r = read_image_size(p->out_fd, 0, file_size, &size, err);
+	int r = wslx_import_image_size(p->out_fd, 0, file_size, &size, err);
 
 	if (r < 0)
 		return r;
@@ -287,7 +287,7 @@ int wslx_import_image_file(const struct wslx_import_params *p, struct wslx_impor
 
 	if (c.start < 0 || fstat(p->in_fd, &st) < 0)
 		return wslx_err_sys(err, errno, "cannot read");
-	r = read_image_size(p->in_fd, c.start, (uint64_t)(st.st_size - c.start), &c.size, err);
+	r = wslx_import_image_size(p->in_fd, c.start, (uint64_t)(st.st_size - c.start), &c.size, err);
 	if (r == 0)
 		r = copy_begin(&c);
 	if (r < 0)

@@ -53,6 +53,10 @@ void wslx_import_acl_free(struct wslx_import_acls *acls, struct wslx_ext4 *e);
 
 /* --- import_ext4.c --- */
 
+/* The size of the file system that begins at start, by its superblock, whose
+ * numbers are then good to be allocated by. */
+WSLX_MUST_CHECK int wslx_import_image_size(int fd, off_t start, uint64_t file_size, uint64_t *ret,
+					   struct wslx_err *err);
 bool wslx_import_is_ext4(const uint8_t *p, size_t n);
 WSLX_MUST_CHECK int wslx_import_image_file(const struct wslx_import_params *p, struct wslx_import_result *ret,
 					   struct wslx_err *err);

@@ -322,6 +322,7 @@ int wslx_distro_save(struct wslx_manager *m, const struct wslx_distro *d, struct
 static int load_config(struct wslx_manager *m, struct wslx_config *ret, struct wslx_err *err)
 {
 	cleanup_free char *text = NULL;
+	struct wslx_err why = { 0 };
 	size_t len = 0;
 	int r = wslx_read_file(m->data_fd, WSLX_CONFIG_JSON, WSLX_STATE_FILE_MAX, &text, &len);
 
@@ -330,9 +331,12 @@ static int load_config(struct wslx_manager *m, struct wslx_config *ret, struct w
 		return 0;
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot read %s/%s", m->paths.data, WSLX_CONFIG_JSON);
-	r = wslx_config_decode(text, len, ret, err);
+	r = wslx_config_decode(text, len, ret, &why);
 	if (r < 0)
-		wslx_err_prefix(err, "%s/%s", m->paths.data, WSLX_CONFIG_JSON);
+		wslx_err_set(err, why.code,
+			     "%s/%s: %s; only the choice of the default distribution is in there: move the file away, "
+			     "and choose it again with `wslx set-default NAME`",
+			     m->paths.data, WSLX_CONFIG_JSON, why.msg);
 	return r;
 }
 

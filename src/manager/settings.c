@@ -150,8 +150,8 @@ static int set_memory(struct wslx_settings *s, const char *v, struct wslx_err *e
 
 	if (*v && wslx_size_parse(v, &size) < 0)
 		return wslx_err_set(err, EINVAL, "'%s' is no amount of memory: write something like 512M or 2G", v);
-	if (size && (size < WSLX_MEMORY_MIN || size > WSLX_MEMORY_MAX))
-		return wslx_err_set(err, EINVAL, "memory of %s is out of range: 64M to 1024G", v);
+	if (*v && (size < WSLX_MEMORY_MIN || size > WSLX_MEMORY_MAX))
+		return wslx_err_set(err, EINVAL, "memory of %s is out of range: 32M to 1024G", v);
 	s->memory = wslx_align_down(size, MEMORY_STEP);
 	return 0;
 }
@@ -177,7 +177,13 @@ static int set_kernel(struct wslx_settings *s, const char *v, struct wslx_err *e
 
 static int set_user(struct wslx_settings *s, const char *v, struct wslx_err *err)
 {
-	if (strlen(v) > WSLX_USER_MAX || strpbrk(v, ":\n\r\t /"))
+	bool bad = strlen(v) > WSLX_USER_MAX || v[0] == '-' || strpbrk(v, ":, /\\\"'`$&|;<>()*?[]{}!#%=");
+
+	/* Distributions differ in what they allow; nobody allows these.  A number
+	 * is a user too. */
+	for (const char *p = v; *p; p++)
+		bad |= (unsigned char)*p < ' ' || *p == 0x7f;
+	if (bad)
 		return wslx_err_set(err, EINVAL, "'%s' is no name of a user", v);
 	snprintf(s->user, sizeof(s->user), "%s", v);
 	return 0;
@@ -205,6 +211,13 @@ static int set_net(struct wslx_settings *s, const char *v, struct wslx_err *err)
 	return 0;
 }
 
+static bool same_address(const struct wslx_publish *a, const struct wslx_publish *b)
+{
+	static const char local[] = "127.0.0.1";
+
+	return !strcmp(a->host_addr[0] ? a->host_addr : local, b->host_addr[0] ? b->host_addr : local);
+}
+
 static int add_publish(struct wslx_settings *s, const char *v, struct wslx_err *err)
 {
 	struct wslx_publish p;
@@ -222,7 +235,7 @@ static int add_publish(struct wslx_settings *s, const char *v, struct wslx_err *
 	for (size_t i = 0; i < s->net.n_publish; i++) {
 		const struct wslx_publish *q = &s->net.publish[i];
 
-		if (q->udp == p.udp && q->host_port == p.host_port && !strcmp(q->host_addr, p.host_addr))
+		if (q->udp == p.udp && q->host_port == p.host_port && same_address(&p, q))
 			return wslx_err_set(err, EINVAL, "port %u is published twice", (unsigned)p.host_port);
 	}
 	s->net.publish[s->net.n_publish++] = p;
@@ -244,6 +257,19 @@ int wslx_settings_set(struct wslx_settings *s, const char *key, const char *valu
 		if (!strcmp(key, keys[i].key))
 			return keys[i].set(s, value, err);
 	return wslx_err_set(err, EINVAL, "unknown setting '%s': engine, memory, cpus, kernel, user, net, publish", key);
+}
+
+int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err)
+{
+	if (s->net.n_publish && s->net.mode != WSLX_NET_PASST)
+		return wslx_err_set(err, EINVAL, "ports can be published on the passt network only");
+	if (s->memory && s->memory < WSLX_MEMORY_DEBIAN && !s->kernel[0])
+		return wslx_err_set(
+			err, EINVAL,
+			"memory of %uM is too little for Debian's kernels, which need %uM; a kernel that is "
+			"chosen with --kernel may do with less",
+			(unsigned)(s->memory / WSLX_MIB), (unsigned)(WSLX_MEMORY_DEBIAN / WSLX_MIB));
+	return 0;
 }
 
 uint64_t wslx_default_memory(void)

@@ -40,7 +40,7 @@ struct wslx_disk_config {
 struct wslx_publish {
 	bool udp;
 	uint16_t host_port, guest_port;
-	char host_addr[64]; /* "" = passt's default */
+	char host_addr[64]; /* "" = 127.0.0.1 */
 };
 
 struct wslx_net_config {

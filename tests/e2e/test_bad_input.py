@@ -230,6 +230,8 @@ def test_unknown_engine_and_values(wslx, mini):
     wslx.fails("run", mini, "--net", "carrier-pigeon")
     wslx.fails("run", mini, "--net", "tap:")
     wslx.fails("run", mini, "--net", "tap:name-that-is-too-long", needle="name-that-is-too-long")
+    wslx.fails("run", mini, "--net", "tap:wslxnosuch", "--", "true", needle="no TAP interface wslxnosuch; make it")
+    assert not os.path.exists("/sys/class/net/wslxnosuch")
 
 
 def test_kernel_without_drivers(wslx, prepared, tmp_path):

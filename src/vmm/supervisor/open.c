@@ -1,11 +1,9 @@
 #include "vmm/supervisor/open.h"
 
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
+#include "vmm/supervisor/holder.h"
 
 /* A killed machine's last child may outlive it by a moment, and holds the lock
  * for as long: that is worth waiting for. */
@@ -112,78 +111,22 @@ static int lock_wait(int fd, short type)
 	}
 }
 
-static bool process_has_file(const char *pid, const struct stat *want)
+static int lock_image(int fd, const char *path, bool write, const char *runtime_dir, struct wslx_err *err)
 {
-	char path[300];
-	struct dirent *e;
-	bool found = false;
-	DIR *d;
-
-	snprintf(path, sizeof(path), "/proc/%s/fd", pid);
-	d = opendir(path);
-	if (!d)
-		return false;
-	while (!found && (e = readdir(d))) {
-		struct stat st;
-
-		found = e->d_name[0] != '.' && fstatat(dirfd(d), e->d_name, &st, 0) == 0 && st.st_dev == want->st_dev &&
-			st.st_ino == want->st_ino;
-	}
-	closedir(d);
-	return found;
-}
-
-/* Open-file-description locks have no owner to ask for: look who has the file
- * open.  buf is "" if nobody that may be looked at does. */
-static void find_holder(int fd, char *buf, size_t size)
-{
-	DIR *proc = opendir("/proc");
-	char self[16];
-	struct dirent *e;
-	struct stat st;
-
-	buf[0] = '\0';
-	snprintf(self, sizeof(self), "%d", (int)getpid());
-	if (!proc || fstat(fd, &st) < 0)
-		goto out;
-	while ((e = readdir(proc))) {
-		cleanup_free char *comm = NULL;
-		char path[300];
-
-		if (!isdigit((unsigned char)e->d_name[0]) || !strcmp(e->d_name, self) ||
-		    !process_has_file(e->d_name, &st))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
-		comm = malloc(64);
-		if (comm) {
-			cleanup_close int cfd = open(path, O_RDONLY | O_CLOEXEC);
-			ssize_t n = cfd < 0 ? -1 : read(cfd, comm, 63);
-
-			comm[n > 0 ? n : 0] = '\0';
-			comm[strcspn(comm, "\n")] = '\0';
-		}
-		snprintf(buf, size, ", it is held by process %.20s (%.40s)", e->d_name, comm ? comm : "?");
-		break;
-	}
-out:
-	if (proc)
-		closedir(proc);
-}
-
-static int lock_image(int fd, const char *path, bool write, struct wslx_err *err)
-{
-	char holder[128];
+	struct wslx_holder holder;
+	char who[900];
 	int r = lock_wait(fd, write ? F_WRLCK : F_RDLCK);
 
 	if (r == 0)
 		return 0;
 	if (r != -EAGAIN)
 		return wslx_err_sys(err, -r, "cannot lock disk %s", path);
-	find_holder(fd, holder, sizeof(holder));
-	return wslx_err_set(err, EBUSY, "disk %s is in use by another machine or program%s", path, holder);
+	wslx_holder_find(fd, &holder);
+	wslx_holder_describe(&holder, runtime_dir, who, sizeof(who));
+	return wslx_err_set(err, EBUSY, "disk %s is in use%s", path, who);
 }
 
-static int open_image(const char *path, bool write, int *ret, struct wslx_err *err)
+static int open_image(const struct wslx_vm_config *c, const char *path, bool write, int *ret, struct wslx_err *err)
 {
 	cleanup_close int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	struct stat st;
@@ -196,7 +139,7 @@ static int open_image(const char *path, bool write, int *ret, struct wslx_err *e
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return wslx_err_set(err, EINVAL, "disk %s is neither a file nor a block device", path);
 	wslx_fd_nonblock(fd, 0);
-	r = lock_image(fd, path, write, err);
+	r = lock_image(fd, path, write, c->runtime_dir, err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_FD(fd);
@@ -207,10 +150,10 @@ static int open_disks(struct wslx_files *f, const struct wslx_vm_config *c, stru
 {
 	for (size_t i = 0; i < c->n_disks; i++) {
 		const struct wslx_disk_config *d = &c->disks[i];
-		int r = open_image(d->path, !d->readonly, &f->disks[i].fd, err);
+		int r = open_image(c, d->path, !d->readonly, &f->disks[i].fd, err);
 
 		if (r == 0 && d->format == WSLX_DISK_OVERLAY)
-			r = open_image(d->base, false, &f->disks[i].base_fd, err);
+			r = open_image(c, d->base, false, &f->disks[i].base_fd, err);
 		if (r < 0)
 			return r;
 	}
@@ -246,17 +189,26 @@ static int open_kvm(const char *path, int *ret, struct wslx_err *err)
 
 static int open_tap(const char *name, int *ret, struct wslx_err *err)
 {
-	cleanup_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	cleanup_close int fd = -1;
 	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
 	size_t n = strlen(name);
 
-	if (fd < 0)
-		return wslx_err_sys(err, errno, "cannot open /dev/net/tun");
 	if (n >= sizeof(ifr.ifr_name))
 		return wslx_err_set(err, EINVAL, "interface name %s is too long", name);
+	/* TUNSETIFF would make one that is not there, if it is allowed to: one
+	 * without an address or a bridge, and gone with the machine. */
+	if (!if_nametoindex(name))
+		return wslx_err_set(
+			err, ENODEV,
+			"there is no TAP interface %s; make it: sudo ip tuntap add dev %s mode tap user $USER", name,
+			name);
+	fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return wslx_err_sys(err, errno, "cannot open /dev/net/tun");
 	memcpy(ifr.ifr_name, name, n + 1);
 	if (ioctl(fd, TUNSETIFF, &ifr) < 0)
-		return wslx_err_sys(err, errno, "cannot attach to the TAP interface %s", name);
+		return errno == EINVAL ? wslx_err_set(err, EINVAL, "the interface %s is no TAP interface", name)
+				       : wslx_err_sys(err, errno, "cannot attach to the TAP interface %s", name);
 	*ret = TAKE_FD(fd);
 	return 0;
 }

@@ -56,14 +56,21 @@ static int push(char **argv, size_t *n, const char *fmt, ...)
 	return 0;
 }
 
+/* Not ::1 too: who asks for "localhost" tries that first, and would be
+ * connected to nothing where the guest's program listens on IPv4 only. */
+static const char *publish_address(const struct wslx_publish *p)
+{
+	return p->host_addr[0] ? p->host_addr : "127.0.0.1";
+}
+
 static int push_publish(char **argv, size_t *n, const struct wslx_publish *p)
 {
 	int r = push(argv, n, p->udp ? "-u" : "-t");
 
 	if (r < 0)
 		return r;
-	/* [ADDRESS/]PORT:PORT */
-	return push(argv, n, "%s%s%u:%u", p->host_addr, p->host_addr[0] ? "/" : "", p->host_port, p->guest_port);
+	/* ADDRESS/PORT:PORT; without an address passt would take all of them. */
+	return push(argv, n, "%s/%u:%u", publish_address(p), p->host_port, p->guest_port);
 }
 
 int wslx_passt_args(const char *path, const struct wslx_net_config *net, int fd, char ***ret)
@@ -122,7 +129,7 @@ static int parse_address(const struct wslx_publish *p, struct sockaddr_storage *
 	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)ret;
 
 	memset(ret, 0, sizeof(*ret));
-	if (!p->host_addr[0] || inet_pton(AF_INET, p->host_addr, &v4->sin_addr) == 1) {
+	if (inet_pton(AF_INET, publish_address(p), &v4->sin_addr) == 1) {
 		v4->sin_family = AF_INET;
 		v4->sin_port = htons(p->host_port);
 		*ret_len = sizeof(*v4);
@@ -154,8 +161,8 @@ static int check_port(const struct wslx_publish *p, struct wslx_err *err)
 	if (!p->udp)
 		(void)!setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(fd, (struct sockaddr *)&a, len) < 0)
-		return wslx_err_sys(err, errno, "cannot publish %s port %u%s%s", p->udp ? "UDP" : "TCP", p->host_port,
-				    p->host_addr[0] ? " of " : "", p->host_addr);
+		return wslx_err_sys(err, errno, "cannot publish %s port %u of %s", p->udp ? "UDP" : "TCP", p->host_port,
+				    publish_address(p));
 	return 0;
 }
 

@@ -281,6 +281,55 @@ static void test_escaping(void **state)
 	assert_filtered(WORDS("\xed\xa0\x80\xf4\x90\x80\x80\xff"), true, "\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80\\xff");
 }
 
+static void test_progress_in_a_log(void **state)
+{
+	struct cli_progress_log l = { 0 };
+
+	/* Nothing for what is done at once. */
+	assert_false(cli_progress_due(&l, "a", 1000));
+	assert_false(cli_progress_due(&l, "b", 5900));
+	assert_true(cli_progress_due(&l, "b", 6000));
+	assert_false(cli_progress_due(&l, "b", 6100));
+	assert_false(cli_progress_due(&l, "b", 15900));
+	assert_true(cli_progress_due(&l, "b", 16000));
+	assert_true(cli_progress_due(&l, "c", 16100));
+	assert_false(cli_progress_due(&l, "c", 16200));
+}
+
+/* What `wslx -- ...` is proposed with. */
+static void test_quoting_each(void **state)
+{
+	cleanup_free char *one = cli_quote_each(WORDS("ls | wc -l"), 1);
+	cleanup_free char *more = cli_quote_each(WORDS("uname", "-a", "a b"), 3);
+
+	assert_string_equal(one, "'ls | wc -l'");
+	assert_string_equal(more, "uname -a 'a b'");
+}
+
+static void test_words_of_wsl(void **state)
+{
+	static const char *const absent[] = { "--update", "--mount", "--system" };
+	struct wslx_err err = { 0 };
+	struct cli_opts o;
+
+	assert_string_equal(cli_find_verb("--export")->name, "export");
+	assert_string_equal(cli_find_verb("--set-default-version")->name, "set-default-version");
+	assert_string_equal(cli_find_verb("--manage")->name, "manage");
+	assert_int_equal(parse("--list", WORDS("-o"), &o, NULL), 0);
+	assert_true(o.online);
+	assert_int_equal(parse("--import", WORDS("n", "f", "--version", "2"), &o, NULL), 0);
+	assert_int_equal(cli_check_version(o.version, NULL), 0);
+	assert_int_equal(cli_check_version("1", &err), -EOPNOTSUPP);
+	assert_non_null(strstr(err.msg, "version 1"));
+	assert_int_equal(cli_check_version("x", NULL), -EINVAL);
+	/* What is not there says what is instead, and is no verb besides. */
+	for (size_t i = 0; i < ARRAY_SIZE(absent); i++) {
+		assert_non_null(cli_absent(absent[i]));
+		assert_null(cli_find_verb(absent[i]));
+	}
+	assert_null(cli_absent("--list"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -294,6 +343,9 @@ int main(void)
 		cmocka_unit_test(test_launch_options),
 		cmocka_unit_test(test_format_size),
 		cmocka_unit_test(test_escaping),
+		cmocka_unit_test(test_progress_in_a_log),
+		cmocka_unit_test(test_quoting_each),
+		cmocka_unit_test(test_words_of_wsl),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -147,6 +147,23 @@ static void test_remove_is_refused_while_locked(void **state)
 	assert_int_equal(home_count(h, WSLX_STORE_DISTROS), 0);
 }
 
+static void test_damaged_config_says_how_to_mend(void **state)
+{
+	struct home *h = *state;
+	char name[WSLX_NAME_MAX + 1];
+	struct wslx_err err = { 0 };
+
+	home_add_distro(h, "a");
+	assert_int_equal(wslx_statefile_write(h->m->data_fd, WSLX_CONFIG_JSON, "{ not", 5, NULL), 0);
+	assert_int_equal(wslx_distro_default(h->m, name, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "data/config.json: "));
+	assert_non_null(strstr(err.msg, "JSON"));
+	assert_non_null(strstr(err.msg, "move the file away"));
+	/* As it says. */
+	assert_int_equal(renameat(h->m->data_fd, WSLX_CONFIG_JSON, h->m->data_fd, "aside"), 0);
+	assert_int_equal(wslx_distro_set_default(h->m, "a", NULL), 0);
+}
+
 static void test_damaged_description_is_named(void **state)
 {
 	struct home *h = *state;
@@ -339,6 +356,7 @@ int main(void)
 		T(test_leftovers_are_swept),
 		T(test_default),
 		T(test_remove_is_refused_while_locked),
+		T(test_damaged_config_says_how_to_mend),
 		T(test_damaged_description_is_named),
 		T(test_bad_archive_leaves_nothing),
 		T(test_no_kernel),

@@ -84,6 +84,8 @@ static void test_set(void **state)
 	static const char *const bad[][2] = {
 		{ "engine", "warp" },
 		{ "memory", "1K" },
+		{ "memory", "0" },
+		{ "memory", "31M" },
 		{ "memory", "12Q" },
 		{ "memory", "2000T" },
 		{ "cpus", "0" },
@@ -96,6 +98,8 @@ static void test_set(void **state)
 		{ "kernel", "../x" },
 		{ "user", "a:b" },
 		{ "user", "a b" },
+		{ "user", "-a" },
+		{ "user", "a\x1b[m" },
 		{ "nosuch", "1" },
 	};
 	struct wslx_settings *s = malloc(sizeof(*s));
@@ -114,6 +118,7 @@ static void test_set(void **state)
 	assert_int_equal(s->net.mode, WSLX_NET_PASST);
 	assert_int_equal(wslx_settings_set(s, "publish", "80:80", NULL), 0);
 	assert_int_equal(wslx_settings_set(s, "publish", "80:81", NULL), -EINVAL);
+	assert_int_equal(wslx_settings_set(s, "publish", "127.0.0.1:80:81", NULL), -EINVAL);
 	assert_int_equal(wslx_settings_set(s, "publish", "80:81/udp", NULL), 0);
 	assert_int_equal(s->net.n_publish, 2);
 	before = *s;
@@ -133,6 +138,27 @@ static void test_set(void **state)
 	assert_int_equal(wslx_settings_set(s, "publish", "9:9", NULL), -E2BIG);
 	assert_int_equal(wslx_settings_set(s, "publish", "", NULL), 0);
 	assert_int_equal(s->net.n_publish, 0);
+	free(s);
+}
+
+static void test_check(void **state)
+{
+	struct wslx_settings *s = malloc(sizeof(*s));
+	struct wslx_err err = { 0 };
+
+	*s = wslx_settings_default;
+	assert_int_equal(wslx_settings_check(s, NULL), 0);
+	assert_int_equal(wslx_settings_set(s, "memory", "96M", NULL), 0);
+	assert_int_equal(wslx_settings_check(s, NULL), 0);
+	assert_int_equal(wslx_settings_set(s, "memory", "64M", NULL), 0);
+	assert_int_equal(wslx_settings_check(s, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "96M"));
+	assert_int_equal(wslx_settings_set(s, "kernel", "mine", NULL), 0);
+	assert_int_equal(wslx_settings_check(s, NULL), 0);
+	assert_int_equal(wslx_settings_set(s, "publish", "80:80", NULL), 0);
+	assert_int_equal(wslx_settings_check(s, NULL), 0);
+	assert_int_equal(wslx_settings_set(s, "net", "none", NULL), 0);
+	assert_int_equal(wslx_settings_check(s, &err), -EINVAL);
 	free(s);
 }
 
@@ -247,6 +273,7 @@ int main(void)
 		cmocka_unit_test(test_sizes),
 		cmocka_unit_test(test_publish),
 		cmocka_unit_test(test_set),
+		cmocka_unit_test(test_check),
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_distro_round_trip),
 		cmocka_unit_test(test_distro_strict),

@@ -5,10 +5,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "os/linux/fd.h"
+#include "os/linux/paths.h"
 #include "vmm/supervisor/open.h"
 #include "vmm/supervisor/run_internal.h"
 
@@ -304,9 +306,69 @@ static void test_disk_lock(void **state)
 	machine_remove(&m);
 }
 
+/* A process that looks like the supervisor of machine m9 with its lock in run/m9, and has fd open. */
+static pid_t pose_as_m9(const char *run, int fd)
+{
+	char dir[160], lock[192];
+	pid_t pid;
+
+	snprintf(dir, sizeof(dir), "%s/m9", run);
+	snprintf(lock, sizeof(lock), "%s/lock", dir);
+	assert_true(mkdir(run, 0700) == 0 || errno == EEXIST);
+	assert_int_equal(mkdir(dir, 0700), 0);
+	pid = fork();
+	if (pid == 0) {
+		if (dup2(open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600), 5) != 5 || dup2(fd, 6) != 6)
+			_exit(1);
+		execl("/bin/sleep", "wslx-vmm [m9]", "60", NULL);
+		_exit(1);
+	}
+	assert_true(pid > 0);
+	return pid;
+}
+
+/* Who holds the disk is said, and how to get it; also where another runtime folder hides the machine. */
+static void test_disk_holder(void **state)
+{
+	static const char *const cases[][2] = { { "", "wslx terminate m9" }, { "/wslx", "set XDG_RUNTIME_DIR=/tmp/" } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+		char run[128], path[160];
+		struct machine m;
+		int fd, status;
+		pid_t pid;
+
+		machine_setup(&m, "normal");
+		snprintf(run, sizeof(run), "%s%s", m.dir, cases[i][0]);
+		fd = open(m.disk, O_RDWR | O_CLOEXEC);
+		assert_int_equal(fcntl(fd, F_OFD_SETLK, &fl), 0);
+		pid = pose_as_m9(run, fd);
+		machine_start(&m);
+		close(fd);
+		expect_failed(&m, cases[i][1], NULL);
+		assert_int_equal(wait_end(&m), 1);
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		snprintf(path, sizeof(path), "%s/m9", run);
+		assert_int_equal(wslx_remove_tree(AT_FDCWD, path), 0);
+		if (cases[i][0][0])
+			assert_int_equal(rmdir(run), 0);
+		machine_remove(&m);
+	}
+}
+
 static void test_bad_start(void **state)
 {
 	struct machine m;
+
+	machine_setup(&m, "normal");
+	m.c.net.mode = WSLX_NET_TAP;
+	strcpy(m.c.net.tap, "wslxnosuchtap");
+	machine_start(&m);
+	expect_failed(&m, "there is no TAP interface wslxnosuchtap; make it: sudo ip tuntap add", NULL);
+	assert_int_equal(wait_end(&m), 1);
+	machine_remove(&m);
 
 	machine_setup(&m, "normal");
 	machine_start_json(&m, "{\"name\":");
@@ -355,6 +417,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_full_host_disk), cmocka_unit_test(test_no_end_of_last_words),
 		cmocka_unit_test(test_hostile_child),  cmocka_unit_test(test_net_socket_of_each_run),
 		cmocka_unit_test(test_disk_lock),      cmocka_unit_test(test_bad_start),
+		cmocka_unit_test(test_disk_holder),
 	};
 
 	machine_main(argc, argv);

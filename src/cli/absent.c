@@ -1,0 +1,85 @@
+/* wsl.exe's words for what is not there, or is asked for in another way. */
+#include <errno.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "manager/distros.h"
+
+const char *cli_absent(const char *word)
+{
+	static const struct {
+		const char *word, *answer;
+	} list[] = {
+		{ "--update", "wslx is updated like any other program, and kernels come from the distribution: "
+			      "`apt-get download` the package that linux-image-cloud-amd64 depends on, then "
+			      "`wslx kernel add FILE.deb` and `wslx config NAME kernel=...`" },
+		{ "--import-in-place", "a disk is copied when it is imported: wslx import NAME FILE takes raw ext4 "
+				       "images; `qemu-img convert -O raw` makes one of a .vhdx" },
+		{ "--mount", "host disks cannot be attached to a machine" },
+		{ "--unmount", "host disks cannot be attached to a machine" },
+		{ "--uninstall", "`wslx unregister NAME` deletes a distribution; then remove the program itself" },
+		{ "--system", "machines have no system distribution" },
+		{ "--debug-shell", "`wslx -u root` is a shell as root, `wslx logs NAME` the console" },
+		{ "--distribution-id", "distributions go by name: -d NAME" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++)
+		if (!strcmp(word, list[i].word))
+			return list[i].answer;
+	return NULL;
+}
+
+int cli_check_version(const char *version, struct wslx_err *err)
+{
+	if (!strcmp(version, "2"))
+		return 0;
+	if (!strcmp(version, "1"))
+		return wslx_err_set(
+			err, EOPNOTSUPP,
+			"there is no version 1, which has no Linux kernel: every distribution is version 2");
+	return wslx_err_set(err, EINVAL, "'%s' is no version: every distribution is version 2", version);
+}
+
+int cli_set_default_version(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
+{
+	return cli_check_version(o->pos[0], err);
+}
+
+static int check_name(struct cli *c, const char *name, struct wslx_err *err)
+{
+	char real[WSLX_NAME_MAX + 1];
+
+	if (wslx_store_lookup(c->m, WSLX_STORE_DISTROS, name, real) == 0)
+		return 0;
+	return wslx_err_set(err, ENOENT, "there is no distribution '%s'; see `wslx list`", name);
+}
+
+int cli_set_version(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
+{
+	int r = check_name(c, o->pos[0], err);
+
+	return r < 0 ? r : cli_check_version(o->pos[1], err);
+}
+
+int cli_manage(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
+{
+	const char *name = o->pos[0];
+	int n = !!o->default_user + !!o->move + !!o->resize + !!o->sparse;
+
+	if (n != 1)
+		return wslx_err_set(err, EINVAL, "one thing at a time; usage: wslx --manage %s", c->verb->args);
+	if (o->move)
+		return wslx_err_set(err, EOPNOTSUPP,
+				    "a disk cannot be moved by itself: set XDG_DATA_HOME or WSLX_HOME for all of them");
+	if (o->resize)
+		return wslx_err_set(err, EOPNOTSUPP,
+				    "a disk keeps its size; make another of that size: wslx export %s - | wslx import "
+				    "NEW-NAME - --size %s",
+				    name, o->resize);
+	if (o->sparse && strcmp(o->sparse, "true") != 0)
+		return wslx_err_set(err, EOPNOTSUPP, "disks are always sparse: only --set-sparse true is possible");
+	/* Nothing to change, but there must be such a distribution. */
+	if (o->sparse)
+		return check_name(c, name, err);
+	return cli_config_user(c, name, o->default_user, err);
+}

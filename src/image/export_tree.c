@@ -1,0 +1,305 @@
+/* Folders, and what every entry has. */
+#include <errno.h>
+#include <inttypes.h>
+#include <search.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "image/export_internal.h"
+
+#define ENTRIES_MAX WSLX_IMPORT_ENTRIES_DEFAULT
+#define TREE_NODE 48u /* what tsearch(3) allocates for each */
+
+/* ---- What was met already ---- */
+
+/* A folder, or a file with several names.  A tree, because whoever chooses the
+ * numbers could make a hash table degenerate. */
+struct seen {
+	ext2_ino_t ino;
+	bool folder;
+	char path[];
+};
+
+static int compare_seen(const void *a, const void *b)
+{
+	ext2_ino_t x = ((const struct seen *)a)->ino, y = ((const struct seen *)b)->ino;
+
+	return (x > y) - (x < y);
+}
+
+/* 1: met before, *ret; 0: it is noted now. */
+static int meet(struct export *e, ext2_ino_t ino, bool folder, const struct seen **ret)
+{
+	size_t size = sizeof(struct seen) + (folder ? 0 : e->path_len) + 1;
+	struct seen key = { .ino = ino }, **found = tfind(&key, &e->seen, compare_seen), *x;
+	int r;
+
+	if (found) {
+		*ret = *found;
+		return 1;
+	}
+	r = wslx_export_use_memory(e, size + TREE_NODE);
+	if (r < 0)
+		return r;
+	x = calloc(1, size);
+	if (!x)
+		return wslx_err_sys(e->err, ENOMEM, "cannot export");
+	x->ino = ino;
+	x->folder = folder;
+	if (!folder)
+		strcpy(x->path, e->path);
+	if (tsearch(x, &e->seen, compare_seen))
+		return 0;
+	free(x);
+	return wslx_err_sys(e->err, ENOMEM, "cannot export");
+}
+
+void wslx_export_seen_free(void *seen)
+{
+	tdestroy(seen, free);
+}
+
+/* ---- An entry ---- */
+
+static struct timespec time_of(uint32_t seconds, uint32_t extra, bool has_extra)
+{
+	struct timespec ts = { .tv_sec = (int32_t)seconds };
+
+	if (has_extra) {
+		ts.tv_sec += (int64_t)(extra & 3) << 32;
+		ts.tv_nsec = extra >> 2;
+	}
+	/* A nanosecond too many is no reason to lose the file. */
+	if (ts.tv_nsec > 999999999)
+		ts.tv_nsec = 0;
+	return ts;
+}
+
+static void set_device(struct archive_entry *a, const struct ext2_inode_large *inode)
+{
+	uint32_t old = inode->i_block[0], dev = inode->i_block[1];
+
+	archive_entry_set_rdevmajor(a, old ? (old >> 8) & 0xff : (dev >> 8) & 0xfff);
+	archive_entry_set_rdevminor(a, old ? old & 0xff : (dev & 0xff) | ((dev >> 12) & 0xfff00));
+}
+
+static void set_common(struct export *e, const struct ext2_inode_large *inode)
+{
+	bool extra = inode->i_extra_isize >= sizeof(inode->i_extra_isize) + sizeof(inode->i_checksum_hi) +
+						     sizeof(inode->i_ctime_extra) + sizeof(inode->i_mtime_extra) &&
+		     EXT2_INODE_SIZE(e->fs->super) > EXT2_GOOD_OLD_INODE_SIZE;
+	struct timespec mtime = time_of(inode->i_mtime, inode->i_mtime_extra, extra);
+
+	archive_entry_clear(e->entry);
+	archive_entry_set_pathname(e->entry, e->path);
+	archive_entry_set_mode(e->entry, inode->i_mode);
+	archive_entry_set_uid(e->entry, inode_uid(*inode));
+	archive_entry_set_gid(e->entry, inode_gid(*inode));
+	archive_entry_set_mtime(e->entry, mtime.tv_sec, mtime.tv_nsec);
+	archive_entry_set_size(e->entry, 0);
+}
+
+static int put_header(struct export *e)
+{
+	return wslx_export_archive_check(e, archive_write_header(e->a, e->entry));
+}
+
+static int put_link(struct export *e, const char *first)
+{
+	archive_entry_set_hardlink(e->entry, first);
+	return put_header(e);
+}
+
+static int put_content(struct export *e, ext2_ino_t ino, struct ext2_inode_large *inode)
+{
+	char target[EXPORT_PATH_MAX + 1];
+	int r;
+
+	switch (inode->i_mode & S_IFMT) {
+	case S_IFREG:
+		return wslx_export_file(e, ino, inode);
+	case S_IFLNK:
+		r = wslx_export_target(e, ino, inode, target);
+		if (r < 0)
+			return r;
+		archive_entry_set_symlink(e->entry, target);
+		return put_header(e);
+	case S_IFCHR:
+	case S_IFBLK:
+		set_device(e->entry, inode);
+		return put_header(e);
+	default:
+		return put_header(e);
+	}
+}
+
+static int count_entry(struct export *e)
+{
+	if (++e->result.entries > ENTRIES_MAX)
+		return wslx_err_set(e->err, E2BIG, "more than %" PRIu64 " files", (uint64_t)ENTRIES_MAX);
+	e->meter.now.entries = e->result.entries;
+	return e->result.entries % 64 ? 0 : wslx_import_tick(&e->meter, false, e->err);
+}
+
+/* The inode under e->path.  *ret_folder: its content is to follow. */
+static int put_inode(struct export *e, ext2_ino_t ino, bool *ret_folder)
+{
+	struct ext2_inode_large inode = { 0 };
+	errcode_t c = ext2fs_read_inode_full(e->fs, ino, (struct ext2_inode *)&inode, sizeof(inode));
+	const struct seen *first = NULL;
+	bool folder;
+	int r;
+
+	*ret_folder = false;
+	if (c)
+		return wslx_export_ext2_error(e, c);
+	folder = S_ISDIR(inode.i_mode);
+	if (S_ISSOCK(inode.i_mode)) {
+		e->result.sockets++;
+		return 0;
+	}
+	if (!folder && !S_ISREG(inode.i_mode) && !S_ISLNK(inode.i_mode) && !S_ISCHR(inode.i_mode) &&
+	    !S_ISBLK(inode.i_mode) && !S_ISFIFO(inode.i_mode))
+		return wslx_export_damaged(e, "a file of an unknown type");
+	if (!folder && !inode.i_links_count)
+		return wslx_export_damaged(e, "a file that was deleted");
+	r = count_entry(e);
+	if (r == 0 && (folder || inode.i_links_count > 1))
+		r = meet(e, ino, folder, &first);
+	if (r < 0)
+		return r;
+	set_common(e, &inode);
+	if (r && (folder || first->folder))
+		return wslx_export_damaged(e, "a folder in two places");
+	if (r)
+		return put_link(e, first->path);
+	r = wslx_export_attrs(e, ino);
+	*ret_folder = folder;
+	return r < 0 ? r : put_content(e, ino, &inode);
+}
+
+/* ---- Folders ---- */
+
+struct name {
+	ext2_ino_t ino;
+	char text[];
+};
+
+struct list {
+	struct export *e;
+	struct name **names;
+	size_t n, cap;
+	uint64_t memory;
+	int r;
+};
+
+static int add_name(struct list *l, ext2_ino_t ino, const char *text, size_t len)
+{
+	size_t size = sizeof(struct name) + len + 1;
+	struct name *x, **more;
+
+	if (l->n == l->cap) {
+		more = reallocarray(l->names, l->cap * 2 + 16, sizeof(*more));
+		if (!more)
+			return wslx_err_sys(l->e->err, ENOMEM, "cannot export");
+		l->names = more;
+		l->cap = l->cap * 2 + 16;
+	}
+	x = malloc(size);
+	if (!x)
+		return wslx_err_sys(l->e->err, ENOMEM, "cannot export");
+	x->ino = ino;
+	memcpy(x->text, text, len);
+	x->text[len] = '\0';
+	l->names[l->n++] = x;
+	l->memory += size + 2 * sizeof(*more);
+	return wslx_export_use_memory(l->e, size + 2 * sizeof(*more));
+}
+
+static int on_dirent(ext2_ino_t dir, int kind, struct ext2_dir_entry *d, int offset, int blocksize, char *buf,
+		     void *opaque)
+{
+	size_t len = (size_t)ext2fs_dirent_name_len(d);
+	struct list *l = opaque;
+
+	if (kind == DIRENT_DOT_FILE || kind == DIRENT_DOT_DOT_FILE || !d->inode)
+		return 0;
+	if ((len == 1 && d->name[0] == '.') || (len == 2 && !memcmp(d->name, "..", 2)))
+		return 0;
+	if (!len || memchr(d->name, '/', len) || memchr(d->name, '\0', len))
+		l->r = wslx_export_damaged(l->e, "a name that cannot be");
+	else
+		l->r = add_name(l, d->inode, d->name, len);
+	return l->r < 0 ? DIRENT_ABORT : 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+	return strcmp((*(struct name *const *)a)->text, (*(struct name *const *)b)->text);
+}
+
+static void free_list(struct list *l)
+{
+	for (size_t i = 0; i < l->n; i++)
+		free(l->names[i]);
+	free(l->names);
+	l->e->memory -= l->memory;
+}
+
+static int put_folder(struct export *e, ext2_ino_t dir);
+
+/* Depth is bounded by the length of a path. */
+static int put_name(struct export *e, const struct name *x)
+{
+	size_t len = e->path_len, n = strlen(x->text);
+	bool folder;
+	int r;
+
+	if (len + 1 + n > EXPORT_PATH_MAX)
+		return wslx_err_set(e->err, ENAMETOOLONG, "the path of a file in %.200s... is longer than %u bytes",
+				    e->path, EXPORT_PATH_MAX);
+	e->path[len] = '/';
+	memcpy(e->path + len + 1, x->text, n + 1);
+	e->path_len = len + 1 + n;
+	r = put_inode(e, x->ino, &folder);
+	if (r == 0 && folder)
+		r = put_folder(e, x->ino);
+	if (r == 0) { /* an error names the path */
+		e->path_len = len;
+		e->path[len] = '\0';
+	}
+	return r;
+}
+
+static int put_folder(struct export *e, ext2_ino_t dir)
+{
+	struct list l = { .e = e };
+	errcode_t c = ext2fs_dir_iterate2(e->fs, dir, 0, NULL, on_dirent, &l);
+	int r = l.r;
+
+	if (r == 0 && c)
+		r = wslx_export_ext2_error(e, c);
+	/* The same archive each time, whatever the order on the disk. */
+	if (r == 0 && l.n)
+		qsort(l.names, l.n, sizeof(*l.names), compare);
+	for (size_t i = 0; r == 0 && i < l.n; i++)
+		r = put_name(e, l.names[i]);
+	free_list(&l);
+	return r;
+}
+
+int wslx_export_tree(struct export *e)
+{
+	bool folder;
+	int r;
+
+	strcpy(e->path, ".");
+	e->path_len = 1;
+	r = put_inode(e, EXT2_ROOT_INO, &folder);
+	if (r == 0 && !folder)
+		return wslx_export_damaged(e, "the root is no folder");
+	return r < 0 ? r : put_folder(e, EXT2_ROOT_INO);
+}

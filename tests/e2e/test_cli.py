@@ -1,0 +1,191 @@
+"""What a user meets at the command line: hints, defaults, wsl.exe's spellings, export."""
+
+import glob
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import tarfile
+import tempfile
+
+import pytest
+
+from conftest import BUILD, TOP, Wslx, alive, children_of, wait_for
+
+
+# ---- Who has the disk
+
+@pytest.fixture
+def two_runtimes(prepared, mini_tar):
+    """One store and two runtime folders, as of a login and of a service."""
+    base = tempfile.mkdtemp(prefix="wslx-xdg-", dir="/scratch" if os.environ.get("WSLX_IN_LAB") else None)
+    views = []
+    for run in ("run1", "run2"):
+        os.mkdir(f"{base}/{run}", 0o700)
+        w = Wslx(base)
+        del w.env["WSLX_HOME"]
+        w.env.update(XDG_DATA_HOME=f"{base}/data", XDG_STATE_HOME=f"{base}/state", XDG_RUNTIME_DIR=f"{base}/{run}")
+        views.append(w)
+    os.makedirs(f"{base}/data/wslx/kernels")
+    shutil.copytree(os.path.join(prepared, "home/data/kernels/cloud"), f"{base}/data/wslx/kernels/cloud")
+    views[0].ok("import", "there", mini_tar, "--kernel", "cloud", "--size", "1G")
+    yield views
+    views[0]("shutdown", "--force")
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def test_another_runtime_folder_is_named(two_runtimes):
+    here, elsewhere = two_runtimes
+    here.sh("true", distro="there")
+    err = elsewhere.fails("-d", "there", "-e", "true", needle="machine 'there'")
+    assert f"set XDG_RUNTIME_DIR={here.env['XDG_RUNTIME_DIR']}," in err
+    assert str(here.vmm_pid("there")) in err and len(err.splitlines()) == 1
+
+
+def test_throwaway_over_a_stopped_distro(wslx, mini):
+    """Where the host's file system cannot clone, the distro waits; it is said for what, and what ends that."""
+    p = wslx.popen("run", mini, "--", "echo up; exec sleep 1000")
+    try:
+        assert p.stdout.readline() == b"up\n"
+        if not glob.glob(os.path.join(wslx.home, "state/machines/run-*/disk.wslxo")):
+            return  # cloned
+        err = wslx.fails("-d", mini, "-e", "true", needle="`wslx run`")
+        wslx.ok("terminate", re.search(r"wslx terminate (run-\S+)", err)[1])
+        assert p.wait(60) != 0
+    finally:
+        p.kill()
+        p.wait()
+    assert wslx.sh("echo on", distro=mini) == "on\n"
+
+
+@pytest.mark.engine("kvm")
+def test_lab_has_a_runtime_folder(wslx):
+    """Not the outer host's in /tmp, which is seen through the lab's file tree."""
+    if os.environ.get("WSLX_IN_LAB"):
+        st = os.stat(os.environ["XDG_RUNTIME_DIR"])
+        assert st.st_uid == os.geteuid() and stat.S_IMODE(st.st_mode) == 0o700
+        env = {k: v for k, v in wslx.env.items() if k != "WSLX_HOME"}
+        subprocess.run([f"{BUILD}/wslx", "list", "-q"], env=env, check=True)
+
+
+# ---- Hints and settings
+
+def test_hint_has_the_whole_command(wslx):
+    wslx.fails("uname", "-a", "a b", needle="`wslx -- uname -a 'a b'`")
+    wslx.fails("ls | wc -l", needle="`wslx -- 'ls | wc -l'`")
+    wslx.fails("two\nlines", needle="`wslx -- CMD...`")
+
+
+def test_config_shows_what_counts(wslx, mini):
+    out = wslx.ok("config", mini)
+    assert re.search(r"^memory=\d+M \(default\)$", out, re.M) and re.search(r"^cpus=\d+ \(default\)$", out, re.M)
+    assert "user=root (default)\n" in out and "kernel=cloud\n" in out and "net=passt (default)\n" in out
+    wslx.ok("config", mini, "memory=256M", "cpus=1")
+    out = wslx.ok("config", mini)
+    assert "memory=256M\n" in out and "cpus=1\n" in out
+
+
+def test_config_user_is_checked(wslx, mini):
+    r = wslx("config", mini, "user=user")
+    assert r.returncode == 0 and "not checked" in r.err
+    assert wslx.sh("id -un", distro=mini) == "user\n"
+    wslx.fails("config", mini, "user=nobodyhere", needle="no user 'nobodyhere'")
+    wslx.fails("--manage", mini, "--set-default-user", "nobodyhere", needle="no user 'nobodyhere'")
+    wslx.fails("config", mini, "user=-x", needle="no name of a user")
+    assert "user=user\n" in wslx.ok("config", mini)
+    r = wslx("--manage", mini, "--set-default-user", "root")
+    assert (r.returncode, r.err) == (0, "")
+    assert "user=root\n" in wslx.ok("config", mini)
+
+
+def test_least_memory(wslx, mini, mini_tar):
+    wslx.fails("run", mini, "--memory=0", "--", "true", needle="memory of 0")
+    wslx.fails("import", "small", mini_tar, "--memory", "64M", needle="96M")
+    wslx.fails("config", mini, "kernel=", "memory=64M", needle="96M")
+    for kernel in ("cloud", "standard"):
+        assert wslx.ok("run", mini, "--memory", "96M", "--kernel", kernel, "--", "echo up") == "up\n"
+
+
+# ---- wsl.exe's words
+
+def test_words_of_wsl(wslx, mini):
+    wslx.ok("--set-default-version", "2")
+    wslx.fails("--set-default-version", "1", needle="no version 1")
+    wslx.ok("--set-version", mini, "2")
+    wslx.fails("--set-version", "nosuch", "2", needle="nosuch")
+    wslx.fails("--import", "one", "/dev/null", "--version", "1", needle="no version 1")
+    assert "debian" in wslx.ok("--list", "--online") and wslx.ok("-l", "-o", "-q") == "debian\n"
+    wslx.fails("-l", "-o", "--running", needle="--online")
+    assert "version" in wslx.ok("--version").lower()
+    assert "Default Distribution:" in wslx.ok("--status")
+    for words in (("--update",), ("--mount", "--vhd", "x"), ("--unmount",), ("--uninstall",), ("--debug-shell",),
+                  ("--import-in-place", "x", "y.vhdx"), ("--system",), ("--import", "x", "y.vhdx", "--vhd"),
+                  ("--manage", mini, "--move", "/x"), ("--manage", mini, "--resize", "2G"),
+                  ("--manage", mini, "--set-sparse", "false"), ("--export", mini, "x.vhdx"),
+                  ("--export", mini, "x", "--format", "vhd")):
+        assert len(wslx.fails(*words).splitlines()) == 1
+
+
+def test_import_version_2(wslx, mini_tar):
+    wslx.ok("--import", "second", mini_tar, "--version", "2", "--size", "1G")
+    wslx.ok("unregister", "second")
+
+
+# ---- Export
+
+def test_export_and_import_again(wslx, mini, tmp_path):
+    wslx.sh("echo kept >/root/kept; ln -s kept /root/link; chmod 4711 /root/kept; touch -d @1234567890 /root/kept; "
+            "dd if=/dev/zero of=/root/holes bs=1 count=1 seek=100000000 2>/dev/null", distro=mini)
+    wslx.fails("--export", mini, str(tmp_path / "x.tar"), needle="wslx terminate")
+    wslx.ok("terminate", mini)
+    plain, gz = tmp_path / "x.tar", tmp_path / "x.tar.gz"
+    wslx.ok("--export", mini, str(plain))
+    assert stat.S_IMODE(plain.stat().st_mode) == 0o600
+    wslx.fails("export", mini, str(plain), needle="exists")
+    wslx.ok("export", mini, str(gz))
+    assert gz.read_bytes()[:2] == b"\x1f\x8b" and gz.stat().st_size < plain.stat().st_size < 50_000_000
+    with tarfile.open(plain) as t:
+        assert t.getmember("./root/kept").mode == 0o4711
+    # From one to the other without a file between.
+    out = wslx.popen("export", mini, "-")
+    assert wslx("import", f"{mini}-2", "-", "--kernel", "cloud", stdin=out.stdout, input=None).returncode == 0
+    assert out.wait(60) == 0
+    try:
+        assert wslx.sh("cd /root; cat link; stat -c '%a %u %Y' kept; du -k holes | head -c 1; wc -c <holes",
+                       distro=f"{mini}-2").split() == ["kept", "4711", "0", "1234567890", "4100000001"]
+    finally:
+        wslx.ok("unregister", f"{mini}-2")
+
+
+def test_export_after_a_kill(wslx, mini, tmp_path):
+    """What is in the journal alone is exported too."""
+    wslx.sh("echo synced >/root/synced; sync", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    kids = children_of(pid)
+    os.kill(pid, signal.SIGKILL)
+    for p in (pid, *kids):
+        wait_for(f"process {p} is gone", lambda p=p: not alive(p))
+    wslx.ok("export", mini, str(tmp_path / "x.tar"))
+    with tarfile.open(tmp_path / "x.tar") as t:
+        assert t.extractfile("./root/synced").read() == b"synced\n"
+    assert wslx.sh("cat /root/synced", distro=mini) == "synced\n"
+
+
+def test_export_mistakes(wslx, mini, tmp_path):
+    wslx.fails("export", "nosuch", str(tmp_path / "x"), needle="nosuch")
+    wslx.fails("export", mini, str(tmp_path / "no/such/x"), needle="no/such/x")
+    wslx.fails("export", mini, str(tmp_path / "x"), "--format", "zip", needle="zip")
+    wslx.fails("export", mini, str(tmp_path / "x.tar.zst"), needle="zstd")
+    wslx.fails("export", mini, "/dev/full", needle="space")
+    assert os.listdir(tmp_path) == []
+
+
+# ---- Long work in a log
+
+def test_long_work_says_so_in_a_log():
+    r = subprocess.run(["bash", "-c", ". tools/long.sh; LONG_PERIOD=1 long working sleep 2.5; long x sh -c 'exit 3'"],
+                       cwd=TOP, capture_output=True, text=True, timeout=60)
+    assert r.returncode == 3 and r.stdout == ""
+    assert r.stderr.splitlines() == ["==> still working (1 s)", "==> still working (2 s)"]
