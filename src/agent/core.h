@@ -143,9 +143,11 @@ void wslx_outlet_update(struct outlet *out);
 /* The process has ended: deliver what is there, then EOF. */
 void wslx_outlet_drain(struct outlet *out);
 
-/* launch.c */
+/* place.c */
 /* The distro's first process has ended, whether the agent has heard of it or not. */
 bool wslx_place_ended(const struct wslx_guest_place *place);
+
+/* launch.c */
 struct launch {
 	const struct wslx_guest_place *place;
 	const struct wslx_agent_exec *m;

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -155,13 +154,6 @@ static void write_small(const char *path, const char *text)
 		return;
 	(void)!write(fd, text, strlen(text));
 	close(fd);
-}
-
-bool wslx_place_ended(const struct wslx_guest_place *place)
-{
-	struct pollfd p = { .fd = place->pidfd, .events = POLLIN };
-
-	return place->pidfd >= 0 && poll(&p, 1, 0) > 0;
 }
 
 static void enter_namespaces(const struct launch *l)
