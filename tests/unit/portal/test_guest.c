@@ -495,10 +495,20 @@ static void *lies(void *arg)
 	return NULL;
 }
 
+static void *connects(void *arg)
+{
+	portal_chan *c = NULL;
+
+	return portal_connect(arg, "svc", 4096, LONG, &c) == 0 ? c : NULL;
+}
+
+#define PAIRS 4
+
 static void peer_is_hostile(void **state)
 {
+	portal_chan *its_end[PAIRS], *my_end[PAIRS];
 	portal *liar, *guest, *honest;
-	portal_listener *l = NULL;
+	portal_listener *l = NULL, *its = NULL;
 	pthread_t t;
 	static struct vm v, w;
 
@@ -509,12 +519,12 @@ static void peer_is_hostile(void **state)
 	honest = broker_attach(&b, "honest");
 	assert_int_equal(portal_listen(guest, "svc", NULL, &l), 0);
 	/* Honest until the rings are there. */
-	for (int i = 0; i < 4; i++) {
-		portal_chan *c, *d;
-
-		assert_int_equal(portal_listen(liar, "liar", NULL, &(portal_listener *) { NULL }), i ? -EEXIST : 0);
-		(void)portal_connect(liar, "svc", 4096, 1, &c);
-		(void)portal_accept(l, 1000000, &d);
+	assert_int_equal(portal_listen(liar, "liar", NULL, &its), 0);
+	for (int i = 0; i < PAIRS; i++) {
+		assert_int_equal(pthread_create(&t, NULL, connects, liar), 0);
+		assert_int_equal(portal_accept(l, LONG, &my_end[i]), 0);
+		pthread_join(t, (void **)&its_end[i]);
+		assert_non_null(its_end[i]);
 	}
 	lying = true;
 	assert_int_equal(pthread_create(&t, NULL, lies, liar), 0);
@@ -533,20 +543,26 @@ static void peer_is_hostile(void **state)
 		}
 		portal_chan_free(c);
 		portal_chan_free(d);
+		(void)portal_send(my_end[i % PAIRS], 1, "y", 1, 1000000);
+		(void)portal_recv(my_end[i % PAIRS], NULL, buf, sizeof(buf), &n, 1000000);
 		(void)portal_poll(guest, 0);
 	}
 	/* The others do their work meanwhile. */
 	exchange(guest, honest);
 	__atomic_store_n(&lying, false, __ATOMIC_RELAXED);
 	pthread_join(t, NULL);
+	for (int i = 0; i < PAIRS; i++)
+		portal_chan_free(my_end[i]);
 	portal_listener_free(l);
 	portal_detach(guest);
 	portal_detach(honest);
 	vm_end(&v);
-	vm_end(&w);
-	/* What it says about itself is past repair: its memory is freed, no more. */
-	liar->ctl = NULL;
+	/* The host has ended it: it hears so at the next call, whatever it has done to its own memory. */
+	for (int i = 0; i < PAIRS; i++)
+		portal_chan_free(its_end[i]);
+	portal_listener_free(its);
 	portal_detach(liar);
+	vm_end(&w);
 }
 
 /* ---- the same name on the host ---- */
