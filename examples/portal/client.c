@@ -1,4 +1,4 @@
-/* Has a number doubled, and a million of them without copying. */
+/* Has a number doubled, and a million of them without copying.  usage: client [REGION], on the host or in a machine */
 #include <stdio.h>
 #include <wslx/portal.h>
 
@@ -6,7 +6,7 @@
 
 int main(int argc, char **argv)
 {
-	struct portal_attach a = { .size = sizeof(a), .path = argc > 1 ? argv[1] : "portal.sock", .name = "client" };
+	struct portal_attach a = { .size = sizeof(a), .region = argc > 1 ? argv[1] : "example", .name = "client" };
 	int n = 21, answer = 0, *numbers;
 	const int *doubled = NULL;
 	struct portal_bytes in = { .data = &n, .size = sizeof(n) }, out;
