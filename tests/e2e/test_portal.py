@@ -49,9 +49,9 @@ class Shared:
 
     def asks(self, client, server):
         """The client has its numbers doubled, and ends the server."""
-        out, err = client.communicate(timeout=240)
+        out, err = client.communicate(timeout=60)
         assert (client.returncode, out.decode()) == (0, ANSWER), err
-        out, err = server.communicate(timeout=240)
+        out, err = server.communicate(timeout=60)
         assert server.returncode == 0, (out, err)
 
 
