@@ -1,4 +1,4 @@
-/* A region, until standard input ends. */
+/* A region with its socket at a path, until standard input ends: what `wslx portal create` starts, in short. */
 #include <poll.h>
 #include <stdio.h>
 #include <wslx/portal.h>

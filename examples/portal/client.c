@@ -1,4 +1,4 @@
-/* Has a number doubled, and a million of them without copying. */
+/* Has a number doubled, and a million of them without copying.  usage: client [REGION], on the host or in a machine */
 #include <stdio.h>
 #include <wslx/portal.h>
 
@@ -6,7 +6,7 @@
 
 int main(int argc, char **argv)
 {
-	struct portal_attach a = { .size = sizeof(a), .path = argc > 1 ? argv[1] : "portal.sock", .name = "client" };
+	struct portal_attach a = { .size = sizeof(a), .region = argc > 1 ? argv[1] : "example", .name = "client" };
 	int n = 21, answer = 0, *numbers;
 	const int *doubled = NULL;
 	struct portal_bytes in = { .data = &n, .size = sizeof(n) }, out;
@@ -28,7 +28,7 @@ int main(int argc, char **argv)
 	    portal_resolve(p, out.bulk, in.bulk_size, (const void **)&doubled) < 0)
 		return 1;
 	printf("%d\n", doubled[MANY - 1]);
-	portal_rpc_start(r, 0, NULL, 0, &(uint64_t) { 0 });
+	portal_rpc_call(r, 0, NULL, NULL, 0, &out, 5000000000); /* ends the server, which does not answer */
 	portal_rpc_free(r);
 	portal_detach(p);
 	return 0;

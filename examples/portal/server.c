@@ -1,10 +1,10 @@
-/* Doubles numbers: the small ones inline, a whole array by handle. */
+/* Doubles numbers: the small ones inline, a whole array by handle.  usage: server [REGION], as client */
 #include <stdio.h>
 #include <wslx/portal.h>
 
 int main(int argc, char **argv)
 {
-	struct portal_attach a = { .size = sizeof(a), .path = argc > 1 ? argv[1] : "portal.sock", .name = "server" };
+	struct portal_attach a = { .size = sizeof(a), .region = argc > 1 ? argv[1] : "example", .name = "server" };
 	struct portal_rpc_request q;
 	portal_rpc_server *s;
 	portal *p;

@@ -60,11 +60,15 @@ struct portal_doorbell_ops {
 
 struct portal_attach {
 	size_t size;        /* sizeof(struct portal_attach) */
-	const char *path;   /* the broker's socket; NULL: use sock */
-	int sock;           /* a connected SOCK_SEQPACKET socket; taken over, also on failure */
+	const char *path;   /* the broker's socket; NULL: see region */
+	int sock;           /* if region is NULL too: a connected SOCK_SEQPACKET socket; taken over, also on failure */
 	const char *name;   /* of this participant, for people */
-	uint32_t segments;  /* to write to; 0: 4 of them, 8 MiB */
+	uint32_t segments;  /* to write to; 0: 4 of them, 8 MiB.  In a machine the grant says it */
 	int64_t timeout_ns; /* 0: 5 s */
+	/* A region by name: on the host one that `wslx portal create` made, in a machine one that it was granted. There
+	 * it is one participant, for one process at a time: -EBUSY.  -ENOENT: no such region here; -EPIPE: its
+	 * broker has not been there; -EACCES: not for this user. */
+	const char *region;
 };
 
 int portal_attach(const struct portal_attach *p, portal **ret);

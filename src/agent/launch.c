@@ -6,6 +6,7 @@
  * it touches what that user may control (working directory, program), so that
  * a hostile distro gains nothing from the rights it starts with.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -191,6 +192,27 @@ static void find_user(const struct launch *l, struct wslx_user *u)
 		FAIL(l, -r, -1, "cannot look up user '%s': %s", who, strerror(-r));
 }
 
+/* Portal's window is for the distro's default user, whom only the host may know: it becomes that user's when it first
+ * runs something. */
+static void give_window(const struct launch *l, const struct wslx_user *u)
+{
+	DIR *dir;
+	struct dirent *e;
+
+	if (l->place->pidfd < 0 || u->uid == 0 || (l->m->user && *l->m->user))
+		return;
+	dir = opendir("/dev");
+	while (dir && (e = readdir(dir))) {
+		struct stat st;
+
+		if (!strncmp(e->d_name, "dax", 3) && fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    S_ISCHR(st.st_mode) && st.st_uid == 0)
+			(void)!fchownat(dirfd(dir), e->d_name, u->uid, u->gid, AT_SYMLINK_NOFOLLOW);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 static void become(const struct launch *l, const struct wslx_user *u)
 {
 	if (l->tty_fd >= 0 && geteuid() == 0)
@@ -331,6 +353,7 @@ void wslx_launch_child(const struct launch *l)
 	find_user(l, &user);
 	set_limits();
 	make_environment(l, &user, &env);
+	give_window(l, &user);
 	become(l, &user);
 	enter_cwd(l, &user);
 	run(l, &user, &env);

@@ -135,6 +135,8 @@ int device_find(const char *serial, char *dst, size_t size);
 /* Calls w->fn once, maybe from inside. */
 int device_wait(struct machine *m, struct disk_wait *w, uint32_t timeout_ms);
 void device_wait_cancel(struct disk_wait *w);
+/* window.c: calls fn once Portal's window, if there is one, is a device; maybe from inside. */
+void window_prepare(struct machine *m, void (*fn)(void *opaque), void *opaque);
 /* net.c: 0, or -errno and a text. */
 int net_lo_up(void);
 int net_apply(const struct wslx_agent_config *c, char *text, size_t size);

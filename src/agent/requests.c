@@ -40,13 +40,20 @@ static void config_failed(struct config_wait *w, int code, const char *text)
 	snprintf(w->text, sizeof(w->text), "%s", text);
 }
 
-static void config_end(struct config_wait *w)
+static void config_answer(void *opaque)
 {
+	struct config_wait *w = opaque;
+
 	if (w->code)
 		wslx_guest_reply_error(w->m->guest, &w->call, w->code, "%s", w->text);
 	else
 		wslx_guest_reply_ok(w->m->guest, &w->call);
 	free(w);
+}
+
+static void config_end(struct config_wait *w)
+{
+	window_prepare(w->m, config_answer, w);
 }
 
 static void set_clock(struct config_wait *w, uint64_t ns)

@@ -2,8 +2,9 @@
  * The private copy of the arena table, and the mapping behind it.
  *
  * With a broker's socket, SYNC brings what has changed with descriptors, and
- * each is mapped over its place.  Where a transport has mapped the region, the
- * table itself is copied.
+ * each is mapped over its place.  In a guest, the window says where each is
+ * (window.c).  Where a transport has mapped the region, the table itself is
+ * copied.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include "base/cleanup.h"
 #include "os/linux/fd.h"
 #include "portal/atomic.h"
+#include "portal/guest.h"
 #include "portal/internal.h"
 
 int wslx_portal_take_geometry(portal *p)
@@ -53,8 +55,7 @@ static void set_segments(portal *p, const struct wslx_portal_view *v, uint16_t a
 		PORTAL_STORE_REL(&p->arena_of[s], arena);
 }
 
-/* The place belongs to v now; whoever had a part of it before has it no more. */
-static void take_place(portal *p, unsigned index, const struct wslx_portal_view *v)
+void wslx_portal_take_place(portal *p, unsigned index, const struct wslx_portal_view *v)
 {
 	for (uint32_t s = v->first; s < v->first + v->segments; s++) {
 		uint16_t old = p->arena_of[s];
@@ -85,14 +86,14 @@ static int map_arena(portal *p, unsigned index, const struct wslx_portal_msg *m,
 			    MAP_FAILED)
 				return -errno;
 		}
-		take_place(p, index, &v);
+		wslx_portal_take_place(p, index, &v);
 		return 0;
 	}
 	v.writable = m->access == PORTAL_ACCESS_WRITE && m->owner == p->self;
 	if (mmap(at, len, v.writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
 		 0) == MAP_FAILED)
 		return -errno;
-	take_place(p, index, &v);
+	wslx_portal_take_place(p, index, &v);
 	if (own_main)
 		p->own_arena = index;
 	return 0;
@@ -165,7 +166,7 @@ static void copy_table(portal *p)
 			else if (i == p->own_arena)
 				__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
 		}
-		take_place(p, i, &v);
+		wslx_portal_take_place(p, i, &v);
 	}
 }
 
@@ -178,6 +179,8 @@ int wslx_portal_refresh_locked(portal *p)
 		return wslx_portal_host_up(p) ? 0 : -EPIPE;
 	if (p->sock >= 0) {
 		r = sync_broker(p);
+	} else if (p->window) {
+		r = wslx_portal_window_sync(p);
 	} else {
 		copy_table(p);
 		PORTAL_STORE_REL(&p->epoch, epoch);

@@ -12,24 +12,10 @@
 #include "portal/atomic.h"
 #include "portal/directory.h"
 #include "portal/fence.h"
+#include "portal/guest.h"
 #include "portal/internal.h"
 
 #define DEFAULT_SEGMENTS 4
-
-static int reserve(portal *p, uint32_t segments)
-{
-	void *at;
-
-	if (!segments || segments > PORTAL_MAX_SEGMENTS)
-		return -EPROTO;
-	p->length = (uint64_t)segments << PORTAL_SEGMENT_SHIFT;
-	at = mmap(NULL, p->length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (at == MAP_FAILED)
-		return -errno;
-	p->base = at;
-	p->own_mapping = true;
-	return 0;
-}
 
 static int new_map_of_segments(portal *p, uint64_t segments)
 {
@@ -40,7 +26,25 @@ static int new_map_of_segments(portal *p, uint64_t segments)
 	return 0;
 }
 
-static portal *new_portal(void)
+/* Aligned to segments: a devdax device maps no other way, and huge pages like it too. */
+int wslx_portal_reserve(portal *p, uint32_t segments)
+{
+	uint8_t *at;
+
+	if (!segments || segments > PORTAL_MAX_SEGMENTS)
+		return -EPROTO;
+	p->length = (uint64_t)segments << PORTAL_SEGMENT_SHIFT;
+	at = mmap(NULL, p->length + PORTAL_SEGMENT_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at == MAP_FAILED)
+		return -errno;
+	p->reserved = at;
+	p->base = at + (-(uintptr_t)at & (PORTAL_SEGMENT_SIZE - 1));
+	p->hdr = (const struct portal_header *)(void *)p->base;
+	p->geo.segments = segments;
+	return new_map_of_segments(p, segments);
+}
+
+portal *wslx_portal_new(void)
 {
 	portal *p = calloc(1, sizeof(*p));
 
@@ -61,7 +65,7 @@ static int hello(portal *p, const struct portal_attach *a, struct wslx_portal_ms
 		.kind = PORTAL_KIND_PROCESS,
 		.segments = a->segments ? a->segments : DEFAULT_SEGMENTS,
 	};
-	int64_t ns = a->timeout_ns ? a->timeout_ns : INT64_C(5000000000);
+	int64_t ns = a->timeout_ns ? a->timeout_ns : PORTAL_ATTACH_TIMEOUT_NS;
 	struct timeval tv = { .tv_sec = ns / 1000000000, .tv_usec = ns % 1000000000 / 1000 };
 	ssize_t n;
 	int r = wslx_portal_name_set(m.name, a->name ? a->name : "process");
@@ -83,7 +87,7 @@ static int hello(portal *p, const struct portal_attach *a, struct wslx_portal_ms
 }
 
 /* Our arena is mapped: say hello in it, and take it over. */
-static int open_own(portal *p)
+int wslx_portal_open_own(portal *p)
 {
 	struct wslx_portal_view *v;
 	uint8_t *arena;
@@ -120,15 +124,10 @@ static int attach(portal *p, const struct portal_attach *a)
 		return r;
 	p->self = w.index;
 	p->generation = w.life;
-	r = reserve(p, w.segments);
+	r = wslx_portal_reserve(p, w.segments);
 	if (r < 0)
 		return r;
-	r = new_map_of_segments(p, w.segments);
-	if (r < 0)
-		return r;
-	p->hdr = (const struct portal_header *)(void *)p->base;
 	p->epoch_word = &p->hdr->epoch;
-	p->geo.segments = w.segments;
 	r = wslx_portal_receive_first(p);
 	if (r < 0)
 		return r;
@@ -137,25 +136,22 @@ static int attach(portal *p, const struct portal_attach *a)
 		return r;
 	p->ops = &wslx_portal_futex_ops;
 	p->ops_ctx = p;
-	r = open_own(p);
+	r = wslx_portal_open_own(p);
 	if (r < 0)
 		return r;
 	/* What came in between is asked for at once. */
 	return wslx_portal_refresh(p);
 }
 
-int portal_attach(const struct portal_attach *a, portal **ret)
+/* sock is taken. */
+static int attach_broker(int sock, const struct portal_attach *a, portal **ret)
 {
-	int sock = a->path ? wslx_unix_connect(a->path, SOCK_SEQPACKET) : a->sock;
-	portal *p;
+	portal *p = wslx_portal_new();
 	int r;
 
-	if (sock < 0)
-		return a->path ? sock : -EBADF;
-	p = a->size == sizeof(*a) ? new_portal() : NULL;
 	if (!p) {
 		close(sock);
-		return a->size == sizeof(*a) ? -ENOMEM : -EINVAL;
+		return -ENOMEM;
 	}
 	p->sock = sock;
 	r = attach(p, a);
@@ -167,6 +163,34 @@ int portal_attach(const struct portal_attach *a, portal **ret)
 	return 0;
 }
 
+/* The same source runs on the host, where a broker has a socket of that name, and in a machine, which has a window. */
+static int attach_by_name(const struct portal_attach *a, portal **ret)
+{
+	char name[PORTAL_NAME_SIZE];
+	int r = wslx_portal_name_set(name, a->region), sock;
+
+	if (r < 0)
+		return r;
+	sock = wslx_portal_broker_connect(name);
+	if (sock == -ENOENT)
+		return wslx_portal_attach_guest(a, &wslx_portal_guest_linux, ret);
+	return sock < 0 ? sock : attach_broker(sock, a, ret);
+}
+
+int portal_attach(const struct portal_attach *a, portal **ret)
+{
+	int sock;
+
+	if (a->size != sizeof(*a))
+		return -EINVAL;
+	if (!a->path && a->region)
+		return attach_by_name(a, ret);
+	sock = a->path ? wslx_unix_connect(a->path, SOCK_SEQPACKET) : a->sock;
+	if (sock < 0)
+		return a->path ? sock : -EBADF;
+	return attach_broker(sock, a, ret);
+}
+
 int portal_attach_mapped(const struct portal_attach_mapped *a, portal **ret)
 {
 	portal *p;
@@ -175,7 +199,7 @@ int portal_attach_mapped(const struct portal_attach_mapped *a, portal **ret)
 	if (a->size != sizeof(*a) || a->participant >= PORTAL_MAX_PARTICIPANTS || a->length < PORTAL_SEGMENT_SIZE ||
 	    !a->doorbell)
 		return -EINVAL;
-	p = new_portal();
+	p = wslx_portal_new();
 	if (!p)
 		return -ENOMEM;
 	p->base = a->base;
@@ -193,7 +217,7 @@ int portal_attach_mapped(const struct portal_attach_mapped *a, portal **ret)
 	if (r == 0)
 		r = wslx_portal_refresh(p);
 	if (r == 0)
-		r = open_own(p);
+		r = wslx_portal_open_own(p);
 	if (r < 0) {
 		portal_detach(p);
 		return r;
@@ -215,8 +239,9 @@ void portal_detach(portal *p)
 	wslx_portal_free_zombies(p);
 	wslx_portal_heap_free(&p->heap);
 	free(p->arena_of);
-	if (p->own_mapping)
-		munmap(p->base, p->length);
+	if (p->reserved)
+		munmap(p->reserved, p->length + PORTAL_SEGMENT_SIZE);
+	wslx_portal_window_free(p->window);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }

@@ -68,8 +68,9 @@ struct portal {
 	pthread_mutex_t lock;
 	uint8_t *base;
 	uint64_t length;
-	bool own_mapping;
-	int sock;
+	uint8_t *reserved;                 /* the mapping with base in it, if it is ours */
+	int sock;                          /* of the broker, or -1 */
+	struct wslx_portal_window *window; /* in a guest */
 	const struct portal_doorbell_ops *ops;
 	void *ops_ctx;
 	const uint32_t *epoch_word;
@@ -86,7 +87,7 @@ struct portal {
 	unsigned own_arena;
 	uint64_t own_off;
 	bool revoked;
-	bool broker_lost; /* killed, as its socket says */
+	bool broker_lost; /* killed, as its socket or the doorbell says */
 	bool asking;      /* a thread uses the mailbox */
 	struct portal_control *ctl;
 	struct portal_link *links;
@@ -133,12 +134,26 @@ struct portal_listener {
 	bool dirty;
 };
 
+#define PORTAL_ATTACH_TIMEOUT_NS INT64_C(5000000000)
+
+/* attach.c */
+portal *wslx_portal_new(void);
+/* Address space for a region, with base and hdr. */
+WSLX_MUST_CHECK int wslx_portal_reserve(portal *p, uint32_t segments);
+/* Once the arenas are mapped: takes one's own over. */
+WSLX_MUST_CHECK int wslx_portal_open_own(portal *p);
+
+/* broker.c: a connection to the broker of that name, -ENOENT. */
+WSLX_MUST_CHECK int wslx_portal_broker_connect(const char *name);
+
 /* arenas.c: -EPIPE when the host is gone. */
 WSLX_MUST_CHECK int wslx_portal_refresh(portal *p); /* takes the lock */
 WSLX_MUST_CHECK int wslx_portal_refresh_locked(portal *p);
 WSLX_MUST_CHECK int wslx_portal_take_geometry(portal *p);
 /* The broker's answer to HELLO after WELCOME. */
 WSLX_MUST_CHECK int wslx_portal_receive_first(portal *p);
+/* The place belongs to v now; whoever had a part of it before has it no more. */
+void wslx_portal_take_place(portal *p, unsigned index, const struct wslx_portal_view *v);
 /* len bytes at a region offset in owner's main arena, readable; NULL if it is not. */
 const void *wslx_portal_peer_bytes(portal *p, unsigned owner, uint64_t off, uint64_t len);
 static inline bool wslx_portal_host_up(const portal *p);

@@ -129,10 +129,10 @@ void wslx_portal_sleep(portal *p, uint32_t ev, const struct portal_wait *more, s
 	for (size_t i = 0; i < n; i++)
 		w[1 + i] = more[i];
 	/* A broker that was killed wakes nobody: its socket says so, now and then. */
-	if (p->sock >= 0 && (left < 0 || left > CHECK_NS))
+	if ((p->sock >= 0 || p->window) && (left < 0 || left > CHECK_NS))
 		left = CHECK_NS;
 	p->ops->wait(p->ops_ctx, w, 1 + n, left);
-	if (left == CHECK_NS)
+	if (p->sock >= 0 && left == CHECK_NS)
 		check_broker(p);
 }
 

@@ -7,12 +7,15 @@ import sys
 import tempfile
 
 with tempfile.TemporaryDirectory(prefix="portal-example-") as tmp:
-    sock = os.path.join(tmp, "sock")
+    # Where a region of that name is looked for.
+    os.makedirs(os.path.join(tmp, "run/portal"), mode=0o700)
+    os.environ["WSLX_HOME"] = tmp
+    sock = os.path.join(tmp, "run/portal/example.sock")
     broker = subprocess.Popen([sys.argv[1], sock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert broker.stdout.readline() == "ready\n"
-    server = subprocess.Popen([sys.argv[2], sock])
+    server = subprocess.Popen([sys.argv[2], "example"])
     try:
-        out = subprocess.run([sys.argv[3], sock], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
+        out = subprocess.run([sys.argv[3], "example"], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
         assert out == "42\n1999998\n", out
         assert server.wait(timeout=60) == 0
     finally:

@@ -1,0 +1,121 @@
+"""One region for the host and two machines.  The programs are those of examples/portal: the same source, on the host
+against glibc, in the machines static against musl."""
+
+import hashlib
+import json
+import os
+import subprocess
+
+import pytest
+
+from conftest import BUILD, Wslx, wait_for
+
+EXAMPLES = os.path.join(BUILD, "examples/portal")
+ANSWER = "42\n1999998\n"
+
+
+def put(wslx, distro, path, where):
+    with open(path, "rb") as f:
+        wslx.ok("-d", distro, "-e", "/bin/sh", "-c", f"cat >{where} && chmod 755 {where}", stdin=f, input=None)
+
+
+class Shared:
+    """A region granted to distros, which have the example programs."""
+
+    def __init__(self, wslx, tar, n):
+        self.wslx, self.region = wslx, f"r{os.urandom(4).hex()}"
+        self.distros = [f"portal{os.urandom(4).hex()}" for _ in range(n)]
+        wslx.ok("portal", "create", self.region)
+        for d in self.distros:
+            wslx.ok("import", d, tar, "--kernel", "cloud", "--size", "1G")
+            wslx.ok("portal", "grant", self.region, d, "--size", "16M")
+            for name in ("client", "server", "direct"):
+                put(wslx, d, os.path.join(EXAMPLES, f"portal_{name}_musl"), f"/usr/bin/{name}")
+
+    def close(self):
+        for d in self.distros:
+            self.wslx("terminate", d)
+            self.wslx("unregister", d)
+        self.wslx("portal", "remove", self.region)
+
+    def host(self, program, *argv):
+        """Output as text in the order of its writing; the caller waits."""
+        return subprocess.Popen([os.path.join(EXAMPLES, f"portal_{program}"), self.region, *argv],
+                                env=dict(os.environ, WSLX_HOME=self.wslx.home), stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def inside(self, i, program, *argv, **kw):
+        return self.wslx.popen("-d", self.distros[i], "-e", f"/usr/bin/{program}", self.region, *argv, **kw)
+
+    def asks(self, client, server):
+        """The client has its numbers doubled, and ends the server."""
+        out, err = client.communicate(timeout=60)
+        assert (client.returncode, out.decode()) == (0, ANSWER), err
+        out, err = server.communicate(timeout=60)
+        assert server.returncode == 0, (out, err)
+
+
+@pytest.fixture(scope="module")
+def shared(wslx, mini_tar):
+    s = Shared(wslx, mini_tar, 2)
+    yield s
+    s.close()
+
+
+def test_host_and_two_machines(shared):
+    """Each serves once and asks once, all over the same region."""
+    shared.asks(shared.inside(0, "client"), shared.host("server"))
+    shared.asks(shared.inside(1, "client"), shared.inside(0, "server"))
+    shared.asks(shared.host("client"), shared.inside(1, "server"))
+
+
+def test_one_process_at_a_time(shared):
+    server = shared.inside(0, "server")
+    wait_for("the server has attached", lambda: owner(shared, "double") is not None)
+    out = shared.wslx("-d", shared.distros[0], "-e", "/usr/bin/direct", shared.region, "/etc/passwd", "x")
+    assert out.returncode == 1 and "busy" in out.err.lower(), out.err
+    shared.asks(shared.inside(1, "client"), server)
+
+
+def owner(shared, service):
+    stat = json.loads(shared.wslx.ok("portal", "stat", shared.region, "--json"))
+    return next((n["owner"] for n in stat["names"] if n["name"] == service), None)
+
+
+def test_killed_in_a_machine(shared):
+    """A server that is killed is gone for everybody, its name too; the next one starts afresh."""
+    server = shared.inside(0, "server")
+    wait_for("the server has attached", lambda: owner(shared, "double") is not None)
+    shared.wslx.sh("kill -9 $(ps -o pid,comm | while read p c; do test $c = server && echo $p; done)",
+                   distro=shared.distros[0])
+    server.communicate(timeout=60)
+    wait_for("its name is gone", lambda: owner(shared, "double") is None)
+    shared.asks(shared.host("client"), shared.inside(0, "server"))
+
+
+def test_direct_io_into_a_region(shared):
+    """The guest's disk reads into a Portal page, and a host process has the bytes."""
+    d = shared.distros[1]
+    want = shared.wslx.sh("dd if=/dev/urandom of=/root/f bs=1048576 count=1 2>/dev/null && sync && sha256sum </root/f",
+                          distro=d).split()[0]
+    with shared.inside(1, "direct", "/root/f", "disk", stdin=subprocess.PIPE) as direct:
+        assert direct.stdout.readline() == b"1048576\n"
+        out, err = shared.host("cat", "disk").communicate(timeout=60)
+        assert hashlib.sha256(out).hexdigest() == want, err
+        direct.stdin.close()
+        assert direct.wait(60) == 0
+
+
+def test_no_drivers_without_a_grant(shared, mini, wslx):
+    with_window = wslx.sh("cat /proc/modules; ls /dev", distro=shared.distros[0])
+    assert "virtio_pmem" in with_window and "dax0.0" in with_window
+    without = wslx.sh("cat /proc/modules; ls /dev", distro=mini)
+    assert "pmem" not in without and "dax" not in without
+
+
+def test_default_user_has_the_device(shared, wslx):
+    d = shared.distros[1]
+    wslx.ok("config", d, "user=user")
+    wslx("terminate", d)
+    assert "1000" in wslx.ok("-d", d, "-e", "/bin/sh", "-c", "stat -c %u:%a /dev/dax0.0")
+    shared.asks(shared.inside(1, "client"), shared.host("server"))
