@@ -271,30 +271,56 @@ struct portal_rpc_header {
 	struct portal_handle bulk; /* generation 0: none */
 };
 
-/* ---- guest window: the first data segment of a machine's devdax device ---- */
+/* ---- guest window: how a machine sees regions ----
+ *
+ * The window is the data of one devdax device, a row of window segments of
+ * 2 MiB.  The first holds these tables, written by the host; arenas lie in the
+ * others, each in one piece, wherever there was room.  The guest maps an arena
+ * from its window segments to its place in the region. */
 
-struct portal_window_entry {
-	uint64_t life; /* shared: 1 = granted; generation */
-	char name[PORTAL_NAME_SIZE];
-	uint8_t uuid[16];
-	uint32_t participant;     /* the guest's index in the region */
-	uint32_t segments;        /* of the region */
-	uint64_t first;           /* window segment where region segment 0 lies */
-	uint64_t part_generation; /* of the participant */
-	uint32_t epoch;           /* shared: arenas are in place as of this epoch */
-	uint32_t reserved0;
-	char doorbell[32]; /* virtio-console port name */
-	uint8_t reserved[256 - 136];
-};
+#define PORTAL_WINDOW_VERSION 1u
+#define PORTAL_WINDOW_ENTRIES 8u /* regions a machine may be granted */
+#define PORTAL_WINDOW_ENTRY_OFF(i) (UINT64_C(4096) * (1 + (i)))
+#define PORTAL_WINDOW_ARENAS_OFF(i) (UINT64_C(65536) + UINT64_C(16384) * (i))
+#define PORTAL_DOORBELL_PORT 0x504f5200u /* vsock, of the host (CID 2); plus the number of the entry */
 
 struct portal_window {
 	uint64_t magic;
 	uint32_t version;
 	uint32_t max_entries;
-	uint32_t event; /* shared: counts changes */
+	uint32_t event;    /* shared: counts changes of these tables */
+	uint32_t segments; /* of the window, this one included */
+	uint8_t reserved[4096 - 24];
+};
+
+enum portal_window_state { PORTAL_WINDOW_NONE = 0, PORTAL_WINDOW_GRANTED = 1 };
+
+/* In access words. */
+#define PORTAL_WINDOW_READ 1u
+#define PORTAL_WINDOW_WRITE 2u
+
+/* At PORTAL_WINDOW_ENTRY_OFF(i). */
+struct portal_window_entry {
+	uint64_t life;               /* shared; the rest is fixed while it stays the same, but for epoch */
+	char name[PORTAL_NAME_SIZE]; /* of the region */
+	uint8_t uuid[16];
+	uint32_t participant;     /* the guest's number in the region */
+	uint32_t segments;        /* of the region */
+	uint64_t part_generation; /* of the participant */
+	uint32_t epoch;           /* shared: arenas are in place as of this epoch of the header; never odd */
+	uint32_t doorbell_port;
+	uint32_t access; /* PORTAL_WINDOW_WRITE: the guest may have more than a control area */
 	uint32_t reserved0;
-	uint8_t reserved[256 - 24];
-	/* struct portal_window_entry follows, max_entries times */
+	char as[PORTAL_NAME_SIZE]; /* what the region is called in this guest */
+	uint8_t reserved1[4096 - 152];
+};
+
+/* PORTAL_MAX_ARENAS of them, in the order of the region's arena table, at PORTAL_WINDOW_ARENAS_OFF(i). */
+struct portal_window_arena {
+	uint64_t life;           /* shared: the arena's, 0 = not in the window; the rest is fixed while it stays */
+	uint32_t window_segment; /* the first of as many as the arena has */
+	uint32_t access;
+	uint8_t reserved[16];
 };
 
 #ifdef __cplusplus
