@@ -320,7 +320,8 @@ struct portal_window_arena {
 	uint64_t life;           /* shared: the arena's, 0 = not in the window; the rest is fixed while it stays */
 	uint32_t window_segment; /* the first of as many as the arena has */
 	uint32_t access;
-	uint8_t reserved[16];
+	uint32_t segments;
+	uint8_t reserved[12];
 };
 
 #ifdef __cplusplus
