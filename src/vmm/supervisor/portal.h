@@ -1,0 +1,81 @@
+/*
+ * A machine's part in Portal regions: the supervisor is the broker's client on
+ * the guest's behalf, and decides what lies where in the guest's window.
+ *
+ * Theory of operation.  For each grant there is a connection to that region's
+ * broker (portal_broker.c).  What it hands out is mapped by the processes that
+ * hold the guest's memory, at the supervisor's word (params.map), each arena in
+ * a run of window segments of its own (portal_place.c).  Once all of an answer
+ * is in place, the tables in the window say so (portal_page.c), and so does a
+ * SYNCED to the broker.  The guest's program holds a doorbell, a vsock stream
+ * that this end of answers itself (portal_bell.c): the connection is the
+ * attachment, and with its end the participant leaves and another one joins.
+ *
+ * One thing at a time a grant: while a mapping is under way nothing is read from
+ * its broker.  So what is queued here is bounded, whatever a broker sends.
+ *
+ * A boot is a window of its own.  Grants, and that one was revoked, outlive it.
+ *
+ * Trust boundary: the guest owns the window's memory, the tables included, and
+ * the doorbell's bytes; the tables are written and never read.  Brokers are of
+ * the same user; their messages and files are checked all the same.
+ */
+#ifndef WSLX_VMM_SUPERVISOR_PORTAL_H
+#define WSLX_VMM_SUPERVISOR_PORTAL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "proto/vmconfig.h"
+
+struct wslx_portal;
+
+/* A run of window segments and what is to lie there; see window.h. */
+struct wslx_portal_map {
+	uint32_t first, segments;
+	uint32_t kind; /* enum wslx_window_kind */
+	int fd;        /* borrowed */
+};
+
+/* err: 0 or -errno; -ECONNRESET: the run is over. */
+typedef void (*wslx_portal_mapped_fn)(void *opaque, int err);
+
+struct wslx_portal_params {
+	struct wslx_loop *loop;
+	const char *machine; /* its name */
+	uint32_t cid;
+	/* Calls done once, later, from the loop, unless it fails or the boot ends. */
+	int (*map)(void *opaque, const struct wslx_portal_map *m, wslx_portal_mapped_fn done, void *done_opaque);
+	void (*warn)(void *opaque, const char *text);
+	/* What was taken away may still be there: the machine must end. */
+	void (*failed)(void *opaque, const char *text);
+	void *opaque;
+};
+
+WSLX_MUST_CHECK int wslx_portal_new(const struct wslx_portal_params *p, const struct wslx_portal_config *c,
+				    struct wslx_portal **ret);
+void wslx_portal_free(struct wslx_portal *p); /* NULL is fine */
+
+/* A new window, before the processes start.  Its memory: *ret_fd, borrowed. */
+WSLX_MUST_CHECK int wslx_portal_boot(struct wslx_portal *p, int *ret_fd, struct wslx_err *err);
+/* They have started: joins the regions. */
+void wslx_portal_start(struct wslx_portal *p);
+/* The boot is over: leaves the regions. */
+void wslx_portal_stop(struct wslx_portal *p);
+
+bool wslx_portal_is_doorbell(const struct wslx_portal *p, uint64_t port);
+/* The guest connects to a doorbell: the stream's end for it, or -errno. */
+WSLX_MUST_CHECK int wslx_portal_doorbell(struct wslx_portal *p, uint64_t port);
+
+/* A grant that is new, or revoked, or waits for its broker.  -ENOSPC: there are
+ * as many as there can be. */
+WSLX_MUST_CHECK int wslx_portal_add(struct wslx_portal *p, const struct wslx_portal_grant *g);
+/* Tries those again that wait for their broker. */
+void wslx_portal_retry(struct wslx_portal *p);
+/* [{region, as, state}]; NULL when there is no memory. */
+json_t *wslx_portal_describe(const struct wslx_portal *p);
+
+#endif

@@ -1,0 +1,64 @@
+/*
+ * Window segments: who has which.  Segment 0 is the tables'.
+ *
+ * A place is taken behind the one taken last, so that one that was given up is
+ * used again as late as possible.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/supervisor/portal_internal.h"
+
+#define LEFT 0x80u
+
+int wslx_portal_places_open(struct portal_places *p, uint32_t segments)
+{
+	*p = (struct portal_places) { .owner = calloc(segments, 1), .n = segments, .next = 1 };
+	return p->owner ? 0 : -ENOMEM;
+}
+
+void wslx_portal_places_close(struct portal_places *p)
+{
+	free(p->owner);
+	*p = (struct portal_places) { 0 };
+}
+
+/* A run of that many in [from, to). */
+static uint32_t find(const struct portal_places *p, uint32_t from, uint32_t to, uint32_t segments)
+{
+	uint32_t run = 0;
+
+	for (uint32_t s = from; s < to; s++) {
+		run = p->owner[s] ? 0 : run + 1;
+		if (run == segments)
+			return s + 1 - segments;
+	}
+	return 0;
+}
+
+uint32_t wslx_portal_place_take(struct portal_places *p, unsigned grant, uint32_t segments)
+{
+	uint32_t first = segments ? find(p, p->next, p->n, segments) : 0;
+
+	if (!first && segments)
+		first = find(p, 1, p->n, segments);
+	if (!first)
+		return 0;
+	memset(p->owner + first, (int)(1 + grant), segments);
+	p->next = first + segments;
+	return first;
+}
+
+void wslx_portal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments)
+{
+	for (uint32_t s = first; s < first + segments; s++)
+		p->owner[s] |= LEFT;
+}
+
+void wslx_portal_place_release(struct portal_places *p, unsigned grant)
+{
+	for (uint32_t s = 1; s < p->n; s++)
+		if (p->owner[s] == (LEFT | (1 + grant)))
+			p->owner[s] = 0;
+}
