@@ -39,8 +39,8 @@ struct wslx_host_member {
 	bool live;
 	int sock;
 	bool greeted;
-	bool answering; /* the socket was full in the middle of an answer */
-	bool event_due; /* ... in an event: the next one must not be an older epoch's */
+	bool answering;  /* the socket was full in the middle of an answer */
+	bool event_due;  /* ... in an event: the next one must not be an older epoch's */
 	uint32_t polled; /* epoll events asked for; 0: as at first */
 	uint32_t kind;
 	unsigned arena;
