@@ -15,6 +15,7 @@
  * Signals are QEMU's business: all are blocked here.
  */
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -103,9 +104,9 @@ static void *serve(void *opaque)
 static int env_fd(const char *name)
 {
 	const char *s = getenv(name);
-	int fd = s ? atoi(s) : -1;
+	long fd = s ? strtol(s, NULL, 10) : -1;
 
-	return fd >= 3 ? fd : -1;
+	return fd >= 3 && fd <= INT_MAX ? (int)fd : -1;
 }
 
 static void __attribute__((constructor)) start(void)
