@@ -81,6 +81,13 @@ void wslx_portal_map(struct grant *g, uint32_t first, uint32_t segments, enum ws
 
 /* ---- grants ---------------------------------------------------------------------- */
 
+/* A program may wait for a region that is not there yet; it has to know of it. */
+static void show_name(struct grant *g)
+{
+	if (g->p->page.head)
+		wslx_portal_page_name(&g->p->page, g->index, g->revoked ? "" : g->config.as);
+}
+
 static int grant_new(struct wslx_portal *p, const struct wslx_portal_grant *c)
 {
 	struct grant *g = &p->grants[p->n_grants];
@@ -103,7 +110,33 @@ static int grant_new(struct wslx_portal *p, const struct wslx_portal_grant *c)
 		return r;
 	}
 	p->n_grants++;
+	show_name(g);
 	return 0;
+}
+
+static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
+{
+	char *socket = strdup(c->socket);
+
+	if (!socket)
+		return -ENOMEM;
+	free(g->config.socket);
+	g->config = *c;
+	g->config.socket = socket;
+	g->revoked = g->removed = false;
+	g->gone_warned = false;
+	if (g->state == GRANT_WAITING)
+		show_name(g);
+	return 0;
+}
+
+/* Of one that was removed, and that nobody in the guest holds on to. */
+static struct grant *find_free(struct wslx_portal *p)
+{
+	for (size_t i = 0; i < p->n_grants; i++)
+		if (p->grants[i].removed && p->grants[i].state == GRANT_WAITING && p->grants[i].bell < 0)
+			return &p->grants[i];
+	return NULL;
 }
 
 static struct grant *find(struct wslx_portal *p, const char *region)
@@ -119,23 +152,32 @@ int wslx_portal_add(struct wslx_portal *p, const struct wslx_portal_grant *c)
 	struct grant *g = find(p, c->region);
 	int r = 0;
 
-	if (g && (g->state == GRANT_WAITING || g->revoked)) {
-		char *socket = strdup(c->socket);
-
-		if (!socket)
-			return -ENOMEM;
-		free(g->config.socket);
-		g->config = *c;
-		g->config.socket = socket;
-		g->revoked = false;
-	} else if (!g && p->n_grants == WSLX_MAX_GRANTS) {
-		r = -ENOSPC;
-	} else if (!g) {
-		r = grant_new(p, c);
+	if (!g && p->n_grants == WSLX_MAX_GRANTS) {
+		g = find_free(p);
+		if (!g)
+			return -ENOSPC;
 	}
+	if (!g)
+		r = grant_new(p, c);
+	else if (g->state == GRANT_WAITING || g->revoked)
+		r = grant_change(g, c);
 	if (r == 0)
 		wslx_portal_retry(p);
 	return r;
+}
+
+int wslx_portal_remove(struct wslx_portal *p, const char *region)
+{
+	struct grant *g = find(p, region);
+
+	if (!g || g->removed)
+		return -ENOENT;
+	g->revoked = g->removed = true;
+	if (g->state == GRANT_WAITING)
+		show_name(g);
+	else
+		wslx_portal_leave(g, false);
+	return 0;
 }
 
 void wslx_portal_retry(struct wslx_portal *p)
@@ -153,6 +195,8 @@ json_t *wslx_portal_describe(const struct wslx_portal *p)
 		const struct grant *g = &p->grants[i];
 		const char *state = g->revoked ? "revoked" : g->shown ? "granted" : "waiting";
 
+		if (g->removed)
+			continue;
 		json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "region", g->config.region, "as", g->config.as,
 						      "state", state));
 	}
@@ -209,6 +253,8 @@ int wslx_portal_boot(struct wslx_portal *p, int *ret_fd, struct wslx_err *err)
 		return wslx_err_sys(err, -r, "cannot make Portal's window of %llu MiB",
 				    (unsigned long long)(p->window / WSLX_MIB));
 	}
+	for (size_t i = 0; i < p->n_grants; i++)
+		show_name(&p->grants[i]);
 	*ret_fd = p->page.fd;
 	return 0;
 }

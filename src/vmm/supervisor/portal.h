@@ -73,6 +73,8 @@ WSLX_MUST_CHECK int wslx_portal_doorbell(struct wslx_portal *p, uint64_t port);
 /* A grant that is new, or revoked, or waits for its broker.  -ENOSPC: there are
  * as many as there can be. */
 WSLX_MUST_CHECK int wslx_portal_add(struct wslx_portal *p, const struct wslx_portal_grant *g);
+/* The grant was taken back, whatever its broker says of it.  -ENOENT: there is none. */
+WSLX_MUST_CHECK int wslx_portal_remove(struct wslx_portal *p, const char *region);
 /* Tries those again that wait for their broker. */
 void wslx_portal_retry(struct wslx_portal *p);
 /* [{region, as, state}]; NULL when there is no memory. */

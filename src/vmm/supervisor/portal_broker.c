@@ -188,6 +188,8 @@ static void cleared(struct grant *g)
 	if (g->sock >= 0 && g->say_synced)
 		(void)!say_all(g);
 	forget(g);
+	if (g->revoked)
+		wslx_portal_page_name(&g->p->page, g->index, "");
 	if (g->bell < 0 || !g->bell_ending)
 		wslx_portal_place_release(&g->p->places, g->index);
 	if (again && g->p->running)

@@ -26,6 +26,8 @@ WSLX_MUST_CHECK int wslx_portal_page_open(struct portal_page *p, uint64_t window
 void wslx_portal_page_close(struct portal_page *p);
 /* Everything but life is taken from e. */
 void wslx_portal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e);
+/* What a region is called that is not there yet; "" = nothing.  Only while there is no grant. */
+void wslx_portal_page_name(struct portal_page *p, unsigned i, const char *as);
 void wslx_portal_page_revoke(struct portal_page *p, unsigned i);
 void wslx_portal_page_arena(struct portal_page *p, unsigned i, unsigned arena, const struct portal_window_arena *a);
 void wslx_portal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch);
@@ -66,6 +68,7 @@ struct grant {
 	struct wslx_portal_grant config; /* socket owned */
 	enum grant_state state;
 	bool revoked;     /* by the host; not joined again of our own accord */
+	bool removed;     /* ... nor listed: another grant may have its place */
 	bool join_again;  /* CLEARING: and then? */
 	bool gone_warned; /* that the broker is not there */
 	bool full_warned; /* that the window is full */

@@ -72,6 +72,7 @@ void wslx_sup_portal_sync(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
 	struct wslx_portal_grant g = { 0 };
+	const char *access = json_string_value(json_object_get(params, "access"));
 	char socket[1024];
 	int r = 0;
 
@@ -81,7 +82,12 @@ void wslx_sup_portal_sync(void *opaque, struct wslx_call *call, json_t *params)
 			json_pack("{s:s}", "what", "this machine has no Portal window; it gets one at its next start"));
 		return;
 	}
-	if (json_object_get(params, "region")) {
+	if (access && !strcmp(access, "none")) {
+		if (!get_name(call, params, "region", g.region))
+			return;
+		/* None to remove: so it is removed. */
+		(void)!wslx_portal_remove(s->portal, g.region);
+	} else if (json_object_get(params, "region")) {
 		if (!get_grant(call, params, &g, socket, sizeof(socket)))
 			return;
 		r = wslx_portal_add(s->portal, &g);

@@ -102,6 +102,18 @@ void wslx_portal_page_grant(struct portal_page *p, unsigned i, const struct port
 	changed(p);
 }
 
+void wslx_portal_page_name(struct portal_page *p, unsigned i, const char *as)
+{
+	struct portal_window_entry *at = entry(p, i);
+	char name[sizeof(at->as)] = { 0 };
+
+	strncpy(name, as, sizeof(name) - 1);
+	hide(&at->life);
+	memcpy(at->as, name, sizeof(name));
+	STORE(&at->life, ++p->generation[i] << 8 | PORTAL_WINDOW_NONE);
+	changed(p);
+}
+
 void wslx_portal_page_revoke(struct portal_page *p, unsigned i)
 {
 	STORE(&entry(p, i)->life, ++p->generation[i] << 8 | PORTAL_WINDOW_NONE);

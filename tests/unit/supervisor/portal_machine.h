@@ -193,6 +193,11 @@ static inline struct portal_window_entry *entry(struct machine *m)
 	return (void *)(data(m) + PORTAL_WINDOW_ENTRY_OFF(0));
 }
 
+static inline struct portal_window_entry *entry_n(struct machine *m, unsigned i)
+{
+	return (void *)(data(m) + PORTAL_WINDOW_ENTRY_OFF(i));
+}
+
 static inline struct portal_window_arena *arenas(struct machine *m)
 {
 	return (void *)(data(m) + PORTAL_WINDOW_ARENAS_OFF(0));

@@ -373,6 +373,7 @@ static void test_map_fails(void **state)
 
 static void test_more_grants(void **state)
 {
+	static char nowhere[] = "/nonexistent";
 	struct wslx_portal_grant g;
 	struct machine m;
 	json_t *list;
@@ -380,17 +381,41 @@ static void test_more_grants(void **state)
 	setup(&m);
 	until(&m, up_to_date);
 	g = m.config.grants[0];
+	g.socket = nowhere;
 	for (int i = 1; i <= 8; i++) {
 		snprintf(g.region, sizeof(g.region), "other%d", i);
 		assert_int_equal(wslx_portal_add(m.portal, &g), i < 8 ? 0 : -ENOSPC);
 	}
 	assert_int_equal(wslx_portal_add(m.portal, &m.config.grants[0]), 0);
 	assert_int_equal(entry(&m)->part_generation, 1);
+	/* What waits is known by its name; what is taken away is not. */
+	assert_string_equal(entry_n(&m, 7)->as, "mine");
+	assert_int_equal(entry_n(&m, 7)->life & 0xff, PORTAL_WINDOW_NONE);
+	assert_int_equal(wslx_portal_remove(m.portal, "nothing"), -ENOENT);
+	assert_int_equal(wslx_portal_remove(m.portal, "other7"), 0);
+	assert_int_equal(wslx_portal_remove(m.portal, "other7"), -ENOENT);
+	assert_string_equal(entry_n(&m, 7)->as, "");
+	strcpy(g.region, "other8");
+	assert_int_equal(wslx_portal_add(m.portal, &g), 0);
+	assert_string_equal(entry_n(&m, 7)->as, "mine");
 	list = wslx_portal_describe(m.portal);
 	assert_int_equal(json_array_size(list), 8);
 	assert_string_equal(json_string_value(json_object_get(json_array_get(list, 0), "state")), "granted");
 	json_decref(list);
-	settle(&m);
+	/* One in force, too, without a word from its broker. */
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	assert_int_equal(wslx_portal_remove(m.portal, "reg"), 0);
+	until(&m, gone);
+	until(&m, bell_ended);
+	assert_string_equal(entry(&m)->as, "");
+	close(bell);
+	list = wslx_portal_describe(m.portal);
+	assert_int_equal(json_array_size(list), 7);
+	json_decref(list);
+	assert_int_equal(wslx_portal_add(m.portal, &m.config.grants[0]), 0);
+	until(&m, up_to_date);
+	assert_string_equal(entry(&m)->as, "mine");
 	teardown(&m);
 }
 
