@@ -36,7 +36,7 @@ static struct wslx_loop *loop;
 
 static struct wslx_window window;
 static struct {
-	wslx_portal_mapped_fn done;
+	wslx_vmportal_mapped_fn done;
 	void *opaque;
 } job;
 static bool ended, map_fails;
@@ -80,7 +80,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 /* ---- the processes that map ------------------------------------------------------ */
 
-static int do_map(void *opaque, const struct wslx_portal_map *m, wslx_portal_mapped_fn done, void *done_opaque)
+static int do_map(void *opaque, const struct wslx_vmportal_map *m, wslx_vmportal_mapped_fn done, void *done_opaque)
 {
 	static struct wslx_link_msg msg;
 
@@ -96,7 +96,7 @@ static int do_map(void *opaque, const struct wslx_portal_map *m, wslx_portal_map
 
 static void answer(void)
 {
-	wslx_portal_mapped_fn done = job.done;
+	wslx_vmportal_mapped_fn done = job.done;
 
 	job.done = NULL;
 	if (done)
@@ -120,7 +120,7 @@ static bool mapped(uint32_t segment)
 	return window.host[WSLX_WINDOW_DATA + segment * WSLX_WINDOW_SEGMENT] == MARK;
 }
 
-static void check(const struct wslx_portal *p)
+static void check(const struct wslx_vmportal *p)
 {
 	const struct grant *g = &p->grants[0];
 	uint8_t used[32] = { 0 };
@@ -166,7 +166,7 @@ static void send_message(struct input *in, int sock)
 			     file < N_FILES, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-static void step(struct input *in, struct wslx_portal *p, int *sock, int *bell)
+static void step(struct input *in, struct wslx_vmportal *p, int *sock, int *bell)
 {
 	uint8_t bytes[64];
 
@@ -176,11 +176,11 @@ static void step(struct input *in, struct wslx_portal *p, int *sock, int *bell)
 		break;
 	case 1:
 		p->grants[0].joined_ms = 0;
-		wslx_portal_retry(p);
+		wslx_vmportal_retry(p);
 		break;
 	case 2:
 		wslx_close(bell);
-		*bell = wslx_portal_doorbell(p, PORTAL_DOORBELL_PORT + in_u8(in) % 2);
+		*bell = wslx_vmportal_doorbell(p, PORTAL_DOORBELL_PORT + in_u8(in) % 2);
 		if (*bell < 0)
 			*bell = -1;
 		break;
@@ -229,19 +229,19 @@ static void reset_files(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
 	static struct wslx_portal_config c = { .window = WINDOW, .n_grants = 1 };
-	const struct wslx_portal_params params = {
+	const struct wslx_vmportal_params params = {
 		.loop = loop, .machine = "m", .cid = 3, .map = do_map, .warn = on_warning, .failed = on_failure
 	};
 	struct input in = { data, n };
-	struct wslx_portal *p;
+	struct wslx_vmportal *p;
 	int fd = -1, sock = -1, bell = -1, stray;
 
 	c.grants[0] = (struct wslx_portal_grant) { .region = "r", .as = "r", .socket = socket_path, .segments = 2 };
 	ended = map_fails = false;
 	reset_files();
-	must(wslx_portal_new(&params, &c, &p) == 0 && wslx_portal_boot(p, &fd, NULL) == 0);
+	must(wslx_vmportal_new(&params, &c, &p) == 0 && wslx_vmportal_boot(p, &fd, NULL) == 0);
 	must(wslx_window_open(fd, WINDOW, &window) == 0);
-	wslx_portal_start(p);
+	wslx_vmportal_start(p);
 	sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	for (int i = 0; i < MAX_STEPS && in.n && !ended; i++) {
 		step(&in, p, &sock, &bell);
@@ -249,7 +249,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 			check(p);
 	}
 	job.done = NULL;
-	wslx_portal_free(p);
+	wslx_vmportal_free(p);
 	wslx_window_close(&window);
 	wslx_close(&sock);
 	wslx_close(&bell);

@@ -62,7 +62,7 @@ struct wslx_sup {
 	struct wslx_conlog *console;
 	struct wslx_vmmlog *log;
 	struct wslx_passt *passt;
-	struct wslx_portal *portal; /* NULL: no window */
+	struct wslx_vmportal *portal; /* NULL: no window */
 	struct wslx_run *run;
 	struct wslx_agent_setup *agent;
 	int signal_fd;

@@ -14,7 +14,7 @@
 /* The processes answer at once, unless the host has no time for them. */
 #define MAP_LIMIT_MS 30000
 
-void wslx_portal_say(struct grant *g, const char *fmt, ...)
+void wslx_vmportal_say(struct grant *g, const char *fmt, ...)
 {
 	char text[256], line[384];
 	va_list ap;
@@ -49,7 +49,7 @@ static void on_mapped(void *opaque, int err)
 	}
 	g->busy = false;
 	wslx_timer_disarm(g->timer);
-	wslx_portal_go_on(g);
+	wslx_vmportal_go_on(g);
 }
 
 static void on_timer(struct wslx_timer *t, void *opaque)
@@ -59,12 +59,12 @@ static void on_timer(struct wslx_timer *t, void *opaque)
 	if (g->busy)
 		give_up(g, "no answer");
 	else if (g->p->running && g->state == GRANT_WAITING)
-		wslx_portal_join(g);
+		wslx_vmportal_join(g);
 }
 
-void wslx_portal_map(struct grant *g, uint32_t first, uint32_t segments, enum wslx_window_kind kind, int fd)
+void wslx_vmportal_map(struct grant *g, uint32_t first, uint32_t segments, enum wslx_window_kind kind, int fd)
 {
-	const struct wslx_portal_map m = {
+	const struct wslx_vmportal_map m = {
 		.first = first,
 		.segments = segments,
 		.kind = kind,
@@ -85,10 +85,10 @@ void wslx_portal_map(struct grant *g, uint32_t first, uint32_t segments, enum ws
 static void show_name(struct grant *g)
 {
 	if (g->p->page.head)
-		wslx_portal_page_name(&g->p->page, g->index, g->revoked ? "" : g->config.as);
+		wslx_vmportal_page_name(&g->p->page, g->index, g->revoked ? "" : g->config.as);
 }
 
-static int grant_new(struct wslx_portal *p, const struct wslx_portal_grant *c)
+static int grant_new(struct wslx_vmportal *p, const struct wslx_portal_grant *c)
 {
 	struct grant *g = &p->grants[p->n_grants];
 	int r;
@@ -131,7 +131,7 @@ static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
 }
 
 /* Of one that was removed, and that nobody in the guest holds on to. */
-static struct grant *find_free(struct wslx_portal *p)
+static struct grant *find_free(struct wslx_vmportal *p)
 {
 	for (size_t i = 0; i < p->n_grants; i++)
 		if (p->grants[i].removed && p->grants[i].state == GRANT_WAITING && p->grants[i].bell < 0)
@@ -139,7 +139,7 @@ static struct grant *find_free(struct wslx_portal *p)
 	return NULL;
 }
 
-static struct grant *find(struct wslx_portal *p, const char *region)
+static struct grant *find(struct wslx_vmportal *p, const char *region)
 {
 	for (size_t i = 0; i < p->n_grants; i++)
 		if (!strcmp(p->grants[i].config.region, region))
@@ -147,7 +147,7 @@ static struct grant *find(struct wslx_portal *p, const char *region)
 	return NULL;
 }
 
-int wslx_portal_add(struct wslx_portal *p, const struct wslx_portal_grant *c)
+int wslx_vmportal_add(struct wslx_vmportal *p, const struct wslx_portal_grant *c)
 {
 	struct grant *g = find(p, c->region);
 	int r = 0;
@@ -162,11 +162,11 @@ int wslx_portal_add(struct wslx_portal *p, const struct wslx_portal_grant *c)
 	else if (g->state == GRANT_WAITING || g->revoked)
 		r = grant_change(g, c);
 	if (r == 0)
-		wslx_portal_retry(p);
+		wslx_vmportal_retry(p);
 	return r;
 }
 
-int wslx_portal_remove(struct wslx_portal *p, const char *region)
+int wslx_vmportal_remove(struct wslx_vmportal *p, const char *region)
 {
 	struct grant *g = find(p, region);
 
@@ -176,18 +176,18 @@ int wslx_portal_remove(struct wslx_portal *p, const char *region)
 	if (g->state == GRANT_WAITING)
 		show_name(g);
 	else
-		wslx_portal_leave(g, false);
+		wslx_vmportal_leave(g, false);
 	return 0;
 }
 
-void wslx_portal_retry(struct wslx_portal *p)
+void wslx_vmportal_retry(struct wslx_vmportal *p)
 {
 	for (size_t i = 0; p->running && i < p->n_grants; i++)
 		if (p->grants[i].state == GRANT_WAITING && !p->grants[i].revoked)
-			wslx_portal_join(&p->grants[i]);
+			wslx_vmportal_join(&p->grants[i]);
 }
 
-json_t *wslx_portal_describe(const struct wslx_portal *p)
+json_t *wslx_vmportal_describe(const struct wslx_vmportal *p)
 {
 	json_t *list = json_array();
 
@@ -205,10 +205,10 @@ json_t *wslx_portal_describe(const struct wslx_portal *p)
 
 /* ---- life -------------------------------------------------------------------------- */
 
-int wslx_portal_new(const struct wslx_portal_params *params, const struct wslx_portal_config *c,
-		    struct wslx_portal **ret)
+int wslx_vmportal_new(const struct wslx_vmportal_params *params, const struct wslx_portal_config *c,
+		      struct wslx_vmportal **ret)
 {
-	struct wslx_portal *p = calloc(1, sizeof(*p));
+	struct wslx_vmportal *p = calloc(1, sizeof(*p));
 	int r = p ? 0 : -ENOMEM;
 
 	if (!p)
@@ -221,18 +221,18 @@ int wslx_portal_new(const struct wslx_portal_params *params, const struct wslx_p
 	for (size_t i = 0; r == 0 && i < c->n_grants; i++)
 		r = grant_new(p, &c->grants[i]);
 	if (r < 0) {
-		wslx_portal_free(p);
+		wslx_vmportal_free(p);
 		return r;
 	}
 	*ret = p;
 	return 0;
 }
 
-void wslx_portal_free(struct wslx_portal *p)
+void wslx_vmportal_free(struct wslx_vmportal *p)
 {
 	if (!p)
 		return;
-	wslx_portal_stop(p);
+	wslx_vmportal_stop(p);
 	for (size_t i = 0; i < p->n_grants; i++) {
 		wslx_timer_free(p->grants[i].timer);
 		free(p->grants[i].config.socket);
@@ -240,16 +240,16 @@ void wslx_portal_free(struct wslx_portal *p)
 	free(p);
 }
 
-int wslx_portal_boot(struct wslx_portal *p, int *ret_fd, struct wslx_err *err)
+int wslx_vmportal_boot(struct wslx_vmportal *p, int *ret_fd, struct wslx_err *err)
 {
 	int r;
 
-	wslx_portal_stop(p);
-	r = wslx_portal_page_open(&p->page, p->window);
+	wslx_vmportal_stop(p);
+	r = wslx_vmportal_page_open(&p->page, p->window);
 	if (r == 0)
-		r = wslx_portal_places_open(&p->places, wslx_window_segments(p->window));
+		r = wslx_vmportal_places_open(&p->places, wslx_window_segments(p->window));
 	if (r < 0) {
-		wslx_portal_page_close(&p->page);
+		wslx_vmportal_page_close(&p->page);
 		return wslx_err_sys(err, -r, "cannot make Portal's window of %llu MiB",
 				    (unsigned long long)(p->window / WSLX_MIB));
 	}
@@ -259,19 +259,19 @@ int wslx_portal_boot(struct wslx_portal *p, int *ret_fd, struct wslx_err *err)
 	return 0;
 }
 
-void wslx_portal_start(struct wslx_portal *p)
+void wslx_vmportal_start(struct wslx_vmportal *p)
 {
 	p->running = true;
-	wslx_portal_retry(p);
+	wslx_vmportal_retry(p);
 }
 
-void wslx_portal_stop(struct wslx_portal *p)
+void wslx_vmportal_stop(struct wslx_vmportal *p)
 {
 	p->running = false;
 	for (size_t i = 0; i < p->n_grants; i++) {
-		wslx_portal_bell_close(&p->grants[i]);
-		wslx_portal_drop(&p->grants[i]);
+		wslx_vmportal_bell_close(&p->grants[i]);
+		wslx_vmportal_drop(&p->grants[i]);
 	}
-	wslx_portal_places_close(&p->places);
-	wslx_portal_page_close(&p->page);
+	wslx_vmportal_places_close(&p->places);
+	wslx_vmportal_page_close(&p->page);
 }

@@ -31,53 +31,53 @@
 #include "base/loop.h"
 #include "proto/vmconfig.h"
 
-struct wslx_portal;
+struct wslx_vmportal;
 
 /* A run of window segments and what is to lie there; see window.h. */
-struct wslx_portal_map {
+struct wslx_vmportal_map {
 	uint32_t first, segments;
 	uint32_t kind; /* enum wslx_window_kind */
 	int fd;        /* borrowed */
 };
 
 /* err: 0 or -errno; -ECONNRESET: the run is over. */
-typedef void (*wslx_portal_mapped_fn)(void *opaque, int err);
+typedef void (*wslx_vmportal_mapped_fn)(void *opaque, int err);
 
-struct wslx_portal_params {
+struct wslx_vmportal_params {
 	struct wslx_loop *loop;
 	const char *machine; /* its name */
 	uint32_t cid;
 	/* Calls done once, later, from the loop, unless it fails or the boot ends. */
-	int (*map)(void *opaque, const struct wslx_portal_map *m, wslx_portal_mapped_fn done, void *done_opaque);
+	int (*map)(void *opaque, const struct wslx_vmportal_map *m, wslx_vmportal_mapped_fn done, void *done_opaque);
 	void (*warn)(void *opaque, const char *text);
 	/* What was taken away may still be there: the machine must end. */
 	void (*failed)(void *opaque, const char *text);
 	void *opaque;
 };
 
-WSLX_MUST_CHECK int wslx_portal_new(const struct wslx_portal_params *p, const struct wslx_portal_config *c,
-				    struct wslx_portal **ret);
-void wslx_portal_free(struct wslx_portal *p); /* NULL is fine */
+WSLX_MUST_CHECK int wslx_vmportal_new(const struct wslx_vmportal_params *p, const struct wslx_portal_config *c,
+				      struct wslx_vmportal **ret);
+void wslx_vmportal_free(struct wslx_vmportal *p); /* NULL is fine */
 
 /* A new window, before the processes start.  Its memory: *ret_fd, borrowed. */
-WSLX_MUST_CHECK int wslx_portal_boot(struct wslx_portal *p, int *ret_fd, struct wslx_err *err);
+WSLX_MUST_CHECK int wslx_vmportal_boot(struct wslx_vmportal *p, int *ret_fd, struct wslx_err *err);
 /* They have started: joins the regions. */
-void wslx_portal_start(struct wslx_portal *p);
+void wslx_vmportal_start(struct wslx_vmportal *p);
 /* The boot is over: leaves the regions. */
-void wslx_portal_stop(struct wslx_portal *p);
+void wslx_vmportal_stop(struct wslx_vmportal *p);
 
-bool wslx_portal_is_doorbell(const struct wslx_portal *p, uint64_t port);
+bool wslx_vmportal_is_doorbell(const struct wslx_vmportal *p, uint64_t port);
 /* The guest connects to a doorbell: the stream's end for it, or -errno. */
-WSLX_MUST_CHECK int wslx_portal_doorbell(struct wslx_portal *p, uint64_t port);
+WSLX_MUST_CHECK int wslx_vmportal_doorbell(struct wslx_vmportal *p, uint64_t port);
 
 /* A grant that is new, or revoked, or waits for its broker.  -ENOSPC: there are
  * as many as there can be. */
-WSLX_MUST_CHECK int wslx_portal_add(struct wslx_portal *p, const struct wslx_portal_grant *g);
+WSLX_MUST_CHECK int wslx_vmportal_add(struct wslx_vmportal *p, const struct wslx_portal_grant *g);
 /* The grant was taken back, whatever its broker says of it.  -ENOENT: there is none. */
-WSLX_MUST_CHECK int wslx_portal_remove(struct wslx_portal *p, const char *region);
+WSLX_MUST_CHECK int wslx_vmportal_remove(struct wslx_vmportal *p, const char *region);
 /* Tries those again that wait for their broker. */
-void wslx_portal_retry(struct wslx_portal *p);
+void wslx_vmportal_retry(struct wslx_vmportal *p);
 /* [{region, as, state}]; NULL when there is no memory. */
-json_t *wslx_portal_describe(const struct wslx_portal *p);
+json_t *wslx_vmportal_describe(const struct wslx_vmportal *p);
 
 #endif

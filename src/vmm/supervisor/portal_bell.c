@@ -13,21 +13,21 @@
 #include "base/cleanup.h"
 #include "vmm/supervisor/portal_internal.h"
 
-void wslx_portal_ring(struct grant *g)
+void wslx_vmportal_ring(struct grant *g)
 {
 	/* One that is full has something to say already. */
 	if (g->bell >= 0 && g->bell_told && !g->bell_ending)
 		(void)!send(g->bell, "!", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-void wslx_portal_bell_ready(struct grant *g)
+void wslx_vmportal_bell_ready(struct grant *g)
 {
 	if (g->bell >= 0 && g->attached)
 		g->bell_told = true;
-	wslx_portal_ring(g);
+	wslx_vmportal_ring(g);
 }
 
-void wslx_portal_bell_close(struct grant *g)
+void wslx_vmportal_bell_close(struct grant *g)
 {
 	wslx_watch_free(g->bell_watch);
 	g->bell_watch = NULL;
@@ -36,7 +36,7 @@ void wslx_portal_bell_close(struct grant *g)
 	g->bell_told = g->bell_ending = false;
 }
 
-void wslx_portal_bell_end(struct grant *g)
+void wslx_vmportal_bell_end(struct grant *g)
 {
 	if (g->bell < 0 || g->bell_ending)
 		return;
@@ -47,11 +47,11 @@ void wslx_portal_bell_end(struct grant *g)
 /* The program is gone, or nobody can tell it from one that is. */
 static void on_end(struct grant *g)
 {
-	wslx_portal_bell_close(g);
+	wslx_vmportal_bell_close(g);
 	if (g->state == GRANT_WAITING)
-		wslx_portal_place_release(&g->p->places, g->index);
+		wslx_vmportal_place_release(&g->p->places, g->index);
 	else
-		wslx_portal_leave(g, true);
+		wslx_vmportal_leave(g, true);
 }
 
 /* 0, or -EPROTO: that is no participant's number. */
@@ -85,12 +85,12 @@ static void on_bell(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 		return;
 	}
 	if (g->state == GRANT_READY || g->state == GRANT_ANSWER)
-		wslx_portal_flush(g);
+		wslx_vmportal_flush(g);
 	else
 		g->kicks = 0;
 }
 
-bool wslx_portal_is_doorbell(const struct wslx_portal *p, uint64_t port)
+bool wslx_vmportal_is_doorbell(const struct wslx_vmportal *p, uint64_t port)
 {
 	return port >= PORTAL_DOORBELL_PORT && port - PORTAL_DOORBELL_PORT < p->n_grants;
 }
@@ -112,12 +112,12 @@ static int open_bell(struct grant *g)
 	return TAKE_FD(theirs);
 }
 
-int wslx_portal_doorbell(struct wslx_portal *p, uint64_t port)
+int wslx_vmportal_doorbell(struct wslx_vmportal *p, uint64_t port)
 {
 	struct grant *g;
 	int r;
 
-	if (!p->running || !wslx_portal_is_doorbell(p, port))
+	if (!p->running || !wslx_vmportal_is_doorbell(p, port))
 		return -ECONNREFUSED;
 	g = &p->grants[port - PORTAL_DOORBELL_PORT];
 	if (g->revoked)
@@ -130,17 +130,17 @@ int wslx_portal_doorbell(struct wslx_portal *p, uint64_t port)
 		return r;
 	switch (g->state) {
 	case GRANT_WAITING:
-		wslx_portal_join(g);
+		wslx_vmportal_join(g);
 		break;
 	case GRANT_READY:
 	case GRANT_HELLO:
 	case GRANT_ANSWER:
 		if (g->attached) {
-			wslx_portal_leave(g, true);
+			wslx_vmportal_leave(g, true);
 		} else {
 			g->attached = true;
 			if (g->state == GRANT_READY)
-				wslx_portal_bell_ready(g);
+				wslx_vmportal_bell_ready(g);
 		}
 		break;
 	case GRANT_CLEARING:

@@ -2,7 +2,7 @@
  * The client of a region's broker: docs/portal.md, "The broker's socket".
  *
  * What an ARENA takes (a place given up, another mapped) is done in steps, each
- * of which ends in wslx_portal_go_on().  Places that are given up may be taken
+ * of which ends in wslx_vmportal_go_on().  Places that are given up may be taken
  * again once the tables no longer name them.
  *
  * Trust boundary: messages and descriptors are the broker's.  A file must be
@@ -76,11 +76,11 @@ static void watch(struct grant *g, uint32_t events)
 
 static void lost(struct grant *g, int err)
 {
-	wslx_portal_say(g, "the broker is gone (%s)", strerror(-err));
-	wslx_portal_leave(g, false);
+	wslx_vmportal_say(g, "the broker is gone (%s)", strerror(-err));
+	wslx_vmportal_leave(g, false);
 }
 
-void wslx_portal_flush(struct grant *g)
+void wslx_vmportal_flush(struct grant *g)
 {
 	int r;
 
@@ -110,7 +110,7 @@ static void forget(struct grant *g)
 	g->state = GRANT_WAITING;
 }
 
-void wslx_portal_drop(struct grant *g)
+void wslx_vmportal_drop(struct grant *g)
 {
 	forget(g);
 	wslx_timer_disarm(g->timer);
@@ -136,7 +136,7 @@ static int connect_broker(struct grant *g)
 	return r;
 }
 
-void wslx_portal_join(struct grant *g)
+void wslx_vmportal_join(struct grant *g)
 {
 	int64_t now = wslx_now_ms(), next = g->joined_ms + JOIN_INTERVAL_MS;
 	int r;
@@ -151,11 +151,11 @@ void wslx_portal_join(struct grant *g)
 	r = connect_broker(g);
 	if (r < 0) {
 		forget(g);
-		wslx_portal_bell_end(g);
+		wslx_vmportal_bell_end(g);
 		if (!g->gone_warned && (r == -ENOENT || r == -ECONNREFUSED))
-			wslx_portal_say(g, "it is not there; `wslx portal create %s`", g->config.region);
+			wslx_vmportal_say(g, "it is not there; `wslx portal create %s`", g->config.region);
 		else if (!g->gone_warned)
-			wslx_portal_say(g, "no connection to its broker: %s", strerror(-r));
+			wslx_vmportal_say(g, "no connection to its broker: %s", strerror(-r));
 		g->gone_warned = true;
 		return;
 	}
@@ -172,8 +172,8 @@ static bool clear_next(struct grant *g)
 
 		if (!a->place)
 			continue;
-		wslx_portal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
-		wslx_portal_place_leave(&g->p->places, a->place, a->segments);
+		wslx_vmportal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
+		wslx_vmportal_place_leave(&g->p->places, a->place, a->segments);
 		a->place = 0;
 		return true;
 	}
@@ -189,20 +189,20 @@ static void cleared(struct grant *g)
 		(void)!say_all(g);
 	forget(g);
 	if (g->revoked)
-		wslx_portal_page_name(&g->p->page, g->index, "");
+		wslx_vmportal_page_name(&g->p->page, g->index, "");
 	if (g->bell < 0 || !g->bell_ending)
-		wslx_portal_place_release(&g->p->places, g->index);
+		wslx_vmportal_place_release(&g->p->places, g->index);
 	if (again && g->p->running)
-		wslx_portal_join(g);
+		wslx_vmportal_join(g);
 }
 
-void wslx_portal_leave(struct grant *g, bool join_again)
+void wslx_vmportal_leave(struct grant *g, bool join_again)
 {
 	g->join_again = join_again && !g->revoked;
 	if (g->state == GRANT_CLEARING)
 		return;
 	if (!join_again)
-		wslx_portal_bell_end(g);
+		wslx_vmportal_bell_end(g);
 	if (g->state == GRANT_WAITING)
 		return;
 	g->state = GRANT_CLEARING;
@@ -211,10 +211,10 @@ void wslx_portal_leave(struct grant *g, bool join_again)
 	g->arena_waits = false;
 	wslx_close(&g->arena_fd);
 	if (g->shown)
-		wslx_portal_page_revoke(&g->p->page, g->index);
+		wslx_vmportal_page_revoke(&g->p->page, g->index);
 	g->shown = false;
 	if (!g->busy)
-		wslx_portal_go_on(g);
+		wslx_vmportal_go_on(g);
 }
 
 /* ---- arenas ---------------------------------------------------------------------- */
@@ -270,8 +270,8 @@ static int check_arena(struct grant *g)
 static void no_room(struct grant *g)
 {
 	if (!g->full_warned)
-		wslx_portal_say(g, "the window is full: %u MiB of it are left out",
-				g->arena.segments << (PORTAL_SEGMENT_SHIFT - 20));
+		wslx_vmportal_say(g, "the window is full: %u MiB of it are left out",
+				  g->arena.segments << (PORTAL_SEGMENT_SHIFT - 20));
 	g->full_warned = true;
 }
 
@@ -283,22 +283,22 @@ static void arena_step(struct grant *g)
 	struct grant_arena *a = &g->arenas[m->index];
 
 	if (a->place && (m->access == PORTAL_ACCESS_NONE || a->segments != m->segments)) {
-		wslx_portal_place_leave(&g->p->places, a->place, a->segments);
-		wslx_portal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
+		wslx_vmportal_place_leave(&g->p->places, a->place, a->segments);
+		wslx_vmportal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
 		*a = (struct grant_arena) { 0 };
 		return;
 	}
 	g->arena_waits = false;
 	if (m->access != PORTAL_ACCESS_NONE && !a->place)
-		a->place = wslx_portal_place_take(&g->p->places, g->index, m->segments);
+		a->place = wslx_vmportal_place_take(&g->p->places, g->index, m->segments);
 	if (m->access == PORTAL_ACCESS_NONE || !a->place) {
 		*a = (struct grant_arena) { 0 };
 		if (m->access != PORTAL_ACCESS_NONE)
 			no_room(g);
 	} else {
 		*a = (struct grant_arena) { m->life, a->place, m->segments, m->access };
-		wslx_portal_map(g, a->place, a->segments,
-				m->access == PORTAL_ACCESS_WRITE ? WSLX_WINDOW_WRITE : WSLX_WINDOW_READ, g->arena_fd);
+		wslx_vmportal_map(g, a->place, a->segments,
+				  m->access == PORTAL_ACCESS_WRITE ? WSLX_WINDOW_WRITE : WSLX_WINDOW_READ, g->arena_fd);
 	}
 	wslx_close(&g->arena_fd);
 }
@@ -335,7 +335,7 @@ static void show_entry(struct grant *g)
 	memcpy(e.name, g->config.region, sizeof(e.name));
 	memcpy(e.as, g->config.as, sizeof(e.as));
 	memcpy(e.uuid, g->uuid, sizeof(e.uuid));
-	wslx_portal_page_grant(&g->p->page, g->index, &e);
+	wslx_vmportal_page_grant(&g->p->page, g->index, &e);
 	g->shown = true;
 }
 
@@ -348,25 +348,25 @@ static int on_done(struct grant *g, const struct wslx_portal_msg *m)
 	g->say_synced = true;
 	if (g->own_revoked) {
 		g->revoked = true;
-		wslx_portal_say(g, "it was revoked");
-		wslx_portal_leave(g, false);
+		wslx_vmportal_say(g, "it was revoked");
+		wslx_vmportal_leave(g, false);
 		return 0;
 	}
 	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++) {
 		const struct grant_arena *a = &g->arenas[i];
 
-		wslx_portal_page_arena(&g->p->page, g->index, i,
-				       &(struct portal_window_arena) { .life = a->life,
-								       .window_segment = a->place,
-								       .segments = a->segments,
-								       .access = a->access });
+		wslx_vmportal_page_arena(&g->p->page, g->index, i,
+					 &(struct portal_window_arena) { .life = a->life,
+									 .window_segment = a->place,
+									 .segments = a->segments,
+									 .access = a->access });
 	}
 	if (!g->shown)
 		show_entry(g);
-	wslx_portal_page_epoch(&g->p->page, g->index, g->epoch);
-	wslx_portal_place_release(&g->p->places, g->index);
+	wslx_vmportal_page_epoch(&g->p->page, g->index, g->epoch);
+	wslx_vmportal_place_release(&g->p->places, g->index);
 	g->state = GRANT_READY;
-	wslx_portal_bell_ready(g);
+	wslx_vmportal_bell_ready(g);
 	return 0;
 }
 
@@ -390,7 +390,7 @@ static int on_message(struct grant *g, const struct wslx_portal_msg *m, int *fd)
 		if (g->state < GRANT_ANSWER)
 			return -EPROTO;
 		g->news = m->epoch;
-		wslx_portal_ring(g);
+		wslx_vmportal_ring(g);
 		return 0;
 	default:
 		return -EPROTO;
@@ -427,7 +427,7 @@ static void ask(struct grant *g)
 	}
 }
 
-void wslx_portal_go_on(struct grant *g)
+void wslx_vmportal_go_on(struct grant *g)
 {
 	int r = 1;
 
@@ -456,10 +456,10 @@ void wslx_portal_go_on(struct grant *g)
 	}
 	if (g->state == GRANT_HELLO)
 		watch(g, EPOLLIN);
-	wslx_portal_flush(g);
+	wslx_vmportal_flush(g);
 }
 
 static void on_broker(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 {
-	wslx_portal_go_on(opaque);
+	wslx_vmportal_go_on(opaque);
 }

@@ -35,7 +35,7 @@ static uint64_t fletcher64(const uint8_t *p, size_t n)
 	return hi << 32 | lo;
 }
 
-void wslx_portal_info_block(uint64_t window, const uint8_t uuid[16], uint8_t ret[PORTAL_INFO_SIZE])
+void wslx_vmportal_info_block(uint64_t window, const uint8_t uuid[16], uint8_t ret[PORTAL_INFO_SIZE])
 {
 	memset(ret, 0, PORTAL_INFO_SIZE);
 	memcpy(ret, "NVDIMM_DAX_INFO", 16);

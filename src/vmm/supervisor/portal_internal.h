@@ -10,7 +10,7 @@
 
 #define PORTAL_INFO_OFFSET 4096u
 #define PORTAL_INFO_SIZE 4096u
-void wslx_portal_info_block(uint64_t window, const uint8_t uuid[16], uint8_t ret[PORTAL_INFO_SIZE]);
+void wslx_vmportal_info_block(uint64_t window, const uint8_t uuid[16], uint8_t ret[PORTAL_INFO_SIZE]);
 
 /* ---- portal_page.c: the window's own memory and the tables in it ---- */
 
@@ -22,15 +22,15 @@ struct portal_page {
 	uint64_t shown[PORTAL_WINDOW_ENTRIES][PORTAL_MAX_ARENAS];
 };
 
-WSLX_MUST_CHECK int wslx_portal_page_open(struct portal_page *p, uint64_t window);
-void wslx_portal_page_close(struct portal_page *p);
+WSLX_MUST_CHECK int wslx_vmportal_page_open(struct portal_page *p, uint64_t window);
+void wslx_vmportal_page_close(struct portal_page *p);
 /* Everything but life is taken from e. */
-void wslx_portal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e);
+void wslx_vmportal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e);
 /* What a region is called that is not there yet; "" = nothing.  Only while there is no grant. */
-void wslx_portal_page_name(struct portal_page *p, unsigned i, const char *as);
-void wslx_portal_page_revoke(struct portal_page *p, unsigned i);
-void wslx_portal_page_arena(struct portal_page *p, unsigned i, unsigned arena, const struct portal_window_arena *a);
-void wslx_portal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch);
+void wslx_vmportal_page_name(struct portal_page *p, unsigned i, const char *as);
+void wslx_vmportal_page_revoke(struct portal_page *p, unsigned i);
+void wslx_vmportal_page_arena(struct portal_page *p, unsigned i, unsigned arena, const struct portal_window_arena *a);
+void wslx_vmportal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch);
 
 /* ---- portal_place.c: who has which window segments ---- */
 
@@ -39,13 +39,13 @@ struct portal_places {
 	uint32_t n, next;
 };
 
-WSLX_MUST_CHECK int wslx_portal_places_open(struct portal_places *p, uint32_t segments);
-void wslx_portal_places_close(struct portal_places *p);
+WSLX_MUST_CHECK int wslx_vmportal_places_open(struct portal_places *p, uint32_t segments);
+void wslx_vmportal_places_close(struct portal_places *p);
 /* The first segment, or 0: there is no room. */
-uint32_t wslx_portal_place_take(struct portal_places *p, unsigned grant, uint32_t segments);
+uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint32_t segments);
 /* Not to be taken by others before release. */
-void wslx_portal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments);
-void wslx_portal_place_release(struct portal_places *p, unsigned grant);
+void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments);
+void wslx_vmportal_place_release(struct portal_places *p, unsigned grant);
 
 /* ---- grants ---- */
 
@@ -63,7 +63,7 @@ struct grant_arena {
 };
 
 struct grant {
-	struct wslx_portal *p;
+	struct wslx_vmportal *p;
 	unsigned index;
 	struct wslx_portal_grant config; /* socket owned */
 	enum grant_state state;
@@ -102,8 +102,8 @@ struct grant {
 	size_t kick_len;
 };
 
-struct wslx_portal {
-	struct wslx_portal_params params;
+struct wslx_vmportal {
+	struct wslx_vmportal_params params;
 	char name[PORTAL_NAME_SIZE]; /* participants' */
 	uint64_t window;
 	struct grant grants[WSLX_MAX_GRANTS];
@@ -115,25 +115,25 @@ struct wslx_portal {
 
 /* portal.c */
 /* Starts a mapping; portal_broker.c goes on when it is done. */
-void wslx_portal_map(struct grant *g, uint32_t first, uint32_t segments, enum wslx_window_kind kind, int fd);
-void wslx_portal_say(struct grant *g, const char *fmt, ...) WSLX_PRINTF(2, 3);
+void wslx_vmportal_map(struct grant *g, uint32_t first, uint32_t segments, enum wslx_window_kind kind, int fd);
+void wslx_vmportal_say(struct grant *g, const char *fmt, ...) WSLX_PRINTF(2, 3);
 
 /* portal_broker.c */
-void wslx_portal_join(struct grant *g);
+void wslx_vmportal_join(struct grant *g);
 /* Takes everything away from the guest, leaves, and joins again if so. */
-void wslx_portal_leave(struct grant *g, bool join_again);
+void wslx_vmportal_leave(struct grant *g, bool join_again);
 /* At once, without unmapping: the boot is over. */
-void wslx_portal_drop(struct grant *g);
-void wslx_portal_go_on(struct grant *g);
+void wslx_vmportal_drop(struct grant *g);
+void wslx_vmportal_go_on(struct grant *g);
 /* Sends what is to be sent, as far as there is room. */
-void wslx_portal_flush(struct grant *g);
+void wslx_vmportal_flush(struct grant *g);
 
 /* portal_bell.c */
-void wslx_portal_ring(struct grant *g);
+void wslx_vmportal_ring(struct grant *g);
 /* The tables are as the program needs them. */
-void wslx_portal_bell_ready(struct grant *g);
+void wslx_vmportal_bell_ready(struct grant *g);
 /* The guest sees the end; its segments stay reserved until it closes, too. */
-void wslx_portal_bell_end(struct grant *g);
-void wslx_portal_bell_close(struct grant *g);
+void wslx_vmportal_bell_end(struct grant *g);
+void wslx_vmportal_bell_close(struct grant *g);
 
 #endif

@@ -86,13 +86,13 @@ void wslx_sup_portal_sync(void *opaque, struct wslx_call *call, json_t *params)
 		if (!get_name(call, params, "region", g.region))
 			return;
 		/* None to remove: so it is removed. */
-		(void)!wslx_portal_remove(s->portal, g.region);
+		(void)!wslx_vmportal_remove(s->portal, g.region);
 	} else if (json_object_get(params, "region")) {
 		if (!get_grant(call, params, &g, socket, sizeof(socket)))
 			return;
-		r = wslx_portal_add(s->portal, &g);
+		r = wslx_vmportal_add(s->portal, &g);
 	} else {
-		wslx_portal_retry(s->portal);
+		wslx_vmportal_retry(s->portal);
 	}
 	if (r < 0)
 		wslx_call_error(call, IFACE ".Failed",
@@ -100,12 +100,12 @@ void wslx_sup_portal_sync(void *opaque, struct wslx_call *call, json_t *params)
 					  r == -ENOSPC ? "this machine takes part in 8 regions already, the most it can"
 						       : "out of memory"));
 	else
-		wslx_call_reply(call, json_pack("{s:o}", "grants", wslx_portal_describe(s->portal)));
+		wslx_call_reply(call, json_pack("{s:o}", "grants", wslx_vmportal_describe(s->portal)));
 }
 
 /* ---- what Portal asks of the supervisor ---------------------------------------- */
 
-static int portal_map(void *opaque, const struct wslx_portal_map *m, wslx_portal_mapped_fn done, void *done_opaque)
+static int portal_map(void *opaque, const struct wslx_vmportal_map *m, wslx_vmportal_mapped_fn done, void *done_opaque)
 {
 	struct wslx_sup *s = opaque;
 
@@ -128,8 +128,8 @@ int wslx_sup_portal_new(struct wslx_sup *s, struct wslx_err *err)
 
 	if (!s->config->portal.window)
 		return 0;
-	r = wslx_portal_new(
-		&(struct wslx_portal_params) {
+	r = wslx_vmportal_new(
+		&(struct wslx_vmportal_params) {
 			.loop = s->loop,
 			.machine = s->config->name,
 			.cid = WSLX_GUEST_CID,
@@ -146,9 +146,9 @@ int wslx_sup_portal_connect(struct wslx_sup *s, uint32_t id, uint64_t port)
 {
 	int fd;
 
-	if (!s->portal || !wslx_portal_is_doorbell(s->portal, port))
+	if (!s->portal || !wslx_vmportal_is_doorbell(s->portal, port))
 		return -ENOENT;
-	fd = wslx_portal_doorbell(s->portal, port);
+	fd = wslx_vmportal_doorbell(s->portal, port);
 	wslx_run_connected(s->run, id, fd);
 	if (fd >= 0)
 		close(fd);

@@ -57,7 +57,7 @@ static int new_memory(uint64_t size, int *ret)
 	return 0;
 }
 
-int wslx_portal_page_open(struct portal_page *p, uint64_t size)
+int wslx_vmportal_page_open(struct portal_page *p, uint64_t size)
 {
 	uint8_t uuid[16] = { 0 };
 	int r;
@@ -74,7 +74,7 @@ int wslx_portal_page_open(struct portal_page *p, uint64_t size)
 	}
 	if (getrandom(uuid, sizeof(uuid), GRND_NONBLOCK) != sizeof(uuid))
 		uuid[0] = 1; /* it only has to be something */
-	wslx_portal_info_block(size, uuid, p->head + PORTAL_INFO_OFFSET);
+	wslx_vmportal_info_block(size, uuid, p->head + PORTAL_INFO_OFFSET);
 	*window(p) = (struct portal_window) {
 		.magic = PORTAL_WINDOW_MAGIC,
 		.version = PORTAL_WINDOW_VERSION,
@@ -84,7 +84,7 @@ int wslx_portal_page_open(struct portal_page *p, uint64_t size)
 	return 0;
 }
 
-void wslx_portal_page_close(struct portal_page *p)
+void wslx_vmportal_page_close(struct portal_page *p)
 {
 	if (p->head)
 		munmap(p->head, HEAD);
@@ -92,7 +92,7 @@ void wslx_portal_page_close(struct portal_page *p)
 	wslx_close(&p->fd);
 }
 
-void wslx_portal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e)
+void wslx_vmportal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e)
 {
 	struct portal_window_entry *at = entry(p, i);
 
@@ -102,7 +102,7 @@ void wslx_portal_page_grant(struct portal_page *p, unsigned i, const struct port
 	changed(p);
 }
 
-void wslx_portal_page_name(struct portal_page *p, unsigned i, const char *as)
+void wslx_vmportal_page_name(struct portal_page *p, unsigned i, const char *as)
 {
 	struct portal_window_entry *at = entry(p, i);
 	char name[sizeof(at->as)] = { 0 };
@@ -114,7 +114,7 @@ void wslx_portal_page_name(struct portal_page *p, unsigned i, const char *as)
 	changed(p);
 }
 
-void wslx_portal_page_revoke(struct portal_page *p, unsigned i)
+void wslx_vmportal_page_revoke(struct portal_page *p, unsigned i)
 {
 	STORE(&entry(p, i)->life, ++p->generation[i] << 8 | PORTAL_WINDOW_NONE);
 	for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++) {
@@ -125,7 +125,7 @@ void wslx_portal_page_revoke(struct portal_page *p, unsigned i)
 	changed(p);
 }
 
-void wslx_portal_page_arena(struct portal_page *p, unsigned i, unsigned arena, const struct portal_window_arena *a)
+void wslx_vmportal_page_arena(struct portal_page *p, unsigned i, unsigned arena, const struct portal_window_arena *a)
 {
 	struct portal_window_arena *at = &arenas(p, i)[arena];
 
@@ -137,7 +137,7 @@ void wslx_portal_page_arena(struct portal_page *p, unsigned i, unsigned arena, c
 	p->shown[i][arena] = a->life;
 }
 
-void wslx_portal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch)
+void wslx_vmportal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch)
 {
 	STORE(&entry(p, i)->epoch, epoch);
 	changed(p);

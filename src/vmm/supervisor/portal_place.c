@@ -12,13 +12,13 @@
 
 #define LEFT 0x80u
 
-int wslx_portal_places_open(struct portal_places *p, uint32_t segments)
+int wslx_vmportal_places_open(struct portal_places *p, uint32_t segments)
 {
 	*p = (struct portal_places) { .owner = calloc(segments, 1), .n = segments, .next = 1 };
 	return p->owner ? 0 : -ENOMEM;
 }
 
-void wslx_portal_places_close(struct portal_places *p)
+void wslx_vmportal_places_close(struct portal_places *p)
 {
 	free(p->owner);
 	*p = (struct portal_places) { 0 };
@@ -37,7 +37,7 @@ static uint32_t find(const struct portal_places *p, uint32_t from, uint32_t to, 
 	return 0;
 }
 
-uint32_t wslx_portal_place_take(struct portal_places *p, unsigned grant, uint32_t segments)
+uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint32_t segments)
 {
 	uint32_t first = segments ? find(p, p->next, p->n, segments) : 0;
 
@@ -50,13 +50,13 @@ uint32_t wslx_portal_place_take(struct portal_places *p, unsigned grant, uint32_
 	return first;
 }
 
-void wslx_portal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments)
+void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments)
 {
 	for (uint32_t s = first; s < first + segments; s++)
 		p->owner[s] |= LEFT;
 }
 
-void wslx_portal_place_release(struct portal_places *p, unsigned grant)
+void wslx_vmportal_place_release(struct portal_places *p, unsigned grant)
 {
 	for (uint32_t s = 1; s < p->n; s++)
 		if (p->owner[s] == (LEFT | (1 + grant)))

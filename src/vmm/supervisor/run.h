@@ -73,8 +73,8 @@ WSLX_MUST_CHECK int wslx_run_set_net(struct wslx_run *r, int fd);
 
 /* Puts something else into a run of Portal's window, in all processes that have it.
  * On failure (-errno) fn is not called. */
-WSLX_MUST_CHECK int wslx_run_window_map(struct wslx_run *r, const struct wslx_portal_map *m, wslx_portal_mapped_fn fn,
-					void *opaque);
+WSLX_MUST_CHECK int wslx_run_window_map(struct wslx_run *r, const struct wslx_vmportal_map *m,
+					wslx_vmportal_mapped_fn fn, void *opaque);
 
 /* err: 0 or -errno.  a: as in link.h; text: "" or the statistics. */
 typedef void (*wslx_run_reply_fn)(void *opaque, int err, uint64_t a, const char *text);

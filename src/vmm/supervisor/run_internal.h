@@ -24,7 +24,7 @@ struct window_job {
 	unsigned waiting; /* for answers; 0 = free */
 	uint32_t qemu_id; /* of the message to QEMU, while that is unanswered */
 	int err;
-	wslx_portal_mapped_fn fn;
+	wslx_vmportal_mapped_fn fn;
 	void *opaque;
 };
 

@@ -108,7 +108,8 @@ static int ask_qemu(struct wslx_run *r, struct window_job *j, struct wslx_link_m
 	return 0;
 }
 
-int wslx_run_window_map(struct wslx_run *r, const struct wslx_portal_map *map, wslx_portal_mapped_fn fn, void *opaque)
+int wslx_run_window_map(struct wslx_run *r, const struct wslx_vmportal_map *map, wslx_vmportal_mapped_fn fn,
+			void *opaque)
 {
 	struct wslx_link_msg m = {
 		.type = WSLX_LINK_WINDOW_MAP,

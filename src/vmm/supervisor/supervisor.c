@@ -495,7 +495,7 @@ static void drop_run(struct wslx_sup *s)
 	if (s->passt)
 		wslx_passt_stop(s->passt);
 	if (s->portal)
-		wslx_portal_stop(s->portal);
+		wslx_vmportal_stop(s->portal);
 	wslx_run_free(s->run);
 	s->run = NULL;
 	wslx_close(&s->net_fd);
@@ -582,7 +582,7 @@ static int start_run(struct wslx_sup *s, struct wslx_err *err)
 	s->boots++;
 	r = make_net_pair(s, &net, err);
 	if (r == 0 && s->portal)
-		r = wslx_portal_boot(s->portal, &window, err);
+		r = wslx_vmportal_boot(s->portal, &window, err);
 	if (r == 0)
 		r = wslx_files_listen_net(&s->files, s->config, err);
 	if (r == 0) {
@@ -607,7 +607,7 @@ static int start_run(struct wslx_sup *s, struct wslx_err *err)
 			},
 			&s->run, err);
 	if (r == 0 && s->portal)
-		wslx_portal_start(s->portal);
+		wslx_vmportal_start(s->portal);
 	/* passt takes its time to start; the kernel takes longer to need it. */
 	if (r == 0) {
 		s->boot_ns = wslx_run_spawn_ns(s->run);
@@ -743,7 +743,7 @@ static void free_all(struct wslx_sup *s)
 {
 	if (s->run || s->agent)
 		drop_run(s);
-	wslx_portal_free(s->portal);
+	wslx_vmportal_free(s->portal);
 	wslx_passt_free(s->passt);
 	wslx_control_free(s->control);
 	wslx_conlog_free(s->console);

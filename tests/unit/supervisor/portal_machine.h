@@ -33,7 +33,7 @@
 #define MAX_JOBS 16
 
 struct job {
-	wslx_portal_mapped_fn done;
+	wslx_vmportal_mapped_fn done;
 	void *opaque;
 };
 
@@ -42,7 +42,7 @@ struct machine {
 	portal_host *h;
 	struct wslx_watch *host_watch;
 	struct wslx_loop *loop;
-	struct wslx_portal *portal;
+	struct wslx_vmportal *portal;
 	struct wslx_portal_config config;
 	struct wslx_window w;
 	struct job jobs[MAX_JOBS];
@@ -67,7 +67,8 @@ static inline void answer_jobs(void *opaque)
 	}
 }
 
-static inline int do_map(void *opaque, const struct wslx_portal_map *map, wslx_portal_mapped_fn done, void *done_opaque)
+static inline int do_map(void *opaque, const struct wslx_vmportal_map *map, wslx_vmportal_mapped_fn done,
+			 void *done_opaque)
 {
 	static struct wslx_link_msg msg;
 	struct machine *m = opaque;
@@ -125,15 +126,15 @@ static inline void boot(struct machine *m)
 {
 	int fd = -1;
 
-	assert_int_equal(wslx_portal_boot(m->portal, &fd, NULL), 0);
+	assert_int_equal(wslx_vmportal_boot(m->portal, &fd, NULL), 0);
 	assert_int_equal(wslx_window_open(fd, WINDOW, &m->w), 0);
-	wslx_portal_start(m->portal);
+	wslx_vmportal_start(m->portal);
 }
 
 static inline void halt(struct machine *m)
 {
 	m->n_jobs = 0;
-	wslx_portal_stop(m->portal);
+	wslx_vmportal_stop(m->portal);
 	wslx_window_close(&m->w);
 }
 
@@ -149,8 +150,8 @@ static inline void setup_segments(struct machine *m, uint32_t segments)
 		.n_grants = 1,
 	};
 	assert_int_equal(wslx_loop_new(&m->loop), 0);
-	assert_int_equal(wslx_portal_new(
-				 &(struct wslx_portal_params) {
+	assert_int_equal(wslx_vmportal_new(
+				 &(struct wslx_vmportal_params) {
 					 .loop = m->loop,
 					 .machine = "m1",
 					 .cid = 3,
@@ -173,7 +174,7 @@ static inline void setup(struct machine *m)
 static inline void teardown(struct machine *m)
 {
 	halt(m);
-	wslx_portal_free(m->portal);
+	wslx_vmportal_free(m->portal);
 	broker_down(m);
 	wslx_loop_free(m->loop);
 	unlink(m->sock);
@@ -264,7 +265,7 @@ static inline void settle(struct machine *m)
 
 static inline int ring_up(struct machine *m)
 {
-	int fd = wslx_portal_doorbell(m->portal, entry(m)->doorbell_port);
+	int fd = wslx_vmportal_doorbell(m->portal, entry(m)->doorbell_port);
 
 	assert_true(fd >= 0);
 	return fd;

@@ -26,7 +26,7 @@ static void test_join(void **state)
 	/* What is not the guest's cannot be changed by it. */
 	arena(&m, 0)[0] = 0;
 	assert_int_equal(host_sees(&m, 0, 0), 'W');
-	assert_int_equal(wslx_portal_doorbell(m.portal, PORTAL_DOORBELL_PORT + 1), -ECONNREFUSED);
+	assert_int_equal(wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT + 1), -ECONNREFUSED);
 	teardown(&m);
 }
 
@@ -179,7 +179,7 @@ static void test_joins_are_rare(void **state)
 	until(&m, up_to_date);
 	end = wslx_now_ms() + 1000;
 	while (wslx_now_ms() < end) {
-		int fd = wslx_portal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
+		int fd = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
 
 		if (fd >= 0)
 			close(fd);
@@ -235,12 +235,12 @@ static void test_revoke(void **state)
 	assert_int_equal(theirs[0], 0);
 	assert_int_equal(arenas(&m)[o].life, 0);
 	/* Not of its own accord ... */
-	wslx_portal_retry(m.portal);
-	assert_int_equal(wslx_portal_doorbell(m.portal, PORTAL_DOORBELL_PORT), -ECONNREFUSED);
+	wslx_vmportal_retry(m.portal);
+	assert_int_equal(wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT), -ECONNREFUSED);
 	settle(&m);
 	assert_true(gone(&m));
 	/* ... and not where the program still writes. */
-	assert_int_equal(wslx_portal_add(m.portal, &m.config.grants[0]), 0);
+	assert_int_equal(wslx_vmportal_add(m.portal, &m.config.grants[0]), 0);
 	until(&m, up_to_date);
 	assert_true(arena(&m, own(&m)) != mine && arena(&m, own(&m)) != mine + 2 * WSLX_MIB);
 	close(bell);
@@ -276,7 +276,7 @@ static void test_broker_ends(void **state)
 	close(bell);
 	settle(&m);
 	broker_up(&m, 0);
-	wslx_portal_retry(m.portal);
+	wslx_vmportal_retry(m.portal);
 	until(&m, up_to_date);
 	teardown(&m);
 }
@@ -292,7 +292,7 @@ static void test_broker_comes_late(void **state)
 	broker_up(&m, 0);
 	settle(&m);
 	assert_true(gone(&m));
-	wslx_portal_retry(m.portal);
+	wslx_vmportal_retry(m.portal);
 	until(&m, up_to_date);
 	/* A reboot is a new participant and an empty window. */
 	halt(&m);
@@ -384,36 +384,36 @@ static void test_more_grants(void **state)
 	g.socket = nowhere;
 	for (int i = 1; i <= 8; i++) {
 		snprintf(g.region, sizeof(g.region), "other%d", i);
-		assert_int_equal(wslx_portal_add(m.portal, &g), i < 8 ? 0 : -ENOSPC);
+		assert_int_equal(wslx_vmportal_add(m.portal, &g), i < 8 ? 0 : -ENOSPC);
 	}
-	assert_int_equal(wslx_portal_add(m.portal, &m.config.grants[0]), 0);
+	assert_int_equal(wslx_vmportal_add(m.portal, &m.config.grants[0]), 0);
 	assert_int_equal(entry(&m)->part_generation, 1);
 	/* What waits is known by its name; what is taken away is not. */
 	assert_string_equal(entry_n(&m, 7)->as, "mine");
 	assert_int_equal(entry_n(&m, 7)->life & 0xff, PORTAL_WINDOW_NONE);
-	assert_int_equal(wslx_portal_remove(m.portal, "nothing"), -ENOENT);
-	assert_int_equal(wslx_portal_remove(m.portal, "other7"), 0);
-	assert_int_equal(wslx_portal_remove(m.portal, "other7"), -ENOENT);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "nothing"), -ENOENT);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "other7"), 0);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "other7"), -ENOENT);
 	assert_string_equal(entry_n(&m, 7)->as, "");
 	strcpy(g.region, "other8");
-	assert_int_equal(wslx_portal_add(m.portal, &g), 0);
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
 	assert_string_equal(entry_n(&m, 7)->as, "mine");
-	list = wslx_portal_describe(m.portal);
+	list = wslx_vmportal_describe(m.portal);
 	assert_int_equal(json_array_size(list), 8);
 	assert_string_equal(json_string_value(json_object_get(json_array_get(list, 0), "state")), "granted");
 	json_decref(list);
 	/* One in force, too, without a word from its broker. */
 	bell = ring_up(&m);
 	until(&m, bell_rang);
-	assert_int_equal(wslx_portal_remove(m.portal, "reg"), 0);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
 	until(&m, gone);
 	until(&m, bell_ended);
 	assert_string_equal(entry(&m)->as, "");
 	close(bell);
-	list = wslx_portal_describe(m.portal);
+	list = wslx_vmportal_describe(m.portal);
 	assert_int_equal(json_array_size(list), 7);
 	json_decref(list);
-	assert_int_equal(wslx_portal_add(m.portal, &m.config.grants[0]), 0);
+	assert_int_equal(wslx_vmportal_add(m.portal, &m.config.grants[0]), 0);
 	until(&m, up_to_date);
 	assert_string_equal(entry(&m)->as, "mine");
 	teardown(&m);

@@ -10,7 +10,7 @@ static void test_info_block(void **state)
 	uint64_t hi = 0;
 	uint32_t lo = 0;
 
-	wslx_portal_info_block(256 * WSLX_MIB, uuid, b);
+	wslx_vmportal_info_block(256 * WSLX_MIB, uuid, b);
 	assert_memory_equal(b, "NVDIMM_DAX_INFO\0\1\2\3", 19);
 	assert_int_equal(wslx_get_le64(b + 56), 2 * WSLX_MIB);
 	assert_int_equal(wslx_get_le64(b + 64), 254 * WSLX_MIB / 4096);
@@ -30,25 +30,25 @@ static void test_places(void **state)
 	struct portal_places p;
 	uint32_t a, b;
 
-	assert_int_equal(wslx_portal_places_open(&p, 10), 0);
-	assert_int_equal(wslx_portal_place_take(&p, 0, 0), 0);
-	assert_int_equal(wslx_portal_place_take(&p, 0, 10), 0);
-	assert_int_equal(wslx_portal_place_take(&p, 0, UINT32_MAX), 0);
-	a = wslx_portal_place_take(&p, 0, 4);
-	b = wslx_portal_place_take(&p, 1, 4);
+	assert_int_equal(wslx_vmportal_places_open(&p, 10), 0);
+	assert_int_equal(wslx_vmportal_place_take(&p, 0, 0), 0);
+	assert_int_equal(wslx_vmportal_place_take(&p, 0, 10), 0);
+	assert_int_equal(wslx_vmportal_place_take(&p, 0, UINT32_MAX), 0);
+	a = wslx_vmportal_place_take(&p, 0, 4);
+	b = wslx_vmportal_place_take(&p, 1, 4);
 	assert_int_equal(a, 1);
 	assert_int_equal(b, 5);
-	assert_int_equal(wslx_portal_place_take(&p, 2, 2), 0);
-	wslx_portal_place_leave(&p, a, 4);
-	assert_int_equal(wslx_portal_place_take(&p, 2, 2), 0);
-	wslx_portal_place_release(&p, 1); /* another's: no effect */
-	assert_int_equal(wslx_portal_place_take(&p, 2, 2), 0);
-	wslx_portal_place_release(&p, 0);
-	assert_int_equal(wslx_portal_place_take(&p, 2, 1), 9);
-	assert_int_equal(wslx_portal_place_take(&p, 2, 2), 1);
-	assert_int_equal(wslx_portal_place_take(&p, 2, 2), 3);
-	assert_int_equal(wslx_portal_place_take(&p, 2, 1), 0);
-	wslx_portal_places_close(&p);
+	assert_int_equal(wslx_vmportal_place_take(&p, 2, 2), 0);
+	wslx_vmportal_place_leave(&p, a, 4);
+	assert_int_equal(wslx_vmportal_place_take(&p, 2, 2), 0);
+	wslx_vmportal_place_release(&p, 1); /* another's: no effect */
+	assert_int_equal(wslx_vmportal_place_take(&p, 2, 2), 0);
+	wslx_vmportal_place_release(&p, 0);
+	assert_int_equal(wslx_vmportal_place_take(&p, 2, 1), 9);
+	assert_int_equal(wslx_vmportal_place_take(&p, 2, 2), 1);
+	assert_int_equal(wslx_vmportal_place_take(&p, 2, 2), 3);
+	assert_int_equal(wslx_vmportal_place_take(&p, 2, 1), 0);
+	wslx_vmportal_places_close(&p);
 }
 
 static int apply(const struct wslx_window *w, uint64_t first, uint64_t n, uint64_t kind, int fd)
@@ -246,7 +246,7 @@ static void test_lying_broker(void **state)
 			assert_int_equal(m.portal->places.owner[s], 0);
 		/* It may join again only after a while. */
 		settle(&m);
-		wslx_portal_retry(m.portal);
+		wslx_vmportal_retry(m.portal);
 	}
 	close(listener);
 	broker_up(&m, 0);
@@ -263,7 +263,7 @@ static void test_scribbled_tables(void **state)
 	memset(data(&m), 0xff, WSLX_WINDOW_SEGMENT);
 	assert_int_equal(portal_host_object(m.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
 	settle(&m);
-	bell = wslx_portal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
+	bell = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
 	assert_true(bell >= 0);
 	until(&m, bell_rang);
 	close(bell);
