@@ -80,7 +80,7 @@ static int make_tables(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32
 		return -ENOMEM;
 	memset(h->segment_used, 1, own);
 	write_header(h, name, segments, slots);
-	a->life = PORTAL_LIFE(1, PORTAL_ARENA_LIVE);
+	a->life = PORTAL_LIFE(++h->arena_generation, PORTAL_ARENA_LIVE);
 	a->segments = own;
 	a->readers = UINT64_MAX;
 	h->arenas[0] = (struct portal_arena) { .life = a->life, .segments = own, .readers = UINT64_MAX };

@@ -62,6 +62,11 @@ struct portal_host {
 	struct portal_name *names;
 	uint32_t names_used, max_each;
 	uint8_t *segment_used;
+	uint32_t next_place; /* where the search for a place begins ... */
+	unsigned next_arena; /* ... and for a number */
+	/* Of the arena made last.  One for all: a handle into one that was in the same place under another number is
+	 * stale. */
+	uint64_t arena_generation;
 	struct wslx_host_arena arena[PORTAL_MAX_ARENAS];
 	struct wslx_host_member member[PORTAL_MAX_PARTICIPANTS];
 	struct portal_host_stat count;

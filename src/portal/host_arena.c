@@ -49,17 +49,45 @@ int wslx_host_arena_memory(portal_host *h, uint32_t segments)
 	return new_memory(h->hdr->name, (uint64_t)segments << PORTAL_SEGMENT_SHIFT, &a->fd, &a->ro);
 }
 
-/* The lowest free place; 0 is taken for ever. */
-static uint32_t find_place(const portal_host *h, uint32_t segments)
+static uint32_t find_place_from(const portal_host *h, uint32_t from, uint32_t segments)
 {
 	uint32_t run = 0;
 
-	for (uint32_t s = 1; s < h->hdr->segments; s++) {
+	for (uint32_t s = from; s < h->hdr->segments; s++) {
 		run = h->segment_used[s] ? 0 : run + 1;
 		if (run == segments)
 			return s + 1 - segments;
 	}
 	return 0;
+}
+
+/* Of what a dead one published the last may still be unread: its place, and its
+ * number in the table, are used again as late as possible.  0: there is no room;
+ * that place is taken for ever. */
+static uint32_t find_place(const portal_host *h, uint32_t segments)
+{
+	uint32_t first = find_place_from(h, WSLX_MAX(h->next_place, 1u), segments);
+
+	return first ? first : find_place_from(h, 1, segments);
+}
+
+static bool is_taken(const portal_host *h, unsigned i)
+{
+	uint32_t state = PORTAL_LIFE_STATE(h->arena[i].life);
+
+	return state == PORTAL_ARENA_LIVE || state == PORTAL_ARENA_REVOKED;
+}
+
+/* PORTAL_MAX_ARENAS: all numbers are taken. */
+static unsigned find_number(const portal_host *h)
+{
+	for (unsigned k = 0; k < PORTAL_MAX_ARENAS - 1; k++) {
+		unsigned i = 1 + (h->next_arena + k) % (PORTAL_MAX_ARENAS - 1);
+
+		if (!is_taken(h, i))
+			return i;
+	}
+	return PORTAL_MAX_ARENAS;
 }
 
 static void write_table(portal_host *h, unsigned i)
@@ -84,14 +112,12 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 {
 	struct wslx_host_arena *a;
 	uint32_t first;
-	unsigned i = 1;
+	unsigned i;
 	int r;
 
 	if (!segments || segments >= h->hdr->segments)
 		return -EINVAL;
-	while (i < PORTAL_MAX_ARENAS && (PORTAL_LIFE_STATE(h->arena[i].life) == PORTAL_ARENA_LIVE ||
-					 PORTAL_LIFE_STATE(h->arena[i].life) == PORTAL_ARENA_REVOKED))
-		i++;
+	i = find_number(h);
 	if (i == PORTAL_MAX_ARENAS)
 		return -EMFILE;
 	first = find_place(h, segments);
@@ -102,13 +128,15 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 	if (r < 0)
 		return r;
 	wslx_host_epoch_begin(h);
-	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life) + 1, PORTAL_ARENA_LIVE);
+	a->life = PORTAL_LIFE(++h->arena_generation, PORTAL_ARENA_LIVE);
 	a->first = first;
 	a->segments = segments;
 	a->owner = owner;
 	a->flags = flags;
 	a->readers = readers;
 	memset(h->segment_used + first, 1, segments);
+	h->next_place = first + segments;
+	h->next_arena = i; /* find_number() begins behind it */
 	write_table(h, i);
 	wslx_host_epoch_end(h);
 	*ret = i;
@@ -170,7 +198,8 @@ int wslx_host_arena_replace(portal_host *h, unsigned i, unsigned owner, enum por
 	a->fd = TAKE_FD(fd);
 	a->ro = TAKE_FD(ro);
 	a->owner = owner;
-	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life) + (state == PORTAL_ARENA_LIVE), state);
+	a->life = PORTAL_LIFE(state == PORTAL_ARENA_LIVE ? ++h->arena_generation : PORTAL_LIFE_GENERATION(a->life),
+			      state);
 	write_table(h, i);
 	wslx_host_epoch_end(h);
 	return 0;

@@ -106,7 +106,9 @@ static void stale_after_reuse(void **state)
 	struct broker b;
 	portal *p, *q, *r;
 
-	broker_start(&b, NULL);
+	/* Room for no third one. */
+	broker_start(&b, &(struct portal_host_params) {
+				 .size = sizeof(struct portal_host_params), .name = "test", .segments = 10 });
 	p = broker_attach(&b, "first");
 	q = broker_attach(&b, "reader");
 	assert_int_equal(portal_alloc(p, 100, &h, NULL), 0);

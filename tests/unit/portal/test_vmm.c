@@ -169,13 +169,58 @@ static void last_event_arrives(void **state)
 	broker_end(&b);
 }
 
+/* Says one last thing and is gone; the next participant is there before anybody looks. */
+static int last_words(void *arg)
+{
+	portal *p = broker_attach(arg, "talker");
+	portal_chan *c;
+
+	if (!p || portal_connect(p, "svc", 1024, LONG, &c) < 0 || portal_send(c, 7, "bye", 4, LONG) < 0)
+		return 1;
+	return 0;
+}
+
+static void last_words_are_heard(void **state)
+{
+	struct portal_host_stat st;
+	portal_listener *l;
+	struct broker b;
+	portal_chan *c;
+	portal *p, *q;
+	char buf[16];
+	uint32_t type;
+	size_t n;
+	int pid;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "listener");
+	assert_int_equal(portal_listen(p, "svc", NULL, &l), 0);
+	pid = child_start(last_words, &b);
+	assert_int_equal(portal_accept(l, LONG, &c), 0);
+	child_wait(pid);
+	do
+		assert_int_equal(portal_host_stat(b.h, &st), 0);
+	while (st.participants > 1);
+	/* As a machine does, whose next program is a new participant at once. */
+	q = broker_attach(&b, "next");
+	assert_non_null(q);
+	assert_int_equal(portal_poll(p, 0), 0);
+	assert_int_equal(portal_recv(c, &type, buf, sizeof(buf), &n, LONG), 0);
+	assert_string_equal(buf, "bye");
+	assert_int_equal(portal_recv(c, &type, buf, sizeof(buf), &n, LONG), -EPIPE);
+	portal_detach(q);
+	portal_chan_free(c);
+	portal_listener_free(l);
+	portal_detach(p);
+	broker_end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(vmm_is_waited_for),
-		cmocka_unit_test(synced_ends_the_wait),
-		cmocka_unit_test(synced_must_be_true),
-		cmocka_unit_test(last_event_arrives),
+		cmocka_unit_test(vmm_is_waited_for),    cmocka_unit_test(synced_ends_the_wait),
+		cmocka_unit_test(synced_must_be_true),  cmocka_unit_test(last_event_arrives),
+		cmocka_unit_test(last_words_are_heard),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
