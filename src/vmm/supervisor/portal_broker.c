@@ -167,6 +167,8 @@ void wslx_vmportal_join(struct grant *g)
 /* The next arena that is still mapped; false: none is. */
 static bool clear_next(struct grant *g)
 {
+	uint32_t first, n;
+
 	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++) {
 		struct grant_arena *a = &g->arenas[i];
 
@@ -177,7 +179,11 @@ static bool clear_next(struct grant *g)
 		a->place = 0;
 		return true;
 	}
-	return false;
+	first = wslx_vmportal_place_stale(&g->p->places, g->index, &n);
+	if (!first)
+		return false;
+	wslx_vmportal_map(g, first, n, WSLX_WINDOW_OWN, -1);
+	return true;
 }
 
 static void cleared(struct grant *g)
@@ -282,6 +288,11 @@ static void arena_step(struct grant *g)
 	const struct wslx_portal_msg *m = &g->arena;
 	struct grant_arena *a = &g->arenas[m->index];
 
+	/* As on the host: what a dead one published is still read. */
+	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD) {
+		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
+		*a = (struct grant_arena) { 0 };
+	}
 	if (a->place && (m->access == PORTAL_ACCESS_NONE || a->segments != m->segments)) {
 		wslx_vmportal_place_leave(&g->p->places, a->place, a->segments);
 		wslx_vmportal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);

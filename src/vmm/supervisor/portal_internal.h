@@ -36,6 +36,9 @@ void wslx_vmportal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch)
 
 struct portal_places {
 	uint8_t *owner; /* by segment: 0 free, 1 + grant; with PLACE_LEFT: given up, not free yet */
+	/* By segment: 1 + the grant of a dead arena that is still mapped there, though
+	 * the place is given up: somebody in the guest may be reading its last words. */
+	uint8_t *stale;
 	uint32_t n, next;
 };
 
@@ -45,6 +48,10 @@ void wslx_vmportal_places_close(struct portal_places *p);
 uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint32_t segments);
 /* Not to be taken by others before release. */
 void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments);
+/* The same, and what is mapped there stays until somebody takes the place. */
+void wslx_vmportal_place_abandon(struct portal_places *p, unsigned grant, uint32_t first, uint32_t segments);
+/* A run that was abandoned and is to be unmapped after all; 0: there is none. */
+uint32_t wslx_vmportal_place_stale(struct portal_places *p, unsigned grant, uint32_t *ret_segments);
 void wslx_vmportal_place_release(struct portal_places *p, unsigned grant);
 
 /* ---- grants ---- */

@@ -14,13 +14,19 @@
 
 int wslx_vmportal_places_open(struct portal_places *p, uint32_t segments)
 {
-	*p = (struct portal_places) { .owner = calloc(segments, 1), .n = segments, .next = 1 };
-	return p->owner ? 0 : -ENOMEM;
+	*p = (struct portal_places) {
+		.owner = calloc(segments, 1), .stale = calloc(segments, 1), .n = segments, .next = 1
+	};
+	if (p->owner && p->stale)
+		return 0;
+	wslx_vmportal_places_close(p);
+	return -ENOMEM;
 }
 
 void wslx_vmportal_places_close(struct portal_places *p)
 {
 	free(p->owner);
+	free(p->stale);
 	*p = (struct portal_places) { 0 };
 }
 
@@ -46,6 +52,7 @@ uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint3
 	if (!first)
 		return 0;
 	memset(p->owner + first, (int)(1 + grant), segments);
+	memset(p->stale + first, 0, segments);
 	p->next = first + segments;
 	return first;
 }
@@ -54,6 +61,24 @@ void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t
 {
 	for (uint32_t s = first; s < first + segments; s++)
 		p->owner[s] |= LEFT;
+}
+
+void wslx_vmportal_place_abandon(struct portal_places *p, unsigned grant, uint32_t first, uint32_t segments)
+{
+	wslx_vmportal_place_leave(p, first, segments);
+	memset(p->stale + first, (int)(1 + grant), segments);
+}
+
+uint32_t wslx_vmportal_place_stale(struct portal_places *p, unsigned grant, uint32_t *ret_segments)
+{
+	uint32_t first = 1, n = 0;
+
+	while (first < p->n && p->stale[first] != 1 + grant)
+		first++;
+	while (first + n < p->n && p->stale[first + n] == 1 + grant)
+		p->stale[first + n++] = 0;
+	*ret_segments = n;
+	return n ? first : 0;
 }
 
 void wslx_vmportal_place_release(struct portal_places *p, unsigned grant)

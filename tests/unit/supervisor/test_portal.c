@@ -62,6 +62,7 @@ static void *attach_thread(void *arg)
 static void test_others(void **state)
 {
 	unsigned other = 0;
+	uint8_t *at;
 	struct machine m;
 	pthread_t t;
 	void *p;
@@ -85,10 +86,16 @@ static void test_others(void **state)
 	assert_memory_equal(arena(&m, other), "WSLXCTRL", 8);
 	arena(&m, other)[0] = '!';
 	assert_int_equal(host_sees(&m, other, 0), 'W');
+	at = arena(&m, other);
 	portal_detach(p);
 	settle(&m);
 	assert_true(up_to_date(&m));
 	assert_int_equal(arenas(&m)[other].life, 0);
+	/* Its last words are still read, until the guest has no part in the region any more. */
+	assert_memory_equal(at + 1, "SLXCTRL", 7);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	until(&m, gone);
+	assert_int_equal(at[1], 0);
 	close(bell);
 	teardown(&m);
 }

@@ -48,6 +48,15 @@ static void test_places(void **state)
 	assert_int_equal(wslx_vmportal_place_take(&p, 2, 2), 1);
 	assert_int_equal(wslx_vmportal_place_take(&p, 2, 2), 3);
 	assert_int_equal(wslx_vmportal_place_take(&p, 2, 1), 0);
+	/* What was abandoned is there once, and not where somebody else is now. */
+	wslx_vmportal_place_abandon(&p, 2, 1, 2);
+	wslx_vmportal_place_abandon(&p, 2, 3, 2);
+	wslx_vmportal_place_release(&p, 2);
+	assert_int_equal(wslx_vmportal_place_take(&p, 3, 1), 1);
+	assert_int_equal(wslx_vmportal_place_stale(&p, 1, &a), 0);
+	assert_int_equal(wslx_vmportal_place_stale(&p, 2, &a), 2);
+	assert_int_equal(a, 3);
+	assert_int_equal(wslx_vmportal_place_stale(&p, 2, &a), 0);
 	wslx_vmportal_places_close(&p);
 }
 
