@@ -36,6 +36,7 @@
 #define WSLX_VIRTIO_ID_CONSOLE 3
 #define WSLX_VIRTIO_ID_RNG 4
 #define WSLX_VIRTIO_ID_VSOCK 19
+#define WSLX_VIRTIO_ID_PMEM 27
 
 /* virtio 1.2, section 6: reserved feature bits. */
 #define WSLX_VIRTIO_F_INDIRECT_DESC (1ull << 28)

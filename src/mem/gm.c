@@ -42,7 +42,8 @@ int wslx_gm_new_empty(struct wslx_gm **ret)
 void wslx_gm_clear(struct wslx_gm *gm)
 {
 	for (size_t i = 0; i < gm->n; i++) {
-		munmap(gm->regions[i].host, gm->regions[i].size);
+		if (!gm->regions[i].borrowed)
+			munmap(gm->regions[i].host, gm->regions[i].size);
 		wslx_close(&gm->regions[i].fd);
 	}
 	gm->n = 0;
@@ -217,6 +218,20 @@ int wslx_gm_import(struct wslx_gm *gm, struct wslx_gpa base, uint64_t size, int 
 		wslx_close(&fd);
 		return rc;
 	}
+	insert(gm, &r);
+	return 0;
+}
+
+int wslx_gm_borrow(struct wslx_gm *gm, struct wslx_gpa base, uint64_t size, void *host)
+{
+	const struct wslx_gm_region r = { .base = base, .size = size, .host = host, .fd = -1, .borrowed = true };
+	uint64_t end;
+
+	if (!size || (base.v | size | (uintptr_t)host) % WSLX_PAGE_SIZE || !wslx_add_u64(base.v, size, &end) ||
+	    overlaps(gm, base.v, size))
+		return -EINVAL;
+	if (gm->n == WSLX_GM_MAX_REGIONS)
+		return -ENOSPC;
 	insert(gm, &r);
 	return 0;
 }

@@ -41,8 +41,9 @@ struct wslx_gm_region {
 	struct wslx_gpa base;
 	uint64_t size;
 	uint8_t *host;
-	int fd;             /* SHARED/IMPORTED: owned; -1 for PRIVATE */
+	int fd;             /* SHARED/IMPORTED: owned; -1 for PRIVATE and borrowed ones */
 	uint64_t fd_offset; /* of base within fd */
+	bool borrowed;      /* somebody else's mapping */
 };
 
 #define WSLX_GM_MAX_REGIONS 32
@@ -60,6 +61,9 @@ WSLX_MUST_CHECK int wslx_gm_new_empty(struct wslx_gm **ret);
  * misalignment, overlap, overflow, or a file shorter than the range; -ENOSPC
  * when the table is full. */
 WSLX_MUST_CHECK int wslx_gm_import(struct wslx_gm *gm, struct wslx_gpa base, uint64_t size, int fd, uint64_t fd_offset);
+/* Memory that is mapped already, stays the caller's, and outlives this.
+ * -EINVAL, -ENOSPC as above. */
+WSLX_MUST_CHECK int wslx_gm_borrow(struct wslx_gm *gm, struct wslx_gpa base, uint64_t size, void *host);
 void wslx_gm_clear(struct wslx_gm *gm); /* unmaps all regions */
 void wslx_gm_free(struct wslx_gm *gm);  /* NULL is fine */
 

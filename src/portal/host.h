@@ -39,8 +39,9 @@ struct wslx_host_member {
 	bool live;
 	int sock;
 	bool greeted;
-	bool answering; /* the socket was full in the middle of an answer */
-	bool poll_out;
+	bool answering;  /* the socket was full in the middle of an answer */
+	bool event_due;  /* ... in an event: the next one must not be an older epoch's */
+	uint32_t polled; /* epoll events asked for; 0: as at first */
 	uint32_t kind;
 	unsigned arena;
 	const struct portal_control *ctl; /* read-only */
@@ -95,6 +96,8 @@ void wslx_host_event_all(portal_host *h);
 /* host_socket.c */
 WSLX_MUST_CHECK int wslx_host_accept(portal_host *h, int sock);
 void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events);
+/* To a guest's VMM: ring the guest. */
+void wslx_host_tell_vmm(portal_host *h, unsigned i);
 void wslx_host_on_stranger(portal_host *h, int sock);
 
 /* host_names.c */

@@ -23,12 +23,8 @@ void wslx_host_event(portal_host *h, unsigned i)
 	syscall(SYS_futex, event, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 	if (m->notify)
 		m->notify(m->opaque, -1);
-	if (m->sock >= 0 && m->greeted && m->kind == PORTAL_KIND_GUEST) {
-		struct wslx_portal_msg e = { .op = PORTAL_OP_EVENT, .epoch = h->hdr->epoch };
-
-		/* A full socket holds an event already. */
-		(void)!send(m->sock, &e, sizeof(e), MSG_DONTWAIT | MSG_NOSIGNAL);
-	}
+	if (m->sock >= 0 && m->greeted && m->kind == PORTAL_KIND_GUEST)
+		wslx_host_tell_vmm(h, i);
 }
 
 void wslx_host_event_all(portal_host *h)

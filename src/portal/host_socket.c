@@ -67,6 +67,28 @@ static int send_arena(portal_host *h, unsigned i, unsigned a)
 	return n < 0 ? (int)n : 0;
 }
 
+static void poll_member(portal_host *h, unsigned i)
+{
+	struct wslx_host_member *m = &h->member[i];
+	uint32_t events = m->answering ? EPOLLOUT : m->event_due ? EPOLLIN | EPOLLOUT : EPOLLIN;
+
+	if (events == (m->polled ? m->polled : EPOLLIN))
+		return;
+	m->polled = events;
+	(void)!watch(h, EPOLL_CTL_MOD, m->sock, events, i);
+}
+
+/* Who does not read for a while has enough to ring for, but may have missed the
+ * last change of the arenas: it is told again when there is room. */
+void wslx_host_tell_vmm(portal_host *h, unsigned i)
+{
+	struct wslx_host_member *m = &h->member[i];
+	struct wslx_portal_msg e = { .op = PORTAL_OP_EVENT, .epoch = h->hdr->epoch };
+
+	m->event_due = send(m->sock, &e, sizeof(e), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EAGAIN;
+	poll_member(h, i);
+}
+
 /* Goes on with an answer: all arenas that are not what the member knows, then DONE. */
 static int answer(portal_host *h, unsigned i)
 {
@@ -87,10 +109,7 @@ static int answer(portal_host *h, unsigned i)
 	if (r == 0 && send(m->sock, &done, sizeof(done), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		r = -errno;
 	m->answering = r == -EAGAIN;
-	if (m->answering != m->poll_out) {
-		m->poll_out = m->answering;
-		(void)!watch(h, EPOLL_CTL_MOD, m->sock, m->answering ? EPOLLOUT : EPOLLIN, i);
-	}
+	poll_member(h, i);
 	return r == -EAGAIN ? 0 : r;
 }
 
@@ -193,6 +212,8 @@ void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events)
 		return;
 	if (m->answering && events & EPOLLOUT)
 		r = answer(h, i);
+	if (m->event_due && events & EPOLLOUT && !m->answering)
+		wslx_host_tell_vmm(h, i);
 	/* A budget, so that one that talks without end does not keep the others from it. */
 	for (int budget = 16; budget && r == 0 && m->used && !m->answering && events & (EPOLLIN | EPOLLHUP); budget--)
 		r = on_message(h, i);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "vmm/window.h"
 
 #define FD_LIMIT 65536
 
@@ -49,6 +50,9 @@ int wslx_child_params_encode(const struct wslx_child_params *p, char **ret)
 			 p->cmdline ? p->cmdline : "", "net_mode", (int)p->net_mode, "net_fd", p->net_fd, "mac", mac,
 			 "no_io_uring", (int)p->no_io_uring, "test_hooks", (int)p->test_hooks);
 	if (!root)
+		return -ENOMEM;
+	if (p->window && (json_object_set_new(root, "window", json_integer((json_int_t)p->window)) < 0 ||
+			  json_object_set_new(root, "window_fd", json_integer(p->window_fd)) < 0))
 		return -ENOMEM;
 	*ret = json_dumps(root, JSON_COMPACT);
 	return *ret ? 0 : -ENOMEM;
@@ -115,10 +119,11 @@ static int check_fds(const struct wslx_child_params *p, struct wslx_err *err)
 		const char *name;
 		int fd;
 	} fds[] = {
-		{ "link_fd", p->link_fd },   { "console_fd", p->console_fd },
-		{ "vsock_fd", p->vsock_fd }, { "vsock_vhost_fd", p->vsock_vhost_fd },
-		{ "kvm_fd", p->kvm_fd },     { "kernel_fd", p->kernel_fd },
-		{ "net_fd", p->net_fd },     { "initramfs_fd", p->initramfs_fd },
+		{ "link_fd", p->link_fd },     { "console_fd", p->console_fd },
+		{ "vsock_fd", p->vsock_fd },   { "vsock_vhost_fd", p->vsock_vhost_fd },
+		{ "kvm_fd", p->kvm_fd },       { "kernel_fd", p->kernel_fd },
+		{ "net_fd", p->net_fd },       { "initramfs_fd", p->initramfs_fd },
+		{ "window_fd", p->window_fd },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
@@ -132,20 +137,21 @@ static int check_fds(const struct wslx_child_params *p, struct wslx_err *err)
 
 static int decode_root(json_t *root, struct wslx_child_params *p, struct wslx_err *err)
 {
-	json_int_t cid, memory;
+	json_int_t cid, memory, window = 0;
 	int cpus, shared, mode, no_uring, hooks, r;
 	const char *cmdline, *mac;
 	json_error_t e;
 	json_t *disks;
 
-	if (json_unpack_ex(
-		    root, &e, 0,
-		    "{s:i, s:i, s:i, s:i, s:I, s:o, s:i, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:i, s:s, s:b, s:b !}",
-		    "link_fd", &p->link_fd, "console_fd", &p->console_fd, "vsock_fd", &p->vsock_fd, "vsock_vhost_fd",
-		    &p->vsock_vhost_fd, "guest_cid", &cid, "disks", &disks, "cpus", &cpus, "memory", &memory,
-		    "shared_memory", &shared, "kvm_fd", &p->kvm_fd, "kernel_fd", &p->kernel_fd, "initramfs_fd",
-		    &p->initramfs_fd, "cmdline", &cmdline, "net_mode", &mode, "net_fd", &p->net_fd, "mac", &mac,
-		    "no_io_uring", &no_uring, "test_hooks", &hooks) < 0)
+	if (json_unpack_ex(root, &e, 0,
+			   "{s:i, s:i, s:i, s:i, s:I, s:o, s:i, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:i, s:s, s:b, s:b, "
+			   "s?I, s?i !}",
+			   "link_fd", &p->link_fd, "console_fd", &p->console_fd, "vsock_fd", &p->vsock_fd,
+			   "vsock_vhost_fd", &p->vsock_vhost_fd, "guest_cid", &cid, "disks", &disks, "cpus", &cpus,
+			   "memory", &memory, "shared_memory", &shared, "kvm_fd", &p->kvm_fd, "kernel_fd",
+			   &p->kernel_fd, "initramfs_fd", &p->initramfs_fd, "cmdline", &cmdline, "net_mode", &mode,
+			   "net_fd", &p->net_fd, "mac", &mac, "no_io_uring", &no_uring, "test_hooks", &hooks, "window",
+			   &window, "window_fd", &p->window_fd) < 0)
 		return wslx_err_set(err, EINVAL, "child parameters: %s", e.text);
 	if (cid < 3 || cid > UINT32_MAX - 1)
 		return wslx_err_set(err, EINVAL, "child parameters: guest_cid %lld", (long long)cid);
@@ -153,10 +159,13 @@ static int decode_root(json_t *root, struct wslx_child_params *p, struct wslx_er
 		return wslx_err_set(err, EINVAL, "child parameters: %d CPUs", cpus);
 	if (memory < 0)
 		return wslx_err_set(err, EINVAL, "child parameters: memory %lld", (long long)memory);
+	if (window && (window < 0 || !wslx_window_size_ok((uint64_t)window) || p->window_fd < 0))
+		return wslx_err_set(err, EINVAL, "child parameters: window %lld", (long long)window);
 	if (mode < WSLX_NET_NONE || mode > WSLX_NET_TAP)
 		return wslx_err_set(err, EINVAL, "child parameters: unknown net_mode %d", mode);
 	if (wslx_mac_parse(mac, p->mac) < 0)
 		return wslx_err_set(err, EINVAL, "child parameters: bad MAC address %s", mac);
+	p->window = (uint64_t)window;
 	p->guest_cid = (uint64_t)cid;
 	p->cpus = (unsigned)cpus;
 	p->memory = (uint64_t)memory;
@@ -185,6 +194,7 @@ int wslx_child_params_decode(const char *json, size_t len, struct wslx_child_par
 
 	if (!p)
 		return wslx_err_sys(err, ENOMEM, "child parameters");
+	p->window_fd = -1;
 	root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &e);
 	if (!root)
 		return wslx_err_set(err, EINVAL, "child parameters: line %d: %s", e.line, e.text);

@@ -35,6 +35,9 @@ struct wslx_child_params {
 	uint64_t guest_cid; /* 3.. */
 	struct wslx_child_disk *disks;
 	size_t n_disks;
+	/* Portal's window; 0 bytes = none. */
+	uint64_t window;
+	int window_fd; /* its own memory, a sealed memfd of that size */
 	/* vmm child only: */
 	unsigned cpus;
 	uint64_t memory;

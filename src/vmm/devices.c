@@ -46,6 +46,7 @@
 #include "os/linux/sandbox.h"
 #include "vmm/child.h"
 #include "vmm/link.h"
+#include "vmm/window.h"
 
 #define MAX_STATS 32
 #define LAST_WORDS_MS 1000
@@ -71,6 +72,7 @@ struct server {
 	size_t n_units;
 	struct unit *vsock;
 	struct wslx_ring_probe *ring_probe; /* test hook; NULL = none */
+	struct wslx_window window;          /* Portal's, for disks' requests from and to it */
 	uint64_t start_ns;
 	atomic_uint n_open; /* vhost-user connections */
 	atomic_int error;   /* first of a connection, -errno */
@@ -221,6 +223,7 @@ static int add_unit(struct server *s, ssize_t disk, struct wslx_err *err)
 		&(struct wslx_vhost_user_params) {
 			.vdev = u->vdev,
 			.fd = disk < 0 ? s->params->vsock_vhost_fd : s->params->disks[disk].vhost_fd,
+			.window = { s->window.host, s->window.size, s->params->window_fd },
 			.closed = on_closed,
 			.opaque = u,
 		},
@@ -323,6 +326,7 @@ static void teardown(struct server *s)
 	s->n_units = 0;
 	free(s->units);
 	wslx_ring_probe_free(s->ring_probe);
+	wslx_window_close(&s->window);
 	wslx_loop_free(s->loop);
 }
 
@@ -362,6 +366,15 @@ static void stats_one(void *opaque)
 	struct stats_call *c = opaque;
 
 	c->n = c->d->ops->stats ? c->d->ops->stats(c->d, c->stats, MAX_STATS) : 0;
+}
+
+static void on_window_map(struct server *s, const struct wslx_link_msg *m)
+{
+	int r = wslx_window_apply(&s->window, m);
+
+	if (r < 0)
+		log_error("Portal's window: %s", strerror(-r));
+	(void)!report(s, WSLX_LINK_WINDOW_MAPPED, m->id, (uint64_t)-r, 0, NULL);
 }
 
 static void on_stats(struct server *s, uint32_t id)
@@ -422,6 +435,9 @@ static void on_message(struct server *s, struct wslx_link_msg *m)
 		break;
 	case WSLX_LINK_STATS:
 		on_stats(s, m->id);
+		break;
+	case WSLX_LINK_WINDOW_MAP:
+		on_window_map(s, m);
 		break;
 	case WSLX_LINK_STOP:
 		wslx_loop_stop(s->loop, 0);
@@ -502,6 +518,11 @@ static int start(struct server *s, struct wslx_err *err)
 		r = wslx_loop_watch(s->loop, s->params->link_fd, EPOLLIN, on_link, s, &s->link_watch);
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot watch the link to the supervisor");
+	if (s->params->window) {
+		r = wslx_window_open(s->params->window_fd, s->params->window, &s->window);
+		if (r < 0)
+			return wslx_err_sys(err, -r, "cannot map Portal's window");
+	}
 	for (size_t i = 0; i < s->params->n_disks && r == 0; i++)
 		r = add_unit(s, (ssize_t)i, err);
 	if (r == 0 && s->params->vsock_vhost_fd >= 0)

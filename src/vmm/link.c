@@ -14,7 +14,7 @@
 /* The types that carry a descriptor; all others carry none, whatever m->fd says. */
 static bool takes_fd(uint32_t type)
 {
-	return type == WSLX_LINK_CONNECT_OK || type == WSLX_LINK_NET_FD;
+	return type == WSLX_LINK_CONNECT_OK || type == WSLX_LINK_NET_FD || type == WSLX_LINK_WINDOW_MAP;
 }
 
 int wslx_link_send(int sock, const struct wslx_link_msg *m)

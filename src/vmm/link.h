@@ -25,16 +25,17 @@
 
 enum wslx_link_type {
 	/* child -> supervisor */
-	WSLX_LINK_READY = 1,   /* confined, about to run guest code / serve; a = ns since exec */
-	WSLX_LINK_FIRST_ENTRY, /* a = CLOCK_MONOTONIC ns just before the first vCPU entry */
-	WSLX_LINK_POWEROFF,    /* guest powered off */
-	WSLX_LINK_RESET,       /* guest asked for a reset; a = wslx_reset_cause */
-	WSLX_LINK_FAILED,      /* text: one line, the child ends */
-	WSLX_LINK_CONNECT,     /* guest connects to host vsock port a; id pairs the reply */
-	WSLX_LINK_NET_DOWN,    /* the net back end's peer went away */
-	WSLX_LINK_STATS_REPLY, /* text: "name value\n" lines */
-	WSLX_LINK_PAUSED,      /* reply to PAUSE / RESUME / TEST */
-	WSLX_LINK_HOST_FULL,   /* disk number id waits (a = 1) for room on the host's disk, or goes on (a = 0) */
+	WSLX_LINK_READY = 1,     /* confined, about to run guest code / serve; a = ns since exec */
+	WSLX_LINK_FIRST_ENTRY,   /* a = CLOCK_MONOTONIC ns just before the first vCPU entry */
+	WSLX_LINK_POWEROFF,      /* guest powered off */
+	WSLX_LINK_RESET,         /* guest asked for a reset; a = wslx_reset_cause */
+	WSLX_LINK_FAILED,        /* text: one line, the child ends */
+	WSLX_LINK_CONNECT,       /* guest connects to host vsock port a; id pairs the reply */
+	WSLX_LINK_NET_DOWN,      /* the net back end's peer went away */
+	WSLX_LINK_STATS_REPLY,   /* text: "name value\n" lines */
+	WSLX_LINK_PAUSED,        /* reply to PAUSE / RESUME / TEST */
+	WSLX_LINK_HOST_FULL,     /* disk number id waits (a = 1) for room on the host's disk, or goes on (a = 0) */
+	WSLX_LINK_WINDOW_MAPPED, /* reply to WINDOW_MAP; a = 0 or an errno value */
 	/* supervisor -> child */
 	WSLX_LINK_CONNECT_OK = 64, /* reply to CONNECT, with the stream socket */
 	WSLX_LINK_CONNECT_REFUSED,
@@ -45,6 +46,15 @@ enum wslx_link_type {
 	WSLX_LINK_STOP,             /* stop the vCPUs and exit 0 */
 	WSLX_LINK_TEST_CONFINEMENT, /* test hook: try open, execve, connect, an io_uring open;
 				     * PAUSED reply: a = bit mask of those that succeeded (0 = confined) */
+	WSLX_LINK_WINDOW_MAP,       /* Portal's window: a = first segment | segments << 32, b = wslx_window_kind, with
+				     * descriptor, mapped from its beginning; of the window itself for OWN.  See window.h */
+};
+
+/* What lies under a run of window segments. */
+enum wslx_window_kind {
+	WSLX_WINDOW_OWN = 0,   /* the window's own memory: nobody else sees it */
+	WSLX_WINDOW_READ = 1,  /* private: what the guest writes stays in copies */
+	WSLX_WINDOW_WRITE = 2, /* shared */
 };
 
 enum wslx_reset_cause { WSLX_RESET_REQUESTED = 0, WSLX_RESET_TRIPLE_FAULT = 1 };

@@ -9,8 +9,9 @@ import struct
 import subprocess
 import time
 
-READY, FIRST_ENTRY, POWEROFF, RESET, FAILED, CONNECT, NET_DOWN, STATS_REPLY, PAUSED = range(1, 10)
-CONNECT_OK, CONNECT_REFUSED, NET_FD, PAUSE, RESUME, STATS, STOP, TEST_CONFINEMENT = range(64, 72)
+READY, FIRST_ENTRY, POWEROFF, RESET, FAILED, CONNECT, NET_DOWN, STATS_REPLY, PAUSED, HOST_FULL, WINDOW_MAPPED = \
+    range(1, 12)
+CONNECT_OK, CONNECT_REFUSED, NET_FD, PAUSE, RESUME, STATS, STOP, TEST_CONFINEMENT, WINDOW_MAP = range(64, 73)
 
 HEADER = struct.Struct("<IIQQI")
 
@@ -34,7 +35,7 @@ class Vmm:
 
     def __init__(self, program, kernel, cmdline="console=ttyS0 panic=-1", initramfs=None, cpus=1, memory=256 << 20,
                  disks=(), vsock_path=None, shared=False, net=None, mac="52:54:00:12:34:56", no_io_uring=False,
-                 test_hooks=True, tap=None):
+                 test_hooks=True, tap=None, window=None):
         self.fds = []
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.console, console_w = os.pipe()
@@ -52,6 +53,8 @@ class Vmm:
             "net_fd": self._keep(tap) if tap is not None else -1 if net is None else self._keep(net.detach()),
             "mac": mac, "no_io_uring": no_io_uring, "test_hooks": test_hooks,
         }
+        if window is not None:
+            params.update(window=os.fstat(window).st_size, window_fd=self._keep(os.dup(window)))
         fd = self._keep(os.memfd_create("params", 0))
         os.write(fd, json.dumps(params).encode())
         os.lseek(fd, 0, os.SEEK_SET)
@@ -95,8 +98,8 @@ class Vmm:
             self.proc.wait()
         os.close(self.console)
 
-    def send(self, kind, id=0, fd=None):
-        data = [HEADER.pack(kind, id, 0, 0, 0)]
+    def send(self, kind, id=0, fd=None, a=0, b=0):
+        data = [HEADER.pack(kind, id, a, b, 0)]
         anc = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
         self.link.sendmsg(data, anc)
 

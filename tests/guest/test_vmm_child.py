@@ -4,6 +4,8 @@ WSLX_VMM names the program and WSLX_GUESTS the folder of the guests (meson sets 
 looked for in the build folder WSLX_E2E_BUILD.
 """
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -209,6 +211,40 @@ def test_bad_disk(tmp_path):
     with boot("o", disks=[child.Disk(str(image), "root")]) as vm:
         assert "disk 0" in vm.wait_message(child.FAILED).text
         assert vm.wait_exit() == 1
+
+
+def sealed(size):
+    fd = os.memfd_create("window", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return fd
+
+
+def test_window():
+    window, arena = sealed(64 << 20), sealed(4 << 20)
+    with boot("h", window=window) as vm:
+        vm.wait_message(child.FIRST_ENTRY)
+        wanted = [(1, 2, 2, arena, 0), (29, 2, 1, arena, 0), (1, 30, 0, window, 0), (0, 1, 0, window, errno.EINVAL),
+                  (30, 2, 1, arena, errno.EINVAL), (1, 3, 1, arena, errno.EINVAL), (1, 1, 9, arena, errno.EINVAL)]
+        for i, (first, n, kind, fd, want) in enumerate(wanted):
+            vm.send(child.WINDOW_MAP, i, fd, first | n << 32, kind)
+            m = vm.wait_message(child.WINDOW_MAPPED)
+            assert (m.id, m.a) == (i, want), (m, wanted[i])
+        assert vm.request(child.TEST_CONFINEMENT, child.PAUSED).a == 0
+    with boot("p", window=window) as vm:
+        vm.wait_message(child.POWEROFF)
+        assert "105b1af4" in vm.text()  # a virtio device 27
+    os.close(arena)
+    os.close(window)
+
+
+def test_window_that_is_none():
+    fd = os.memfd_create("window", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 64 << 20)
+    with boot("o", window=fd) as vm:
+        assert "window" in vm.wait_message(child.FAILED).text
+        assert vm.wait_exit() == 1
+    os.close(fd)
 
 
 def test_killed():

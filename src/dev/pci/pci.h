@@ -38,6 +38,7 @@
 #define WSLX_PCI_SLOT_RNG 0x02
 #define WSLX_PCI_SLOT_VSOCK 0x03
 #define WSLX_PCI_SLOT_NET 0x04
+#define WSLX_PCI_SLOT_PMEM 0x05
 #define WSLX_PCI_SLOT_BLK0 0x10 /* disk n: BLK0 + n, up to 0x1f */
 #define WSLX_PCI_N_SLOTS 32
 

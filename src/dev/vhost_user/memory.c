@@ -77,6 +77,15 @@ static int decode_region(const uint8_t *p, struct vhu_region *ret)
 	return 0;
 }
 
+/* Part of what this process has mapped, and others may have changed since? */
+static bool is_window(const struct wslx_vhost_user *s, const struct vhu_region *reg, const struct stat *st)
+{
+	struct stat own;
+
+	return s->window.host && wslx_fd_stat(s->window.fd, &own) == 0 && own.st_dev == st->st_dev &&
+	       own.st_ino == st->st_ino && wslx_range_ok(reg->offset, reg->size, s->window.size);
+}
+
 static int import_region(struct wslx_vhost_user *s, struct vhu_region *reg, int *fd)
 {
 	struct stat st;
@@ -84,7 +93,9 @@ static int import_region(struct wslx_vhost_user *s, struct vhu_region *reg, int 
 
 	if (r == 0)
 		r = wslx_fd_stat(*fd, &st);
-	if (r == 0)
+	if (r == 0 && is_window(s, reg, &st))
+		r = wslx_gm_borrow(s->gm, wslx_gpa(reg->gpa), reg->size, s->window.host + reg->offset);
+	else if (r == 0)
 		r = wslx_gm_import(s->gm, wslx_gpa(reg->gpa), reg->size, TAKE_FD(*fd), reg->offset);
 	if (r < 0)
 		return r;

@@ -405,6 +405,7 @@ int wslx_vhost_user_new(const struct wslx_vhost_user_params *p, struct wslx_vhos
 	s->d = p->vdev;
 	s->fd = s->backend_req_fd = -1;
 	s->allow_unsealed = p->allow_unsealed;
+	s->window = p->window;
 	s->closed = p->closed;
 	s->opaque = p->opaque;
 	wslx_vhu_vrings_init(s);

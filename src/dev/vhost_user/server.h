@@ -23,6 +23,13 @@ struct wslx_vhost_user_params {
 	 * process with SIGBUS, so descriptors must be memfds sealed against
 	 * shrinking.  True waives that, for a front end that is trusted not to. */
 	bool allow_unsealed;
+	/* Memory of the machine that is mapped already, from this file: used in
+	 * place of a mapping of its own.  NULL host = none.  Outlives the server. */
+	struct wslx_vhost_window {
+		uint8_t *host;
+		uint64_t size;
+		int fd;
+	} window;
 	/* The connection ended: 0 = the peer closed it, else -errno.  Called on the
 	 * loop thread, once; the server may be freed from it.  May be NULL. */
 	void (*closed)(void *opaque, int err);

@@ -37,6 +37,7 @@ struct wslx_vhost_user {
 	struct wslx_watch *watch;
 	int backend_req_fd;
 	bool allow_unsealed;
+	struct wslx_vhost_window window;
 	void (*closed)(void *opaque, int err);
 	void *opaque;
 

@@ -45,10 +45,14 @@ struct failure {
 	int code;
 };
 
-static char **minimal_env(void)
+static char **minimal_env(char *const *more)
 {
-	char **env = calloc(ARRAY_SIZE(env_names) + 1, sizeof(*env));
-	size_t n = 0;
+	size_t n = 0, n_more = 0;
+	char **env;
+
+	while (more && more[n_more])
+		n_more++;
+	env = calloc(ARRAY_SIZE(env_names) + n_more + 1, sizeof(*env));
 
 	for (size_t i = 0; env && i < ARRAY_SIZE(env_names); i++) {
 		const char *v = getenv(env_names[i]);
@@ -57,6 +61,10 @@ static char **minimal_env(void)
 			n++;
 		else
 			env[n] = NULL;
+	}
+	for (size_t i = 0; env && i < n_more; i++) {
+		env[n] = strdup(more[i]);
+		n += env[n] != NULL;
 	}
 	return env;
 }
@@ -266,7 +274,7 @@ static int await_exec(const struct wslx_spawn *p, int report, struct wslx_err *e
 
 int wslx_spawn(const struct wslx_spawn *p, pid_t *ret_pid, int *ret_pidfd, struct wslx_err *err)
 {
-	cleanup_with(free_env) char **env = p->envp ? NULL : minimal_env();
+	cleanup_with(free_env) char **env = p->envp ? NULL : minimal_env(p->env_more);
 	cleanup_close int rd = -1, wr = -1, pidfd = -1;
 	struct wslx_exit_status st;
 	pid_t pid, parent = getpid();

@@ -23,7 +23,8 @@
 struct wslx_spawn {
 	const char *path; /* absolute */
 	char *const *argv;
-	char *const *envp; /* NULL: a minimal environment, see spawn.c */
+	char *const *envp;     /* NULL: a minimal environment, see spawn.c */
+	char *const *env_more; /* added to the minimal one; may be NULL */
 	/* Stay open under their own numbers; each must be 3 or more. */
 	const int *keep;
 	size_t n_keep;

@@ -14,6 +14,7 @@
 #include "vmm/supervisor/control.h"
 #include "vmm/supervisor/open.h"
 #include "vmm/supervisor/passt.h"
+#include "vmm/supervisor/portal.h"
 #include "vmm/supervisor/report.h"
 #include "vmm/supervisor/run.h"
 #include "vmm/supervisor/supervisor.h"
@@ -61,6 +62,7 @@ struct wslx_sup {
 	struct wslx_conlog *console;
 	struct wslx_vmmlog *log;
 	struct wslx_passt *passt;
+	struct wslx_vmportal *portal; /* NULL: no window */
 	struct wslx_run *run;
 	struct wslx_agent_setup *agent;
 	int signal_fd;
@@ -110,6 +112,11 @@ void wslx_sup_ask_shutdown(struct wslx_sup *s, unsigned timeout_ms);
 /* After a pause: the time for the agent's word on a panic begins anew. */
 void wslx_sup_panic_again(struct wslx_sup *s);
 
+/* For the user who looks into vmm.log and Info. */
+void wslx_sup_warn(struct wslx_sup *s, const char *text);
+/* Ends the machine by force because of `text`. */
+void wslx_sup_fail(struct wslx_sup *s, int code, const char *text);
+
 /* pause.c */
 WSLX_MUST_CHECK int wslx_sup_pause_init(struct wslx_sup *s);
 /* The run is over: nothing is paused any more. */
@@ -125,6 +132,12 @@ void wslx_sup_resume_to_shut_down(struct wslx_sup *s, unsigned timeout_ms);
 
 /* room.c */
 void wslx_sup_host_full(struct wslx_sup *s, unsigned disk, bool full);
+
+/* portal_method.c */
+WSLX_MUST_CHECK int wslx_sup_portal_new(struct wslx_sup *s, struct wslx_err *err);
+/* -ENOENT: that port is no doorbell of a region. */
+WSLX_MUST_CHECK int wslx_sup_portal_connect(struct wslx_sup *s, uint32_t id, uint64_t port);
+void wslx_sup_portal_sync(void *opaque, struct wslx_call *call, json_t *params);
 
 /* methods.c */
 WSLX_MUST_CHECK int wslx_sup_control_new(struct wslx_sup *s, const char *path, struct wslx_err *err);

@@ -18,6 +18,7 @@ static const char description[] =
 	"# A machine of WSLX: docs/control-protocol.md\n"
 	"interface io.wslx.Machine\n\n"
 	"type Distro (name: string, state: string)\n\n"
+	"type Grant (region: string, as: string, state: string)\n\n"
 	"method Info() -> (name: string, engine: string, state: string, pid: int, uptime_ms: int, boots: int,\n"
 	"  cpus: int, memory: int, kernel: string, agent: string, distros: []Distro, timings: [string]int,\n"
 	"  net: string, warnings: []string, panic: string, host_disk_full: bool, version: string)\n"
@@ -30,6 +31,8 @@ static const char description[] =
 	"method Resume() -> ()\n"
 	"method Stats() -> (stats: [string]int)\n"
 	"method Console() -> (lines: []string)\n"
+	"method PortalSync(region: ?string, as: ?string, socket: ?string, segments: ?int, access: ?string)\n"
+	"  -> (grants: []Grant)\n"
 	"method TestConfinement() -> (succeeded: []string)\n\n"
 	"error NotReady (state: string)\n"
 	"error NotSupported (what: string)\n"
@@ -479,6 +482,7 @@ int wslx_sup_control_new(struct wslx_sup *s, const char *path, struct wslx_err *
 		{ "Resume", on_resume },
 		{ "Stats", on_stats },
 		{ "Console", on_console },
+		{ "PortalSync", wslx_sup_portal_sync },
 		{ "TestConfinement", on_test_confinement },
 	};
 

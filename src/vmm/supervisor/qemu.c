@@ -33,11 +33,12 @@
 #include "base/log.h"
 #include "boot/boot.h"
 #include "os/linux/fd.h"
+#include "os/linux/paths.h"
 #include "vmm/supervisor/proc.h"
 #include "vmm/supervisor/qmp.h"
 
 #define MAX_ARGS 160
-#define MAX_KEEP (WSLX_MAX_DISKS + 8)
+#define MAX_KEEP (WSLX_MAX_DISKS + 12)
 #define STDERR_LINE 512
 
 /* What emulation needs or gains on top of the kernel's common command line:
@@ -71,6 +72,8 @@ struct args {
 	bool failed;
 	int keep[MAX_KEEP];
 	size_t n_keep;
+	char env_text[3][48];
+	char *env[4]; /* beyond the minimal one */
 };
 
 static void args_free(struct args *a)
@@ -140,6 +143,18 @@ static void add_net(struct args *a, const struct wslx_qemu_params *p)
 	    m[1], m[2], m[3], m[4], m[5]);
 }
 
+static void add_window(struct args *a, const struct wslx_qemu_params *p)
+{
+	if (p->window_fd < 0)
+		return;
+	add(a, "-object");
+	add(a, "memory-backend-file,id=window,share=on,size=%llu,mem-path=/proc/self/fd/%d",
+	    (unsigned long long)p->config->portal.window, keep(a, p->window_fd));
+	add(a, "-device");
+	add(a, "virtio-pmem-pci,memdev=window,addr=0x5");
+	(void)keep(a, p->window_link_fd);
+}
+
 static void add_machine(struct args *a, const struct wslx_vm_config *c)
 {
 	/* Old devices cost probes at boot.  qboot brings the kernel up without a BIOS. */
@@ -156,7 +171,9 @@ static void add_machine(struct args *a, const struct wslx_vm_config *c)
 	add(a, "-smp");
 	add(a, "%u", c->cpus);
 	add(a, "-m");
-	add(a, "%lluM", (unsigned long long)(c->memory / WSLX_MIB));
+	/* The window is in the part of the address space that is for memory added later. */
+	add(a, c->portal.window ? "%lluM,slots=1,maxmem=%lluM" : "%lluM", (unsigned long long)(c->memory / WSLX_MIB),
+	    (unsigned long long)((c->memory + c->portal.window) / WSLX_MIB));
 	add(a, "-object");
 	add(a, "memory-backend-memfd,id=mem,size=%llu,share=on", (unsigned long long)c->memory);
 }
@@ -246,6 +263,33 @@ static int readable_fd(int fd, int *ret, struct wslx_err *err)
 	if (fchmod(copy, 0444) < 0)
 		return wslx_err_sys(err, errno, "cannot copy the kernel");
 	*ret = TAKE_FD(copy);
+	return 0;
+}
+
+/* The library that changes the window under QEMU, by descriptor: QEMU may not
+ * be able to read the folder that it is in. */
+static int preload(struct args *a, const struct wslx_qemu_params *p, int *ret_fd, struct wslx_err *err)
+{
+	cleanup_free char *path = NULL;
+	cleanup_close int fd = -1;
+	int r;
+
+	if (p->window_fd < 0)
+		return 0;
+	r = wslx_find_own("libwslx-window.so", &path, err);
+	if (r < 0)
+		return r;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return wslx_err_sys(err, errno, "cannot open %s", path);
+	r = readable_fd(fd, ret_fd, err);
+	if (r < 0)
+		return r;
+	snprintf(a->env_text[0], sizeof(a->env_text[0]), "LD_PRELOAD=/proc/self/fd/%d", keep(a, *ret_fd));
+	snprintf(a->env_text[1], sizeof(a->env_text[1]), "WSLX_WINDOW_FD=%d", p->window_fd);
+	snprintf(a->env_text[2], sizeof(a->env_text[2]), "WSLX_WINDOW_LINK=%d", p->window_link_fd);
+	for (size_t i = 0; i < ARRAY_SIZE(a->env_text); i++)
+		a->env[i] = a->env_text[i];
 	return 0;
 }
 
@@ -357,6 +401,7 @@ static int start_process(struct wslx_qemu *q, struct args *a, const char *path, 
 	const struct wslx_spawn spawn = {
 		.path = path,
 		.argv = a->v,
+		.env_more = a->env,
 		.keep = a->keep,
 		.n_keep = a->n_keep,
 		.stdin_fd = -1,
@@ -394,7 +439,7 @@ static int make_channels(struct wslx_qemu *q, int *ret_qmp, int *ret_stderr, str
 
 static int start(struct wslx_qemu *q, const char *path, struct wslx_err *err)
 {
-	cleanup_close int qmp = -1, err_w = -1, kernel = -1, initramfs = -1;
+	cleanup_close int qmp = -1, err_w = -1, kernel = -1, initramfs = -1, library = -1;
 	cleanup_with(args_free) struct args a = { 0 };
 	int r;
 
@@ -407,9 +452,12 @@ static int start(struct wslx_qemu *q, const char *path, struct wslx_err *err)
 		return r;
 	add_common(&a, &q->p, path, qmp);
 	add_machine(&a, q->p.config);
+	add_window(&a, &q->p);
 	add_disks(&a, &q->p);
 	add_net(&a, &q->p);
 	r = add_kernel(&a, q->p.config, kernel, initramfs, err);
+	if (r == 0)
+		r = preload(&a, &q->p, &library, err);
 	return r < 0 ? r : start_process(q, &a, path, err_w, err);
 }
 

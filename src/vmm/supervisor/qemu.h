@@ -29,7 +29,8 @@ struct wslx_qemu_params {
 	const struct wslx_files *files;
 	int console_fd; /* QEMU's end, borrowed */
 	int vsock_vhost_fd;
-	const int *disk_vhost_fds; /* one a disk, borrowed */
+	const int *disk_vhost_fds;     /* one a disk, borrowed */
+	int window_fd, window_link_fd; /* Portal's window and the socket of the library for it; -1 = none; borrowed */
 	/* The process is gone and reaped.  The object may be freed from here. */
 	void (*ended)(void *opaque, enum wslx_qemu_end end, const char *text);
 	void *opaque;

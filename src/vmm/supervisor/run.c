@@ -17,7 +17,6 @@
 
 /* The child's own limit for ending in order is 5 s (vm/control.c). */
 #define STOP_LIMIT_MS 8000
-#define GUEST_CID 3
 
 void wslx_run_note_end(struct wslx_run *r, enum wslx_run_end end, const char *text)
 {
@@ -36,6 +35,7 @@ static void finish_if_gone(struct wslx_run *r)
 		return;
 	wslx_timer_disarm(r->kill_timer);
 	wslx_run_link_close(r);
+	wslx_run_window_close(r);
 	wslx_run_fail_requests(r);
 	wslx_conlog_drain(r->p.console);
 	r->p.events->ended(r->p.opaque, r->end, r->text);
@@ -210,6 +210,7 @@ struct ends {
 	/* QEMU's */
 	int qemu_console, qemu_vsock;
 	int qemu_disks[WSLX_MAX_DISKS];
+	int qemu_window;
 };
 
 static void ends_init(struct ends *e)
@@ -245,6 +246,8 @@ static int make_ends(struct wslx_run *r, struct ends *e, int *ret_console, struc
 		x = make_pair(SOCK_STREAM, ret_console, tcg ? &e->qemu_console : &e->console, err);
 	if (x == 0 && tcg)
 		x = make_pair(SOCK_STREAM, &e->vsock, &e->qemu_vsock, err);
+	if (x == 0 && tcg && r->p.window_fd >= 0)
+		x = make_pair(SOCK_SEQPACKET, &r->window.fd, &e->qemu_window, err);
 	for (size_t i = 0; x == 0 && tcg && i < r->p.config->n_disks; i++)
 		x = make_pair(SOCK_STREAM, &e->disks[i], &e->qemu_disks[i], err);
 	if (x == 0) {
@@ -283,9 +286,11 @@ static int fill_params(struct wslx_run *r, const struct ends *e, struct wslx_chi
 		.console_fd = e->console,
 		.vsock_fd = r->p.files->vsock_fd,
 		.vsock_vhost_fd = e->vsock,
-		.guest_cid = GUEST_CID,
+		.guest_cid = WSLX_GUEST_CID,
 		.disks = cp->disks,
 		.n_disks = c->n_disks,
+		.window = r->p.window_fd >= 0 ? c->portal.window : 0,
+		.window_fd = r->p.window_fd,
 		.cpus = c->cpus,
 		.memory = c->memory,
 		.shared_memory = c->shared_memory,
@@ -313,8 +318,8 @@ static int fill_params(struct wslx_run *r, const struct ends *e, struct wslx_chi
 /* Every descriptor that the parameters name. */
 static size_t list_fds(const struct wslx_child_params *cp, int *keep, size_t max)
 {
-	const int fds[] = { cp->link_fd, cp->console_fd, cp->vsock_fd,     cp->vsock_vhost_fd,
-			    cp->kvm_fd,  cp->kernel_fd,  cp->initramfs_fd, cp->net_fd };
+	const int fds[] = { cp->link_fd,   cp->console_fd,   cp->vsock_fd, cp->vsock_vhost_fd, cp->kvm_fd,
+			    cp->kernel_fd, cp->initramfs_fd, cp->net_fd,   cp->window_fd };
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
@@ -392,6 +397,8 @@ static int start_processes(struct wslx_run *r, const struct ends *e, struct wslx
 			.console_fd = e->qemu_console,
 			.vsock_vhost_fd = e->qemu_vsock,
 			.disk_vhost_fds = e->qemu_disks,
+			.window_fd = r->p.window_fd,
+			.window_link_fd = e->qemu_window,
 			.ended = on_qemu_ended,
 			.opaque = r,
 		},
@@ -412,6 +419,8 @@ static int start(struct wslx_run *r, struct wslx_err *err)
 	if (x == 0)
 		x = wslx_run_link_watch(r);
 	if (x == 0)
+		x = wslx_run_window_watch(r);
+	if (x == 0)
 		x = wslx_conlog_attach(r->p.console, TAKE_FD(console));
 	if (x < 0)
 		return wslx_err_sys(err, -x, "cannot watch the machine");
@@ -427,7 +436,7 @@ int wslx_run_start(const struct wslx_run_params *p, struct wslx_run **ret, struc
 	if (!r)
 		return wslx_err_sys(err, ENOMEM, "cannot start the machine");
 	r->p = *p;
-	r->link_fd = -1;
+	r->link_fd = r->window.fd = -1;
 	x = start(r, err);
 	if (x < 0) {
 		wslx_run_free(r);

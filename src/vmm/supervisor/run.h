@@ -22,6 +22,9 @@
 #include "proto/vmconfig.h"
 #include "vmm/supervisor/console.h"
 #include "vmm/supervisor/open.h"
+#include "vmm/supervisor/portal.h"
+
+#define WSLX_GUEST_CID 3
 
 struct wslx_run;
 
@@ -48,6 +51,7 @@ struct wslx_run_params {
 	const struct wslx_files *files;
 	struct wslx_conlog *console;
 	int net_fd;            /* kvm engine: stream socket to passt, or -1; borrowed */
+	int window_fd;         /* Portal's window, or -1; borrowed */
 	const char *self_path; /* the program with --child=; NULL = /proc/self/exe */
 	bool test_hooks, no_io_uring;
 	const struct wslx_run_events *events; /* all set; static */
@@ -66,6 +70,11 @@ void wslx_run_free(struct wslx_run *r);
 void wslx_run_connected(struct wslx_run *r, uint32_t id, int fd);
 /* kvm engine: a new socket to passt, borrowed. */
 WSLX_MUST_CHECK int wslx_run_set_net(struct wslx_run *r, int fd);
+
+/* Puts something else into a run of Portal's window, in all processes that have it.
+ * On failure (-errno) fn is not called. */
+WSLX_MUST_CHECK int wslx_run_window_map(struct wslx_run *r, const struct wslx_vmportal_map *m,
+					wslx_vmportal_mapped_fn fn, void *opaque);
 
 /* err: 0 or -errno.  a: as in link.h; text: "" or the statistics. */
 typedef void (*wslx_run_reply_fn)(void *opaque, int err, uint64_t a, const char *text);

@@ -17,6 +17,17 @@ struct request {
 	void *opaque;
 };
 
+/* A grant has one mapping under way at a time. */
+#define MAX_WINDOW_JOBS WSLX_MAX_GRANTS
+
+struct window_job {
+	unsigned waiting; /* for answers; 0 = free */
+	uint32_t qemu_id; /* of the message to QEMU, while that is unanswered */
+	int err;
+	wslx_vmportal_mapped_fn fn;
+	void *opaque;
+};
+
 struct wslx_run {
 	struct wslx_run_params p;
 	struct wslx_proc *child; /* vmm or devices */
@@ -29,6 +40,12 @@ struct wslx_run {
 	struct wslx_timer *kill_timer;
 	struct request requests[MAX_REQUESTS];
 	uint32_t next_id;
+	struct {
+		int fd; /* tcg: to the library in QEMU */
+		struct wslx_watch *watch;
+		uint32_t next_id;
+		struct window_job jobs[MAX_WINDOW_JOBS];
+	} window;
 	uint64_t spawn_ns;
 	bool stopping;
 	bool have_end;
@@ -45,10 +62,17 @@ struct wslx_run {
 /* The first reason counts. */
 void wslx_run_note_end(struct wslx_run *r, enum wslx_run_end end, const char *text);
 int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque);
+/* The same with all of the message given but id, which is set. */
+int wslx_run_request_msg(struct wslx_run *r, struct wslx_link_msg *m, uint32_t reply_type, wslx_run_reply_fn fn,
+			 void *opaque);
 int wslx_run_link_watch(struct wslx_run *r);
 /* Takes the last words of a child that has ended or is about to.  One that goes on and on is ended. */
 void wslx_run_link_drain(struct wslx_run *r);
 void wslx_run_link_close(struct wslx_run *r);
 void wslx_run_fail_requests(struct wslx_run *r);
+
+/* run_window.c */
+int wslx_run_window_watch(struct wslx_run *r);
+void wslx_run_window_close(struct wslx_run *r);
 
 #endif

@@ -28,6 +28,14 @@ int wslx_run_set_net(struct wslx_run *r, int fd)
 
 int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque)
 {
+	struct wslx_link_msg m = { .type = type, .fd = -1 };
+
+	return wslx_run_request_msg(r, &m, reply_type, fn, opaque);
+}
+
+int wslx_run_request_msg(struct wslx_run *r, struct wslx_link_msg *m, uint32_t reply_type, wslx_run_reply_fn fn,
+			 void *opaque)
+{
 	size_t i = 0;
 	int e;
 
@@ -37,7 +45,8 @@ int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wsl
 		return -EBUSY;
 	if (++r->next_id == 0)
 		r->next_id = 1;
-	e = send_msg(r, type, r->next_id, -1);
+	m->id = r->next_id;
+	e = r->link_fd < 0 ? -ECONNRESET : wslx_link_send(r->link_fd, m);
 	if (e == 0)
 		r->requests[i] =
 			(struct request) { .id = r->next_id, .reply_type = reply_type, .fn = fn, .opaque = opaque };
@@ -101,6 +110,7 @@ static int on_message(struct wslx_run *r, const struct wslx_link_msg *m)
 		r->p.events->host_full(r->p.opaque, m->id, m->a);
 		return 0;
 	case WSLX_LINK_STATS_REPLY:
+	case WSLX_LINK_WINDOW_MAPPED:
 	case WSLX_LINK_PAUSED:
 		return on_reply(r, m);
 	default:

@@ -3,7 +3,8 @@
  * supervisor opens everything (open.c), serves the control socket (control.c,
  * methods.c), and starts runs of the machine (run.c): one for each boot.  Beside
  * a run live the console (console.c), the agent's control connection (agent.c)
- * and passt (passt.c).  It never maps guest memory.
+ * and passt (passt.c).  Of guest memory it maps
+ * only the tables of Portal's window, which it writes and never reads.
  *
  * How a machine ends:
  *   power-off by the guest, or asked for      the supervisor ends, status 0
@@ -84,7 +85,7 @@ static uint64_t since_boot(const struct wslx_sup *s)
 	return wslx_now_ns() - s->boot_ns;
 }
 
-static void warn_user(struct wslx_sup *s, const char *text)
+void wslx_sup_warn(struct wslx_sup *s, const char *text)
 {
 	log_warn("%s", text);
 	if (json_array_size(s->warnings) < 16)
@@ -121,8 +122,7 @@ static void finish(struct wslx_sup *s)
 	wslx_loop_stop(s->loop, s->end_err.code ? 1 : 0);
 }
 
-/* Ends the machine by force because of `text`. */
-static void fail_machine(struct wslx_sup *s, int code, const char *text)
+void wslx_sup_fail(struct wslx_sup *s, int code, const char *text)
 {
 	set_end(s, code, text);
 	s->state = SUP_STOPPING;
@@ -232,7 +232,7 @@ static void on_panic_timer(struct wslx_timer *t, void *opaque)
 		wslx_timer_arm(s->panic_timer, s->args.panic_wait_ms ? s->args.panic_wait_ms : PANIC_PING_MS);
 		return;
 	}
-	fail_machine(s, EFAULT, s->panic);
+	wslx_sup_fail(s, EFAULT, s->panic);
 }
 
 void wslx_sup_panic_again(struct wslx_sup *s)
@@ -294,7 +294,7 @@ static void on_agent_ready(void *opaque)
 
 static void on_agent_warning(void *opaque, const char *text)
 {
-	warn_user(opaque, text);
+	wslx_sup_warn(opaque, text);
 }
 
 static void on_agent_failed(void *opaque, const char *text)
@@ -308,15 +308,15 @@ static void on_agent_failed(void *opaque, const char *text)
 	wslx_conlog_drain(s->console);
 	if (s->panic[0])
 		return;
-	fail_machine(s, ETIMEDOUT, text);
+	wslx_sup_fail(s, ETIMEDOUT, text);
 }
 
 static void on_lost_timer(struct wslx_timer *t, void *opaque)
 {
 	struct wslx_sup *s = opaque;
 
-	fail_machine(s, s->panic[0] ? EFAULT : ECONNRESET,
-		     s->panic[0] ? s->panic : "the guest's agent is gone, and the machine did not end");
+	wslx_sup_fail(s, s->panic[0] ? EFAULT : ECONNRESET,
+		      s->panic[0] ? s->panic : "the guest's agent is gone, and the machine did not end");
 }
 
 static void on_agent_lost(void *opaque, const char *text)
@@ -399,6 +399,8 @@ static void on_connect(void *opaque, uint32_t id, uint64_t port)
 		connect_agent(s, id);
 		return;
 	}
+	if (wslx_sup_portal_connect(s, id, port) == 0)
+		return;
 	snprintf(name, sizeof(name), "vsock.sock_%llu", (unsigned long long)port);
 	path = port <= UINT32_MAX ? wslx_runtime_path(s->config, name) : NULL;
 	if (path)
@@ -442,11 +444,11 @@ static void on_passt_ended(void *opaque, int64_t alive_ms, const char *text)
 		return;
 	/* A port that cannot be published shows like this, and will not mend. */
 	if (!s->was_ready && s->config->net.n_publish) {
-		fail_machine(s, EADDRINUSE, text);
+		wslx_sup_fail(s, EADDRINUSE, text);
 		return;
 	}
 	if (!s->was_ready)
-		warn_user(s, text);
+		wslx_sup_warn(s, text);
 	else
 		log_warn("%s; starting it again", text);
 }
@@ -492,6 +494,8 @@ static void drop_run(struct wslx_sup *s)
 	wslx_agent_setup_free(TAKE_PTR(s->agent));
 	if (s->passt)
 		wslx_passt_stop(s->passt);
+	if (s->portal)
+		wslx_vmportal_stop(s->portal);
 	wslx_run_free(s->run);
 	s->run = NULL;
 	wslx_close(&s->net_fd);
@@ -573,10 +577,12 @@ static int start_run(struct wslx_sup *s, struct wslx_err *err)
 		.first_entry = on_first_entry, .connect = on_connect, .host_full = on_host_full, .ended = on_ended
 	};
 	cleanup_close int net = -1;
-	int r;
+	int window = -1, r;
 
 	s->boots++;
 	r = make_net_pair(s, &net, err);
+	if (r == 0 && s->portal)
+		r = wslx_vmportal_boot(s->portal, &window, err);
 	if (r == 0)
 		r = wslx_files_listen_net(&s->files, s->config, err);
 	if (r == 0) {
@@ -592,6 +598,7 @@ static int start_run(struct wslx_sup *s, struct wslx_err *err)
 				.files = &s->files,
 				.console = s->console,
 				.net_fd = net,
+				.window_fd = window,
 				.self_path = s->args.self_path,
 				.test_hooks = s->args.test_hooks,
 				.no_io_uring = s->args.no_io_uring,
@@ -599,6 +606,8 @@ static int start_run(struct wslx_sup *s, struct wslx_err *err)
 				.opaque = s,
 			},
 			&s->run, err);
+	if (r == 0 && s->portal)
+		wslx_vmportal_start(s->portal);
 	/* passt takes its time to start; the kernel takes longer to need it. */
 	if (r == 0) {
 		s->boot_ns = wslx_run_spawn_ns(s->run);
@@ -699,6 +708,8 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 		r = wslx_files_open(&s->files, s->config, s->args.kvm_path, err);
 	if (r == 0)
 		r = prepare_passt(s, err);
+	if (r == 0)
+		r = wslx_sup_portal_new(s, err);
 	if (r < 0)
 		return r;
 	set_timing(s, "setup", wslx_now_ns() - s->start_ns);
@@ -732,6 +743,7 @@ static void free_all(struct wslx_sup *s)
 {
 	if (s->run || s->agent)
 		drop_run(s);
+	wslx_vmportal_free(s->portal);
 	wslx_passt_free(s->passt);
 	wslx_control_free(s->control);
 	wslx_conlog_free(s->console);

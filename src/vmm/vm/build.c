@@ -200,5 +200,6 @@ void wslx_vm_teardown(struct vm *vm)
 	if (vm->hv)
 		vm->hv->ops->free(vm->hv);
 	wslx_gm_free(vm->gm);
+	wslx_window_close(&vm->window);
 	wslx_close(&vm->rest_fd);
 }

@@ -151,6 +151,9 @@ static void on_message(struct vm *vm, struct wslx_link_msg *m)
 	case WSLX_LINK_STATS:
 		on_stats(vm, m->id);
 		break;
+	case WSLX_LINK_WINDOW_MAP:
+		wslx_vm_window_map(vm, m);
+		break;
 	case WSLX_LINK_STOP:
 		wslx_vm_end(vm, VM_END_STOP, NULL);
 		break;

@@ -110,6 +110,14 @@ static int add_net(struct vm *vm, struct wslx_err *err)
 	return plug(vm, WSLX_PCI_SLOT_NET, vm->net, err);
 }
 
+static int add_window(struct vm *vm, struct wslx_err *err)
+{
+	struct wslx_vdev *d;
+	int r = wslx_vm_window_new(vm, &d, err);
+
+	return r < 0 ? r : plug(vm, WSLX_PCI_SLOT_PMEM, d, err);
+}
+
 static int open_backend(struct vm *vm, const struct wslx_child_disk *disk, struct wslx_loop *loop,
 			struct wslx_block **ret, struct wslx_err *err)
 {
@@ -194,6 +202,8 @@ int wslx_vm_devices_new(struct vm *vm, struct wslx_err *err)
 		r = add_vsock(vm, err);
 	if (r == 0)
 		r = add_net(vm, err);
+	if (r == 0 && vm->params->window)
+		r = add_window(vm, err);
 	for (size_t i = 0; r == 0 && i < vm->params->n_disks; i++)
 		r = add_disk(vm, i, err);
 	if (r == 0 && vm->params->test_hooks && !vm->params->no_io_uring &&

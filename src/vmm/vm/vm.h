@@ -43,8 +43,9 @@
 #include "mem/gm.h"
 #include "vmm/child.h"
 #include "vmm/link.h"
+#include "vmm/window.h"
 
-#define VM_MAX_VDEVS (WSLX_MAX_DISKS + 4)
+#define VM_MAX_VDEVS (WSLX_MAX_DISKS + 5)
 
 enum vm_wanted { VM_HOLD, VM_RUN, VM_PAUSE, VM_STOP };
 
@@ -81,6 +82,7 @@ struct vm {
 	uint64_t start_ns;
 
 	struct wslx_gm *gm;
+	struct wslx_window window; /* Portal's, in gm as well */
 	struct wslx_hv *hv;
 	struct wslx_bus *pio, *mmio;
 	struct wslx_chipset *chipset;
@@ -133,6 +135,10 @@ void wslx_vm_devices_quiesce(struct vm *vm);
 void wslx_vm_devices_resume(struct vm *vm);
 /* Appends "name value\n" lines. */
 size_t wslx_vm_devices_stats(struct vm *vm, char *buf, size_t size);
+
+/* window.c */
+int wslx_vm_window_new(struct vm *vm, struct wslx_vdev **ret, struct wslx_err *err);
+void wslx_vm_window_map(struct vm *vm, const struct wslx_link_msg *m);
 
 /* vcpu.c */
 int wslx_vm_vcpus_new(struct vm *vm, struct wslx_err *err);

@@ -22,6 +22,8 @@
 #include "vmm/child.h"
 #include "vmm/link.h"
 
+#define DOORBELL_ID 11
+
 static struct wslx_child_params *params;
 static struct wslx_agent_rx rx;
 static int agent_fd = -1;
@@ -144,6 +146,8 @@ static void after_ready(void)
 		console_say("root typed: Kernel panic - not syncing: a joke\n");
 	if (plays("nonsense"))
 		(void)!write(params->link_fd, "rubbish", 7);
+	if (plays("doorbell"))
+		link_say(WSLX_LINK_CONNECT, DOORBELL_ID, 0x504f5200, "");
 	if (plays("second-control"))
 		link_say(WSLX_LINK_CONNECT, 8, WSLX_AGENT_PORT, "");
 }
@@ -283,6 +287,17 @@ static void link_pause(uint32_t id, bool on)
 		_exit(9);
 }
 
+/* A guest's program attaches to its first region. */
+static void ring(int fd)
+{
+	char c;
+
+	wslx_fd_nonblock(fd, 0);
+	if (read(fd, &c, 1) == 1)
+		console_say("the doorbell rang\n");
+	/* It stays attached. */
+}
+
 static void read_link(void)
 {
 	struct wslx_link_msg m;
@@ -293,6 +308,10 @@ static void read_link(void)
 		_exit(0);
 	switch (m.type) {
 	case WSLX_LINK_CONNECT_OK:
+		if (m.id == DOORBELL_ID) {
+			ring(m.fd);
+			break;
+		}
 		agent_fd = m.fd;
 		wslx_fd_nonblock(agent_fd, 0);
 		if (!plays("no-hello"))
@@ -306,6 +325,10 @@ static void read_link(void)
 	case WSLX_LINK_PAUSE:
 	case WSLX_LINK_RESUME:
 		link_pause(m.id, m.type == WSLX_LINK_PAUSE);
+		break;
+	case WSLX_LINK_WINDOW_MAP:
+		wslx_close(&m.fd);
+		link_say(WSLX_LINK_WINDOW_MAPPED, m.id, plays("bad-window") ? ENOMEM : 0, "");
 		break;
 	case WSLX_LINK_STATS:
 		if (plays("full-host")) /* while it is asked, room was made */

@@ -23,9 +23,11 @@
 #include "vmm/child.h"
 #include "vmm/link.h"
 
+#define WINDOW (64 * WSLX_MIB)
+
 struct fixture {
 	pid_t pid;
-	int link, blk, vsock;
+	int link, blk, vsock, window;
 };
 
 static int setup(void **state)
@@ -37,6 +39,9 @@ static int setup(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, blk), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, vsock), 0);
 	assert_true(disk >= 0 && ftruncate(disk, 1 << 20) == 0);
+	f.window = memfd_create("window", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_true(f.window >= 0 && ftruncate(f.window, WINDOW) == 0);
+	assert_int_equal(fcntl(f.window, F_ADD_SEALS, F_SEAL_SHRINK), 0);
 	f.pid = fork();
 	assert_true(f.pid >= 0);
 	if (f.pid == 0) {
@@ -56,6 +61,8 @@ static int setup(void **state)
 			.guest_cid = 3,
 			.disks = &d,
 			.n_disks = 1,
+			.window = WINDOW,
+			.window_fd = f.window,
 			.test_hooks = true,
 		};
 
@@ -83,6 +90,7 @@ static int teardown(void **state)
 	wslx_close(&f->link);
 	wslx_close(&f->blk);
 	wslx_close(&f->vsock);
+	wslx_close(&f->window);
 	if (f->pid > 0) {
 		kill(f->pid, SIGKILL);
 		waitpid(f->pid, NULL, 0);
@@ -147,6 +155,43 @@ static void test_serves_and_reports(void **state)
 	expect_exit(f, 0);
 }
 
+static void map(struct fixture *f, uint64_t first, uint64_t segments, uint64_t kind, int fd, uint64_t want)
+{
+	static struct wslx_link_msg m;
+	static uint32_t id;
+
+	m = (struct wslx_link_msg) {
+		.type = WSLX_LINK_WINDOW_MAP, .id = ++id, .a = first | segments << 32, .b = kind, .fd = fd
+	};
+	assert_int_equal(wslx_link_send(f->link, &m), 0);
+	expect(f, WSLX_LINK_WINDOW_MAPPED, &m);
+	assert_int_equal(m.id, id);
+	assert_int_equal(m.a, want);
+}
+
+/* Confined as it is, it maps what it is told to, and nothing outside the window. */
+static void test_window(void **state)
+{
+	struct fixture *f = *state;
+	static struct wslx_link_msg m;
+	cleanup_close int loose = memfd_create("loose", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(loose, 4 * WSLX_MIB), 0);
+	expect(f, WSLX_LINK_READY, &m);
+	map(f, 1, 2, WSLX_WINDOW_WRITE, f->window, 0);
+	map(f, 29, 2, WSLX_WINDOW_READ, f->window, 0);
+	map(f, 1, 30, WSLX_WINDOW_OWN, f->window, 0);
+	map(f, 0, 1, WSLX_WINDOW_OWN, f->window, EINVAL);
+	map(f, 30, 2, WSLX_WINDOW_READ, f->window, EINVAL);
+	map(f, 1, 1, WSLX_WINDOW_READ, loose, EINVAL);
+	map(f, UINT32_MAX, UINT32_MAX, 77, f->window, EINVAL);
+	request(f, WSLX_LINK_TEST_CONFINEMENT, 8);
+	expect(f, WSLX_LINK_PAUSED, &m);
+	assert_int_equal(m.a, 0);
+	request(f, WSLX_LINK_STOP, 0);
+	expect_exit(f, 0);
+}
+
 static void test_ends_with_qemu(void **state)
 {
 	struct fixture *f = *state;
@@ -189,10 +234,8 @@ static void test_broken_protocol(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_serves_and_reports),
-		T(test_ends_with_qemu),
-		T(test_ends_with_the_supervisor),
-		T(test_broken_protocol),
+		T(test_serves_and_reports),       T(test_window),          T(test_ends_with_qemu),
+		T(test_ends_with_the_supervisor), T(test_broken_protocol),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "dev/vhost_user/server_internal.h"
 #include "dev/vhost_user/msg.h"
 #include "dev/vhost_user/server.h"
 #include "os/linux/fd.h"
@@ -592,6 +593,34 @@ static void test_memory_table_changes(void **state)
 	assert_false(f->closed);
 }
 
+/* Memory that the process has mapped already is used where it is, and stays. */
+static void test_window(void **state)
+{
+	struct fixture *f = *state;
+	cleanup_close int second = make_memfd(F_SEAL_SHRINK);
+	uint8_t *w = mmap(NULL, MEM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, f->memfd, 0);
+	uint8_t p[8 + VHU_REGION_LEN] = { 1 };
+
+	assert_true(w != MAP_FAILED);
+	f->s->window = (struct wslx_vhost_window) { w, MEM_SIZE, f->memfd };
+	start(f);
+	assert_ptr_equal(wslx_gm_region(f->toy.d.gm, 0)->host, w);
+	round_trip(f, 0);
+	set_mem(f, second);
+	assert_ptr_not_equal(wslx_gm_region(f->toy.d.gm, 0)->host, w);
+	w[0] = 1;
+	/* A part of it, and more than there is. */
+	put_region(p + 8, GPA, MEM_SIZE - 4096, UVA, 4096);
+	send_msg(f, VHU_SET_MEM_TABLE, 0, p, sizeof(p), &f->memfd, 1);
+	assert_ptr_equal(wslx_gm_region(f->toy.d.gm, 0)->host, w + 4096);
+	put_region(p + 8, GPA, MEM_SIZE, UVA, 4096);
+	send_msg(f, VHU_SET_MEM_TABLE, 0, p, sizeof(p), &f->memfd, 1);
+	expect_closed(f, -EINVAL);
+	wslx_vhost_user_free(TAKE_PTR(f->s));
+	w[MEM_SIZE - 1] = 1;
+	munmap(w, MEM_SIZE);
+}
+
 static void test_unsealed_memory(void **state)
 {
 	struct fixture *f = *state;
@@ -775,6 +804,7 @@ int main(void)
 		T(test_reply_ack),
 		T(test_config_change_and_error),
 		T(test_memory_table_changes),
+		T(test_window),
 		T(test_unsealed_memory),
 		T(test_short_memory),
 		T(test_malformed),
