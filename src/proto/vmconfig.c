@@ -19,6 +19,7 @@
 #define MEMORY_ALIGN (2 * WSLX_MIB)
 #define MEMORY_MIN (32 * WSLX_MIB)
 #define MEMORY_MAX (1ull << 44)
+#define MAX_SEGMENTS (1u << 19)
 #define BOOT_TIMEOUT_MAX_MS (24u * 3600 * 1000)
 
 static const char *const engine_names[] = { "auto", "kvm", "tcg" };
@@ -81,6 +82,23 @@ bool wslx_name_ok(const char *name)
 	return strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == n;
 }
 
+bool wslx_region_name_ok(const char *name)
+{
+	size_t n = strnlen(name, WSLX_GRANT_NAME_SIZE);
+
+	if (!n || n == WSLX_GRANT_NAME_SIZE)
+		return false;
+	for (; *name; name++)
+		if (*name <= ' ' || *name > '~' || *name == '/')
+			return false;
+	return true;
+}
+
+bool wslx_window_bytes_ok(uint64_t size)
+{
+	return size >= WSLX_WINDOW_SIZE_MIN && size <= WSLX_WINDOW_SIZE_MAX && !(size & (size - 1));
+}
+
 const char *wslx_engine_name(enum wslx_engine e)
 {
 	return engine_names[e];
@@ -140,6 +158,22 @@ static json_t *encode_net(const struct wslx_net_config *n)
 			 publish);
 }
 
+static json_t *encode_portal(const struct wslx_portal_config *p)
+{
+	cleanup_with(decref_p) json_t *grants = json_array();
+
+	for (size_t i = 0; i < p->n_grants; i++) {
+		const struct wslx_portal_grant *g = &p->grants[i];
+
+		if (json_array_append_new(grants,
+					  json_pack("{s:s, s:s, s:s, s:i, s:s}", "region", g->region, "as", g->as,
+						    "socket", text(g->socket), "segments", (int)g->segments, "access",
+						    g->readonly ? "ro" : "rw")) < 0)
+			return NULL;
+	}
+	return json_pack("{s:I, s:O}", "window", (json_int_t)p->window, "grants", grants);
+}
+
 int wslx_vm_config_encode(const struct wslx_vm_config *c, char **ret)
 {
 	cleanup_with(decref_p) json_t *disks = json_array();
@@ -159,7 +193,7 @@ int wslx_vm_config_encode(const struct wslx_vm_config *c, char **ret)
 			 text(c->initramfs), "modules_serial", text(c->modules_serial), "cmdline_extra",
 			 text(c->cmdline_extra), "boot_timeout_ms", (int)c->boot_timeout_ms, "disks", disks, "distros",
 			 distros, "net", encode_net(&c->net));
-	if (!root)
+	if (!root || (c->portal.window && json_object_set_new(root, "portal", encode_portal(&c->portal)) < 0))
 		return -ENOMEM;
 	*ret = json_dumps(root, JSON_COMPACT);
 	return *ret ? 0 : -ENOMEM;
@@ -358,6 +392,44 @@ static int decode_net(json_t *j, struct wslx_net_config *n, struct wslx_err *err
 	return finish(&d);
 }
 
+static int decode_grant(json_t *j, struct wslx_portal_grant *g, struct wslx_err *err)
+{
+	static const char *const access_names[] = { "rw", "ro" };
+	struct reader d = { .obj = j, .where = "portal.grants.", .err = err };
+
+	if (!json_is_object(j))
+		fail(&d, "", "want an object");
+	take_copy(&d, "region", g->region, sizeof(g->region));
+	take_copy(&d, "as", g->as, sizeof(g->as));
+	g->socket = take_path(&d, "socket", false);
+	g->segments = (uint32_t)take_number(&d, "segments", 0, MAX_SEGMENTS);
+	g->readonly = take_enum(&d, "access", access_names, ARRAY_SIZE(access_names));
+	if (d.r == 0 && !wslx_region_name_ok(g->region))
+		fail(&d, "region", "not a valid name");
+	if (d.r == 0 && !wslx_region_name_ok(g->as))
+		fail(&d, "as", "not a valid name");
+	return finish(&d);
+}
+
+static int decode_portal(json_t *j, struct wslx_portal_config *p, struct wslx_err *err)
+{
+	struct reader d = { .obj = j, .where = "portal.", .err = err };
+	json_t *grants, *g;
+	size_t i;
+
+	if (!json_is_object(j))
+		fail(&d, "", "want an object");
+	p->window = take_number(&d, "window", 0, WSLX_WINDOW_SIZE_MAX);
+	if (d.r == 0 && !wslx_window_bytes_ok(p->window))
+		fail(&d, "window", "want a power of two from 64 MiB to 64 GiB");
+	grants = take_array(&d, "grants", WSLX_MAX_GRANTS);
+	json_array_foreach (grants, i, g) {
+		if (d.r == 0)
+			d.r = decode_grant(g, &p->grants[p->n_grants++], err);
+	}
+	return finish(&d);
+}
+
 static int decode_lists(struct reader *d, struct wslx_vm_config *c)
 {
 	json_t *disks = take_array(d, "disks", WSLX_MAX_DISKS);
@@ -415,6 +487,9 @@ static int decode_root(json_t *root, struct wslx_vm_config *c, struct wslx_err *
 	c->boot_timeout_ms = (unsigned)take_number(&d, "boot_timeout_ms", 0, BOOT_TIMEOUT_MAX_MS);
 	if (d.r == 0)
 		d.r = decode_lists(&d, c);
+	/* Written only for a machine that has it. */
+	if (d.r == 0 && json_object_get(root, "portal"))
+		d.r = decode_portal(take(&d, "portal"), &c->portal, err);
 	return finish(&d);
 }
 
@@ -455,6 +530,8 @@ void wslx_vm_config_free(struct wslx_vm_config *c)
 		free(c->distros[i].fstype);
 		free(c->distros[i].hostname);
 	}
+	for (size_t i = 0; i < c->portal.n_grants; i++)
+		free(c->portal.grants[i].socket);
 	free(c->disks);
 	free(c->distros);
 	free(c->name);

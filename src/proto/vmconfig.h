@@ -20,6 +20,8 @@
 #define WSLX_MAX_DISKS 16
 #define WSLX_MAX_DISTROS 16
 #define WSLX_MAX_PUBLISH 64
+#define WSLX_MAX_GRANTS 8
+#define WSLX_GRANT_NAME_SIZE 48 /* of a region, NUL included */
 #define WSLX_NAME_MAX 256  /* distro and machine names: [A-Za-z0-9._-]{1,256} */
 #define WSLX_SERIAL_MAX 20 /* virtio-blk serial, bytes */
 
@@ -60,6 +62,21 @@ struct wslx_distro_config {
 	bool readonly;
 };
 
+/* A Portal region that the machine takes part in. */
+struct wslx_portal_grant {
+	char region[WSLX_GRANT_NAME_SIZE];
+	char as[WSLX_GRANT_NAME_SIZE]; /* what it is called in the guest */
+	char *socket;                  /* of its broker */
+	uint32_t segments;             /* of 2 MiB, the machine's own to write to; 0 with readonly */
+	bool readonly;
+};
+
+struct wslx_portal_config {
+	uint64_t window; /* bytes of address space in the guest, a power of two; 0 = none, and no grants */
+	struct wslx_portal_grant grants[WSLX_MAX_GRANTS];
+	size_t n_grants;
+};
+
 struct wslx_vm_config {
 	char *name;              /* machine name */
 	enum wslx_engine engine; /* KVM or TCG: AUTO was resolved by the manager */
@@ -78,6 +95,7 @@ struct wslx_vm_config {
 	struct wslx_distro_config *distros;
 	size_t n_distros;
 	struct wslx_net_config net;
+	struct wslx_portal_config portal;
 };
 
 WSLX_MUST_CHECK int wslx_vm_config_decode(const char *json, size_t len, struct wslx_vm_config **ret,
@@ -88,6 +106,12 @@ void wslx_vm_config_free(struct wslx_vm_config *c); /* NULL is fine */
 
 /* [A-Za-z0-9._-]{1,256}, not "." or "..", no leading '-'. */
 bool wslx_name_ok(const char *name);
+/* Region names: 1 to 47 printable ASCII characters without blank and '/'. */
+bool wslx_region_name_ok(const char *name);
+#define WSLX_WINDOW_SIZE_MIN (64 * WSLX_MIB)
+#define WSLX_WINDOW_SIZE_MAX (64 * WSLX_GIB)
+#define WSLX_WINDOW_SIZE_DEFAULT (256 * WSLX_MIB)
+bool wslx_window_bytes_ok(uint64_t size);
 /* A host name for a machine or distro of that name. */
 #define WSLX_HOSTNAME_MAX 63 /* the longest label */
 void wslx_hostname_from(const char *name, char ret[WSLX_HOSTNAME_MAX + 1]);
