@@ -44,6 +44,7 @@ struct wslx_host_member {
 	uint32_t kind;
 	unsigned arena;
 	const struct portal_control *ctl; /* read-only */
+	uint32_t synced;                  /* guests with a socket: the epoch that their VMM has put in place */
 	uint64_t sent[PORTAL_MAX_ARENAS]; /* life and access as last told */
 	void (*notify)(void *opaque, int arena);
 	void *opaque;

@@ -75,13 +75,21 @@ int portal_host_object(portal_host *h, const char *name, uint32_t segments, unsi
 	return r;
 }
 
+/* A guest's word is not needed where its VMM maps for it, and would let it hold
+ * up everybody.  The VMM's is, also for one that was just revoked: until then the
+ * guest still reaches the old memory. */
+static bool has_seen(const struct wslx_host_member *m, uint32_t epoch)
+{
+	if (m->used && m->sock >= 0 && m->kind == PORTAL_KIND_GUEST)
+		return (int32_t)(m->synced - epoch) >= 0;
+	return !m->live || (int32_t)(PORTAL_LOAD_ACQ(&m->ctl->epoch_seen) - epoch) >= 0;
+}
+
 /* Has everybody mapped what the table says? */
 static bool all_seen(portal_host *h, void *opaque)
 {
-	uint32_t epoch = *(uint32_t *)opaque;
-
 	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++)
-		if (h->member[i].live && (int32_t)(PORTAL_LOAD_ACQ(&h->member[i].ctl->epoch_seen) - epoch) < 0)
+		if (!has_seen(&h->member[i], *(uint32_t *)opaque))
 			return false;
 	return true;
 }

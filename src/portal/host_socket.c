@@ -142,6 +142,17 @@ void wslx_host_on_stranger(portal_host *h, int fd)
 		wslx_host_leave(h, i, true);
 }
 
+/* Whoever waits for everybody looks at it when it next dispatches: now. */
+static int on_synced(portal_host *h, unsigned i, uint32_t epoch)
+{
+	/* What has not been told cannot be in place. */
+	if (h->member[i].kind != PORTAL_KIND_GUEST || (epoch & 1) || (int32_t)(h->hdr->epoch - epoch) < 0)
+		return -EPROTO;
+	h->member[i].synced = epoch;
+	wslx_host_event(h, i);
+	return 0;
+}
+
 /* One message; 0 or why the member has to go. */
 static int on_message(portal_host *h, unsigned i)
 {
@@ -166,6 +177,8 @@ static int on_message(portal_host *h, unsigned i)
 		else if (h->member[q.index].used)
 			wslx_host_event(h, q.index);
 		return 0;
+	case PORTAL_OP_SYNCED:
+		return on_synced(h, i, q.epoch);
 	default:
 		return -EPROTO;
 	}

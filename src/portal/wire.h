@@ -17,6 +17,7 @@ enum wslx_portal_op {
 	PORTAL_OP_SYNC = 5,    /* client: what is new? */
 	PORTAL_OP_KICK = 6,    /* client: index: look after that participant, 0 = my mailbox; no answer */
 	PORTAL_OP_EVENT = 7,   /* broker, to guests' VMMs only: ring the guest, SYNC if epoch differs */
+	PORTAL_OP_SYNCED = 8,  /* a guest's VMM: epoch: the guest's window is as of it; no answer */
 };
 
 enum wslx_portal_access { PORTAL_ACCESS_NONE = 0, PORTAL_ACCESS_READ = 1, PORTAL_ACCESS_WRITE = 2 };
