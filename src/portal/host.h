@@ -42,6 +42,7 @@ struct wslx_host_member {
 	bool answering; /* the socket was full in the middle of an answer */
 	bool poll_out;
 	uint32_t kind;
+	uint32_t pid; /* of the other end of its socket */
 	unsigned arena;
 	const struct portal_control *ctl; /* read-only */
 	uint32_t synced;                  /* guests with a socket: the epoch that their VMM has put in place */

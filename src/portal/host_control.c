@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "os/linux/fd.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
 #include "portal/host.h"
@@ -184,6 +185,16 @@ int portal_host_revoke(portal_host *h, unsigned i, int64_t timeout_ns)
 	return r < 0 ? r : drive(h, timeout_ns, all_seen, &epoch);
 }
 
+int portal_host_seen(portal_host *h, int64_t timeout_ns)
+{
+	uint32_t epoch;
+
+	pthread_mutex_lock(&h->lock);
+	epoch = h->hdr->epoch;
+	pthread_mutex_unlock(&h->lock);
+	return drive(h, timeout_ns, all_seen, &epoch);
+}
+
 /* ---- quiesce ---- */
 
 static void who_arrived(portal_host *h, struct portal_quiesce *q)
@@ -222,6 +233,18 @@ int portal_host_quiesce(portal_host *h, int64_t timeout_ns, struct portal_quiesc
 	r = drive(h, timeout_ns, all_rest, &q);
 	if (ret)
 		*ret = q;
+	return r;
+}
+
+int portal_host_rest(portal_host *h, struct portal_quiesce *ret)
+{
+	int r = -EINVAL;
+
+	pthread_mutex_lock(&h->lock);
+	*ret = (struct portal_quiesce) { 0 };
+	if (h->hdr->quiesce & 1)
+		r = all_rest(h, ret) ? 0 : -EAGAIN;
+	pthread_mutex_unlock(&h->lock);
 	return r;
 }
 
@@ -269,7 +292,12 @@ int portal_host_next_participant(portal_host *h, uint32_t *cursor, struct portal
 		if (*cursor && !h->member[*cursor].used)
 			continue;
 		*ret = (struct portal_host_participant) {
-			.index = *cursor, .kind = e->kind, .id = e->id, .state = PORTAL_LIFE_STATE(e->life)
+			.index = *cursor,
+			.kind = e->kind,
+			.id = e->id,
+			.state = PORTAL_LIFE_STATE(e->life),
+			.pid = h->member[*cursor].pid,
+			.generation = PORTAL_LIFE_GENERATION(e->life),
 		};
 		memcpy(ret->name, e->name, sizeof(ret->name));
 		for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
@@ -325,7 +353,7 @@ int portal_host_stat(portal_host *h, struct portal_host_stat *ret)
 			continue;
 		ret->arenas++;
 		ret->segments_used += h->arena[a].segments;
-		if (fstat(h->arena[a].fd, &st) == 0)
+		if (wslx_fd_stat(h->arena[a].fd, &st) == 0)
 			ret->bytes += (uint64_t)st.st_blocks * 512;
 	}
 	pthread_mutex_unlock(&h->lock);
