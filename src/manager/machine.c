@@ -19,6 +19,7 @@
 #include "manager/holder.h"
 #include "manager/kernels.h"
 #include "manager/lock.h"
+#include "manager/portal.h"
 #include "manager/spawn.h"
 #include "os/linux/fd.h"
 #include "os/linux/spawn.h"
@@ -150,6 +151,8 @@ static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *s
 	c->boot_timeout_ms = boot_timeout(engine);
 	c->net = s->net;
 	make_mac(spec->id, c->net.mac);
+	if (wslx_region_config(m, s, &c->portal) < 0)
+		return -ENOMEM;
 	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->initramfs || !c->cmdline_extra)
 		return -ENOMEM;
 	return 0;
