@@ -195,7 +195,7 @@ static void stat_info(const json_t *info)
 	printf("Name: %s\nUUID: %s\nBroker: %lld\n", text_of(info, "name"), text_of(info, "uuid"),
 	       number_of(info, "pid"));
 	printf("Size: %s\nMemory: %s in %lld arenas\n", size, memory, number_of(info, "arenas"));
-	printf("Names: %lld of at most %lld\n", number_of(info, "names"), number_of(info, "name_slots") * 7 / 8);
+	printf("Names: %lld of at most %lld\n", number_of(info, "names"), number_of(info, "name_slots"));
 	printf("Participants: %lld (%lld so far, %lld died, %lld revoked)\n", number_of(info, "participants"),
 	       number_of(info, "attached"), number_of(info, "died"), number_of(info, "revoked"));
 	printf("State: %s\n", json_is_true(json_object_get(info, "quiesced")) ? "quiesced" : "running");

@@ -24,6 +24,7 @@
 #include <wslx/portal.h>
 
 #include "base/macros.h"
+#include "portal/directory.h"
 #include "portal/wire.h"
 
 struct wslx_host_arena {
@@ -59,8 +60,8 @@ struct portal_host {
 	struct portal_header *hdr;
 	struct portal_participant *parts;
 	struct portal_arena *arenas;
-	struct portal_name *names;
-	uint32_t names_used, max_each;
+	struct wslx_portal_directory names;
+	uint32_t max_each;
 	uint8_t *segment_used;
 	struct wslx_host_arena arena[PORTAL_MAX_ARENAS];
 	struct wslx_host_member member[PORTAL_MAX_PARTICIPANTS];

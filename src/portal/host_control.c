@@ -314,8 +314,8 @@ int portal_host_next_name(portal_host *h, uint32_t *cursor, struct portal_object
 	int r = -ENOENT;
 
 	pthread_mutex_lock(&h->lock);
-	for (; r < 0 && *cursor < h->hdr->name_slots; ++*cursor) {
-		const struct portal_name *n = &h->names[*cursor];
+	for (; r < 0 && *cursor < h->hdr->names_end; ++*cursor) {
+		const struct portal_name *n = &h->names.table[*cursor];
 
 		if (n->state != PORTAL_NAME_LIVE)
 			continue;
@@ -341,7 +341,7 @@ int portal_host_stat(portal_host *h, struct portal_host_stat *ret)
 	memcpy(ret->uuid, h->hdr->uuid, sizeof(ret->uuid));
 	ret->segments = h->hdr->segments;
 	ret->name_slots = h->hdr->name_slots;
-	ret->names = h->names_used;
+	ret->names = h->names.used;
 	ret->epoch = h->hdr->epoch;
 	ret->quiesce = h->hdr->quiesce;
 	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++)

@@ -31,6 +31,7 @@
 #include <wslx/portal.h>
 
 #include "base/macros.h"
+#include "portal/directory.h"
 #include "portal/heap.h"
 #include "portal/ring.h"
 #include "portal/wire.h"
@@ -54,8 +55,8 @@ struct wslx_portal_view {
 };
 
 struct wslx_portal_geometry {
-	uint32_t segments, tag, name_slots;
-	uint64_t participants_off, arenas_off, names_off;
+	uint32_t segments, tag, name_slots, index_slots;
+	uint64_t participants_off, arenas_off, names_off, index_off;
 };
 
 /* Quiesce: one per channel. */
@@ -77,7 +78,7 @@ struct portal {
 	const struct portal_header *hdr;
 	const struct portal_participant *parts;
 	const struct portal_arena *arenas;
-	const struct portal_name *names;
+	struct wslx_portal_names names;
 	unsigned self;
 	uint64_t generation;
 	uint32_t epoch;     /* of view[] */
@@ -176,6 +177,8 @@ bool wslx_portal_gate_rest(portal *p);
 bool wslx_portal_gate_rest_locked(portal *p);
 
 /* objects.c */
+/* Looks a name up; patient with a host that is interrupted in the middle of a change.  ret_slot may be NULL. */
+WSLX_MUST_CHECK int wslx_portal_find(portal *p, const char *name, struct portal_name *ret, uint32_t *ret_slot);
 WSLX_MUST_CHECK int wslx_portal_publish_kind(portal *p, uint32_t kind, const char *name, struct portal_handle h,
 					     uint64_t size, uint32_t tag);
 
