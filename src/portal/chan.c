@@ -73,6 +73,8 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		int r, alive;
 
 		for (unsigned i = 0; deadline && i < c->spin.limit; i++) {
+			if (rx)
+				wslx_portal_rx_expect(&c->rx);
 			r = ready(c, rx);
 			if (r) {
 				spin_paid(&c->spin, i);

@@ -60,6 +60,7 @@ static portal_chan *look(portal_fanin *f)
 			f->turn = at + 1;
 			return f->chans[at];
 		}
+		wslx_portal_rx_expect(&f->chans[at]->rx);
 	}
 	return NULL;
 }

@@ -31,6 +31,11 @@ static int take_head(struct wslx_portal_rxe *e, uint64_t head)
 	return 0;
 }
 
+void wslx_portal_rx_expect(const struct wslx_portal_rxe *e)
+{
+	PORTAL_PREFETCH(e->data + (e->pos & e->mask));
+}
+
 int wslx_portal_rx_ready(struct wslx_portal_rxe *e)
 {
 	int r;
