@@ -241,10 +241,3 @@ bool wslx_portal_peer_life(const portal *p, unsigned peer, uint64_t *ret_generat
 	*ret_generation = PORTAL_LIFE_GENERATION(life);
 	return PORTAL_LIFE_STATE(life) == PORTAL_PART_LIVE;
 }
-
-bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation)
-{
-	uint64_t now;
-
-	return wslx_portal_peer_life(p, peer, &now) && now == generation;
-}

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "portal/atomic.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
+#include "portal/ring_inline.h"
 
 #define SPIN_MIN 16u
 #define SPIN_MAX 4096u

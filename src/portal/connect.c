@@ -4,6 +4,7 @@
 
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define DEFAULT_CAPACITY (UINT64_C(64) << 10)

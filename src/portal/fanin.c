@@ -3,7 +3,9 @@
 #include <stdlib.h>
 
 #include "portal/atomic.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
+#include "portal/ring_inline.h"
 
 #define MAX_CHANS 64u /* one futex_waitv, with the event word */
 

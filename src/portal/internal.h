@@ -143,13 +143,10 @@ WSLX_MUST_CHECK int wslx_portal_receive_first(portal *p);
 /* len bytes at a region offset in owner's main arena, readable; NULL if it is not. */
 const void *wslx_portal_peer_bytes(portal *p, unsigned owner, uint64_t off, uint64_t len);
 static inline bool wslx_portal_host_up(const portal *p);
-/* Is that participant, in that life, still there? */
-bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation);
 /* Live?  Then its generation. */
 bool wslx_portal_peer_life(const portal *p, unsigned peer, uint64_t *ret_generation);
 
 /* wait.c */
-uint32_t wslx_portal_event(const portal *p);
 int64_t wslx_portal_deadline(int64_t timeout_ns);
 /* What is left until the deadline: -1 for ever, 0 over. */
 int64_t wslx_portal_left(int64_t deadline);
@@ -167,9 +164,7 @@ void wslx_portal_gate_add(portal *p, struct wslx_portal_gate *g);
 void wslx_portal_gate_remove(portal *p, struct wslx_portal_gate *g);
 /* Before the first write of a publication; waits while the region is quiesced.  0 or -EAGAIN, -ETIMEDOUT, -EPIPE,
  * -EACCES (revoked). */
-bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g); /* without waiting */
 WSLX_MUST_CHECK int wslx_portal_gate_enter(portal *p, struct wslx_portal_gate *g, int64_t deadline);
-void wslx_portal_gate_leave(portal *p, struct wslx_portal_gate *g);
 /* The same for changes under the lock: locks, or returns an error without. */
 WSLX_MUST_CHECK int wslx_portal_lock_to_write(portal *p, int64_t deadline);
 /* Acknowledges if the region is to rest and nobody here is in the middle of something.  True: is to rest. */
@@ -193,8 +188,6 @@ WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_li
 /* A consistent copy of an entry; false if it changed meanwhile. */
 bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);
 const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
-/* 0, -EPIPE. */
-WSLX_MUST_CHECK int wslx_portal_chan_alive(const portal_chan *c);
 /* Is somebody waiting at the door? */
 bool wslx_portal_listener_pending(portal_listener *l);
 

@@ -23,6 +23,7 @@
 
 #include "portal/atomic.h"
 #include "portal/fence.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define RX_IN_BLOCK 128u /* a block is a portal_tx, then a portal_rx */
@@ -48,13 +49,6 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer)
 	first = p->view[arena].first;
 	return wslx_portal_peer_bytes(p, peer, ((uint64_t)first << PORTAL_SEGMENT_SHIFT) + PORTAL_LINKS_OFF,
 				      PORTAL_MAX_LINKS * sizeof(struct portal_link));
-}
-
-int wslx_portal_chan_alive(const portal_chan *c)
-{
-	if (!wslx_portal_peer_alive(c->p, c->peer, c->peer_generation))
-		return -EPIPE;
-	return PORTAL_LOAD_ACQ(&c->peer_link->life) == c->peer_link_life ? 0 : -EPIPE;
 }
 
 /* May the peer still look at our blocks? */

@@ -11,6 +11,7 @@
 
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define PER_PEER 32u

@@ -6,6 +6,7 @@
 #include "base/arith.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define PATIENCE 1000 /* times 100 us */

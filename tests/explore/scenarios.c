@@ -7,6 +7,7 @@
 #include "explore.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define CAPACITY 64u /* two records of 24 bytes, and a pad */
@@ -34,18 +35,6 @@ static bool over;
 int wslx_portal_refresh(portal *p)
 {
 	return 0;
-}
-
-bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation)
-{
-	return PORTAL_LOAD_ACQ(&p->parts[peer].life) == PORTAL_LIFE(generation, PORTAL_PART_LIVE);
-}
-
-int wslx_portal_chan_alive(const portal_chan *c)
-{
-	if (!wslx_portal_peer_alive(c->p, c->peer, c->peer_generation))
-		return -EPIPE;
-	return PORTAL_LOAD_ACQ(&c->peer_link->life) == c->peer_link_life ? 0 : -EPIPE;
 }
 
 static void join(unsigned i, portal *p, unsigned peer, uint32_t kind, struct portal_tx *tx, struct portal_rx *rx,

@@ -6,7 +6,7 @@
 #include "portal/directory.h"
 #include "portal/heap.h"
 #include "portal/internal.h"
-#include "portal/ring.h"
+#include "portal/ring_inline.h"
 
 #define ARENA (UINT64_C(8) << 20)
 
@@ -135,7 +135,7 @@ static void ring_new(struct ring *r, uint32_t kind)
 static void ring_limits(void **state)
 {
 	struct portal_record rec;
-	const void *from;
+	const void *from = NULL;
 	struct ring r;
 	unsigned n = 0;
 	void *to;
@@ -166,9 +166,9 @@ static void ring_limits(void **state)
 static void ring_of_any_length(void **state)
 {
 	struct portal_record rec;
-	const void *from;
+	const void *from = NULL;
 	struct ring r;
-	void *to;
+	void *to = NULL;
 
 	ring_new(&r, PORTAL_RECORDS);
 	for (unsigned i = 0; i < 100000; i++) {
@@ -195,7 +195,7 @@ static void ring_of_a_liar(void **state)
 
 	for (unsigned round = 0; round < 20000; round++) {
 		struct portal_record rec;
-		const void *from;
+		const void *from = NULL;
 		struct ring r;
 
 		ring_new(&r, PORTAL_RECORDS);
