@@ -6,7 +6,8 @@
  * address.  view[] is its private copy of the arena table, refreshed
  * (arenas.c) when the header's epoch moves.  Memory stays mapped once it was,
  * until its place is used again: a pointer into a dead peer's arena is never a
- * fault.
+ * fault.  But it may come to show another's bytes: what was read of a peer
+ * counts only if that one is alive after reading, or nothing took its place.
  *
  * The host tells of everything rare (arenas, deaths, answers, links, names,
  * quiesce) by counting this participant's event word up.  Whoever waits loads
@@ -115,6 +116,10 @@ struct portal_chan {
 	unsigned link;
 	const struct portal_link *peer_link;
 	uint64_t peer_link_life;
+	/* Where its memory was when we met. */
+	uint32_t peer_segment;
+	uint16_t peer_arena;
+	uint64_t peer_arena_generation;
 	struct portal_handle block_h, data_h;
 	struct portal_chan *next; /* zombies; fan-in */
 	uint64_t serial;
@@ -185,6 +190,8 @@ WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum porta
 					   const struct portal_link *l);
 /* Checks the peer's blocks and joins the rings. */
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
+/* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */
+WSLX_MUST_CHECK int wslx_portal_chan_place(portal_chan *c);
 /* A consistent copy of an entry; false if it changed meanwhile. */
 bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);
 const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);

@@ -37,6 +37,14 @@ int wslx_portal_refresh(portal *p)
 	return 0;
 }
 
+/* Is a dead participant's memory another's by now? */
+static bool place_taken;
+
+int wslx_portal_chan_place(portal_chan *c)
+{
+	return place_taken ? -EPIPE : 0;
+}
+
 static void join(unsigned i, portal *p, unsigned peer, uint32_t kind, struct portal_tx *tx, struct portal_rx *rx,
 		 uint8_t *out, const struct portal_tx *ptx, const struct portal_rx *prx, const uint8_t *in)
 {
@@ -59,7 +67,7 @@ static void setup_base(void)
 	ex_region(chan, sizeof(chan));
 	m.hdr.host = PORTAL_HOST_UP;
 	received = 0;
-	over = false;
+	over = place_taken = false;
 	for (unsigned i = 1; i <= 2; i++) {
 		side[i].hdr = &m.hdr;
 		side[i].parts = m.parts;
@@ -211,6 +219,29 @@ static void consume_or_die(void)
 			return;
 	}
 	over = true;
+}
+
+/* ---- the place of the dead is used again: its bytes are no one's that we know ---- */
+
+static void taker(void)
+{
+	static const struct portal_record rec[2] = { { 16, 0 }, { 16, 1 } };
+	static const uint64_t other[2] = { 0, 42 };
+
+	ex_await(somebody_ended);
+	if (!ex_crashed(0))
+		return;
+	PORTAL_STORE_SEQ(&m.parts[1].life, PORTAL_LIFE(1, PORTAL_PART_DEAD));
+	host_event(2);
+	/* Whoever maps says so first, under a lock; then there are a stranger's records, good ones and bad. */
+	place_taken = true;
+	for (unsigned i = 0; i < 2; i++) {
+		wslx_portal_copy_out(m.data[0] + 24 * i, &rec[i], 8);
+		wslx_portal_copy_out(m.data[0] + 24 * i + 8, other, 16);
+	}
+	PORTAL_STORE_SEQ(&m.tx[0].head, 48);
+	PORTAL_STORE_SEQ(&m.tx[0].head, 72);
+	ex_doorbell.wake(NULL, 2, (const uint32_t *)(const void *)&m.tx[0].head);
 }
 
 /* ---- bytes ---- */
@@ -498,6 +529,7 @@ static const struct scenario scenarios[] = {
 	{ "close", 2, 2, false, 0, false, setup_records, { produce_and_close, consume_to_end }, NULL },
 	{ "crash-producer", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
 	{ "crash-consumer", 3, 2, false, 2, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
+	{ "reuse", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, taker }, NULL },
 	{ "bytes", 2, 2, false, 0, false, setup_bytes, { write_bytes, read_bytes }, check_idle },
 	{ "liar-records", 2, 3, false, 0, false, setup_records, { liar_producer, wary_consumer }, NULL },
 	{ "liar-head", 2, 3, false, 0, false, setup_records, { liar_index, wary_of_index }, NULL },
