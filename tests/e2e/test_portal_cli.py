@@ -2,16 +2,21 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 
 import pytest
 
-from conftest import BUILD, Wslx, alive, wait_for
+from conftest import BUILD, TOP, Wslx, alive, wait_for
+
+sys.path.insert(0, os.path.join(TOP, "tools"))
+import soak_portal
 
 PEER = os.path.join(BUILD, "tests/portal/portal_peer")
 
@@ -214,6 +219,11 @@ def test_quiesce_says_who_is_late(host):
         host.ok("portal", "resume", "r")
         p.kill()
         p.wait(60)
+
+
+def test_kill_storm(host):
+    """In small what `make soak` does a thousand times."""
+    soak_portal.run(host, BUILD, 25, random.Random(1))
 
 
 def test_control_protocol(host):
