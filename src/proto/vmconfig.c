@@ -165,10 +165,9 @@ static json_t *encode_portal(const struct wslx_portal_config *p)
 	for (size_t i = 0; i < p->n_grants; i++) {
 		const struct wslx_portal_grant *g = &p->grants[i];
 
-		if (json_array_append_new(grants,
-					  json_pack("{s:s, s:s, s:s, s:i, s:s}", "region", g->region, "as", g->as,
-						    "socket", text(g->socket), "segments", (int)g->segments, "access",
-						    g->readonly ? "ro" : "rw")) < 0)
+		if (json_array_append_new(grants, json_pack("{s:s, s:s, s:s, s:i, s:s}", "region", g->region, "as",
+							    g->as, "socket", text(g->socket), "segments",
+							    (int)g->segments, "access", g->readonly ? "ro" : "rw")) < 0)
 			return NULL;
 	}
 	return json_pack("{s:I, s:O}", "window", (json_int_t)p->window, "grants", grants);
