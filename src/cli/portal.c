@@ -129,7 +129,7 @@ static json_t *grants_of(struct cli *c, const char *region)
 		if (g)
 			json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I}", "distro", d->name, "as", g->as,
 							      "access", g->readonly ? "ro" : "rw", "size",
-							      (json_int_t)(g->segments * WSLX_SEGMENT_SIZE)));
+							      (json_int_t)g->segments * (json_int_t)WSLX_SEGMENT_SIZE));
 	}
 	wslx_names_free(names, n);
 	free(d);
