@@ -143,7 +143,7 @@ static void on_host(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 	int r = portal_host_dispatch(opaque, 0);
 
 	if (r < 0)
-		log_error("cannot serve participants: %s", strerror(-r));
+		log_guest("cannot serve participants: %s", strerror(-r));
 }
 
 static void say(const struct options *o, json_t *line)
