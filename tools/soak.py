@@ -1,8 +1,11 @@
 #!/usr/bin/python3
-"""Kill storms: kills wslx, wslx-vmm, its children or passt at random moments, and checks after each
-that the next command works, that nothing is left behind, and at the end that the image is clean.
+"""Kill storms.
 
-usage: tools/soak.py [--rounds N] [--seed N] [--engine tcg|kvm] [--build DIR]
+machines: kills wslx, wslx-vmm, its children or passt at random moments, and checks after each that the next command works,
+that nothing is left behind, and at the end that the image is clean.
+portal: kills processes that exchange records and calls over a Portal region (tools/soak_portal.py).
+
+usage: tools/soak.py [machines] [portal] [--rounds N] [--kills N] [--seed N] [--engine tcg|kvm] [--build DIR]
 """
 
 import argparse
@@ -17,25 +20,40 @@ import threading
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(TOP, "tests/e2e"))
+PARTS = ["machines", "portal"]
 
 
-def main():
-    ap = argparse.ArgumentParser(prog="make soak")
-    ap.add_argument("--rounds", type=int, default=100)
-    ap.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    ap.add_argument("--engine", default="tcg")
-    ap.add_argument("--build", default=os.path.join(TOP, "build-check"))
-    args = ap.parse_args()
-    os.environ["WSLX_E2E_ENGINE"] = args.engine
-    os.environ["WSLX_E2E_BUILD"] = args.build
-    import conftest
+def build_all(build, images):
+    if os.environ.get("WSLX_IN_LAB"):
+        return
+    if not os.path.exists(os.path.join(build, "build.ninja")):
+        subprocess.run(["meson", "setup", build], cwd=TOP, env=dict(os.environ, CC="gcc"), check=True)
+    subprocess.run(["ninja", "-C", build, "--quiet"], check=True)
+    if images:
+        subprocess.run([os.path.join(TOP, "tests/e2e/prepare.sh"), build], check=True)
 
-    if not os.environ.get("WSLX_IN_LAB"):
-        if not os.path.exists(os.path.join(args.build, "wslx")):
-            subprocess.run(["meson", "setup", args.build], cwd=TOP, env=dict(os.environ, CC="gcc"))
-            subprocess.run(["ninja", "-C", args.build, "--quiet"], check=True)
-        subprocess.run([os.path.join(TOP, "tests/e2e/prepare.sh"), args.build], check=True)
-    home = tempfile.mkdtemp(prefix="wslx-soak-", dir="/scratch" if os.environ.get("WSLX_IN_LAB") else None)
+
+def new_home():
+    return tempfile.mkdtemp(prefix="wslx-soak-", dir="/scratch" if os.environ.get("WSLX_IN_LAB") else None)
+
+
+def soak_portal(args, conftest):
+    import soak_portal
+
+    w = conftest.Wslx(new_home())
+    print(f"portal: seed {args.seed}, {args.kills} kills", flush=True)
+    try:
+        soak_portal.run(w, args.build, args.kills, random.Random(args.seed), say=lambda line: print(line, flush=True))
+    except soak_portal.Failed as e:
+        print(f"portal: {e}")
+        return 1
+    finally:
+        shutil.rmtree(w.home, ignore_errors=True)
+    return 0
+
+
+def soak_machines(args, conftest):
+    home = new_home()
     os.makedirs(os.path.join(home, "data"))
     shutil.copytree(os.path.join(args.build, "e2e/home/data/kernels"), os.path.join(home, "data/kernels"), symlinks=True)
     w = conftest.Wslx(home)
@@ -75,6 +93,29 @@ def main():
     print("image clean" if r.returncode == 0 else r.stdout)
     shutil.rmtree(home, ignore_errors=True)
     return r.returncode
+
+
+
+def main():
+    ap = argparse.ArgumentParser(prog="make soak")
+    ap.add_argument("--rounds", type=int, default=100, help="of machines")
+    ap.add_argument("--kills", type=int, default=1000, help="of processes that use Portal")
+    ap.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    ap.add_argument("--engine", default="tcg")
+    ap.add_argument("--build", default=os.path.join(TOP, "build-check"))
+    ap.add_argument("parts", nargs="*", help=" ".join(PARTS))
+    args = ap.parse_args()
+    for p in args.parts:
+        if p not in PARTS:
+            ap.error(f"unknown part '{p}'")
+    parts = args.parts or PARTS
+    os.environ["WSLX_E2E_ENGINE"] = args.engine
+    os.environ["WSLX_E2E_BUILD"] = args.build
+    build_all(args.build, "machines" in parts)
+    import conftest
+
+    run = {"machines": soak_machines, "portal": soak_portal}
+    return max([run[p](args, conftest) for p in parts])
 
 
 sys.exit(main())

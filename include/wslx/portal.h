@@ -291,6 +291,8 @@ int portal_host_unpublish(portal_host *h, const char *name);
 /* Takes all that it writes away from a participant, which lives on and writes into nothing.  On 0 nobody's view of
  * those bytes changes any more; -ETIMEDOUT: someone did not take part in time and may still see the old memory. */
 int portal_host_revoke(portal_host *h, unsigned participant, int64_t timeout_ns);
+/* Waits until everybody has mapped what is true now; after an -ETIMEDOUT from the above. */
+int portal_host_seen(portal_host *h, int64_t timeout_ns);
 
 struct portal_quiesce {
 	uint64_t arrived; /* bit per participant */
@@ -299,12 +301,16 @@ struct portal_quiesce {
 
 /* Brings everybody to rest; -ETIMEDOUT if someone is late, and then still in force.  ret may be NULL. */
 int portal_host_quiesce(portal_host *h, int64_t timeout_ns, struct portal_quiesce *ret);
+/* Who is at rest by now; -EAGAIN: not everybody, -EINVAL: nobody is to. */
+int portal_host_rest(portal_host *h, struct portal_quiesce *ret);
 int portal_host_resume(portal_host *h);
 
 struct portal_host_participant {
 	uint32_t index, kind, id, state;
 	char name[PORTAL_NAME_SIZE];
 	uint32_t segments; /* of all its arenas */
+	uint32_t pid;      /* of the process at the other end of its socket: a guest's VMM; 0: no socket */
+	uint64_t generation;
 };
 
 /* Like portal_next(); -ENOENT after the last. */

@@ -66,13 +66,17 @@ struct portal_header {
 	uint64_t participants_off;
 	uint64_t arenas_off;
 	uint64_t names_off;
-	uint8_t reserved0[256 - 136];
+	uint64_t index_off;   /* of the names' hash table */
+	uint32_t index_slots; /* a power of two, more than name_slots */
+	uint8_t reserved0[256 - 148];
 	/* shared */
 	uint32_t epoch;     /* changes by two whenever arenas do; odd while the host is at it */
 	uint32_t quiesce;   /* odd: come to rest; even: go on */
 	uint32_t names_seq; /* grows with each change of the directory */
 	uint32_t host;      /* enum portal_host_state */
-	uint8_t reserved1[4096 - 272];
+	uint32_t names_end; /* names in use lie below this slot */
+	uint32_t index_seq; /* odd while entries of the index move */
+	uint8_t reserved1[4096 - 280];
 };
 
 enum portal_host_state { PORTAL_HOST_UP = 1, PORTAL_HOST_GONE = 2 };
@@ -116,12 +120,15 @@ struct portal_arena {
 	uint8_t reserved[64 - 32];
 };
 
-enum portal_name_state { PORTAL_NAME_EMPTY = 0, PORTAL_NAME_LIVE = 1, PORTAL_NAME_GONE = 2 };
+enum portal_name_state { PORTAL_NAME_EMPTY = 0, PORTAL_NAME_LIVE = 1 };
 
 enum portal_name_kind { PORTAL_OBJECT = 1, PORTAL_SERVICE = 2, PORTAL_ARENA_OBJECT = 3 };
 
-/* The directory is an open hash table: slot = FNV-1a 64 of the name, modulo
- * name_slots, then the following slots; an EMPTY slot ends the search. */
+/* Names lie in slots, in no order.  The index is an open hash table of u32: 0
+ * ends a search; else the low 24 bits are a slot's number plus 1, and the high 8
+ * those of the name's hash, FNV-1a 64, whose low bits say where to begin. */
+#define PORTAL_INDEX_SLOT 0xffffffu
+
 struct portal_name {
 	uint32_t seq;   /* shared; odd while the host writes the slot */
 	uint32_t state; /* shared */

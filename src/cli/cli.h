@@ -31,10 +31,10 @@
 struct cli_opts {
 	const char *name, *kernel, *memory, *cpus, *net, *engine, *user, *cd, *size, *modules, *distro;
 	const char *suite, *mirror, *include, *shell_type, *from_file;
-	const char *version, *format, *default_user, *move, *resize, *sparse;
+	const char *version, *format, *default_user, *move, *resize, *sparse, *as, *participant;
 	const char *publish[CLI_PUBLISH_MAX];
 	size_t n_publish;
-	bool exec, quiet, verbose, json, running, all, follow, force, fresh, online, vhd, help;
+	bool exec, quiet, verbose, json, running, all, follow, force, fresh, online, vhd, read_only, help;
 	const char *pos[CLI_POS_MAX];
 	int n_pos;
 	const char *const *tail; /* the command, NULL-terminated */
@@ -155,6 +155,7 @@ int cli_kernel(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_list(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_logs(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_manage(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
+int cli_portal(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_run(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_set_default(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 int cli_set_default_version(struct cli *c, const struct cli_opts *o, struct wslx_err *err);

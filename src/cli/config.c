@@ -39,6 +39,18 @@ static void show_user(const struct wslx_distro *d)
 	show_defaulted("user", d->settings.user[0] ? d->settings.user : uid, !d->settings.user[0]);
 }
 
+static void show_portal(const struct wslx_settings *s)
+{
+	char grant[WSLX_GRANT_TEXT];
+
+	if (s->portal_window)
+		printf("portal-window=%" PRIu64 "M\n", s->portal_window / WSLX_MIB);
+	for (size_t i = 0; i < s->n_grants; i++) {
+		wslx_grant_format(&s->grants[i], grant);
+		printf("portal=%s\n", grant);
+	}
+}
+
 static void show(struct cli *c, const struct wslx_distro *d)
 {
 	const struct wslx_settings *s = &d->settings;
@@ -58,6 +70,7 @@ static void show(struct cli *c, const struct wslx_distro *d)
 		wslx_publish_format(&s->net.publish[i], port);
 		printf("publish=%s\n", port);
 	}
+	show_portal(s);
 }
 
 /* ---- Is there such a user? ---- */

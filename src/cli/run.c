@@ -26,8 +26,9 @@ int cli_run(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		r = wslx_run_source(c->m, o->pos[0], &task, &src, s, err);
 	}
 	if (r == 0) {
-		/* Its published ports are its own machine's. */
+		/* Its published ports and its grants are its own machine's. */
 		s->net.n_publish = 0;
+		s->n_grants = 0;
 		r = cli_apply_settings(o, s, err);
 	}
 	if (r == 0)

@@ -95,6 +95,16 @@ static const struct cli_opt kernel_opts[] = {
 	FLAG("force", 'f', force, "remove: also one that distributions start with"),
 };
 
+static const struct cli_opt portal_opts[] = {
+	TEXT("size", 0, size, "SIZE",
+	     "create: address space of the region (default: 64G, it takes memory only as it is used);\n"
+	     "                                  grant: memory that the machine may write to (default: 8M)"),
+	FLAG("read-only", 0, read_only, "grant: the machine may read only"),
+	TEXT("as", 0, as, "NAME", "grant: what the region is called in the machine (default: its name)"),
+	TEXT("participant", 0, participant, "N", "revoke: from this one, as `stat` numbers them"),
+	FLAG("json", 0, json, "list, stat: everything, for programs"),
+};
+
 static const struct cli_opt logs_opts[] = { FLAG("follow", 'f', follow,
 						 "go on as more comes, until the machine ends") };
 static const struct cli_opt json_opts[] = { FLAG("json", 0, json, "for programs") };
@@ -230,8 +240,10 @@ const struct cli_verb cli_verbs[] = {
 	  .max_pos = 1,
 	  .tail = true,
 	  .summary = "show or change a distribution's settings; they count from its next start",
-	  .details = "Keys: engine, kernel, memory, cpus, user, net, publish. An empty value restores the default;\n"
-		     "each publish=[ADDR:]HOST:GUEST[/udp] adds one, publish= drops them all.\n",
+	  .details = "Keys: engine, kernel, memory, cpus, user, net, publish, portal, portal-window. An empty value\n"
+		     "restores the default; each publish=[ADDR:]HOST:GUEST[/udp] adds one, publish= drops them all.\n"
+		     "portal=REGION:SIZE[:NAME] or portal=REGION:ro[:NAME] is what `wslx portal grant` stores;\n"
+		     "portal-window=SIZE is how much of regions the machine can see at a time (default: 256M).\n",
 	  .run = cli_config },
 	{ .name = "kernel",
 	  .args = "list | add FILE [--name NAME] [--modules DIR] | remove NAME [--force]",
@@ -241,6 +253,17 @@ const struct cli_verb cli_verbs[] = {
 	  .details = "FILE is a bzImage, an ELF vmlinux, or a Debian kernel package (.deb).\n",
 	  OPTS(kernel_opts),
 	  .run = cli_kernel },
+	{ .name = "portal",
+	  .args = "create NAME | list | stat NAME | grant REGION DISTRO | revoke REGION DISTRO|--participant N | "
+		  "quiesce NAME | resume NAME | remove NAME",
+	  .min_pos = 1,
+	  .max_pos = 3,
+	  .summary = "manage Portal regions: memory that programs and machines share",
+	  .details =
+		  "A region lives until it is removed or the host restarts; a grant is kept with the distribution.\n"
+		  "A running machine takes a grant at once if it has had one, or portal-window=SIZE, at its start.\n",
+	  OPTS(portal_opts),
+	  .run = cli_portal },
 	{ .name = "logs",
 	  .args = "NAME [-f]",
 	  .min_pos = 1,

@@ -12,7 +12,14 @@
 #include "base/loop.h"
 #include "os/linux/fd.h"
 
-#define INTERFACE "io.wslx.Machine"
+/* Who can be asked. */
+struct service {
+	const char *interface, *what;
+};
+
+static const struct service machine = { "io.wslx.Machine", "the machine" };
+static const struct service region = { "io.wslx.Portal", "the region" };
+
 #define MESSAGE_MAX ((size_t)64 * 1024)
 #define INFO_TIMEOUT_MS 5000
 
@@ -84,8 +91,10 @@ static int exchange(const char *sock_path, const char *text, unsigned timeout_ms
 }
 
 /* A varlink error as -errno, with its own words if it has some. */
-static int reply_error(const char *name, const json_t *params, const char *method, struct wslx_err *err)
+static int reply_error(const struct service *s, const char *name, const json_t *params, const char *method,
+		       struct wslx_err *err)
 {
+	json_int_t code = json_integer_value(json_object_get(params, "code"));
 	const char *message = json_string_value(json_object_get(params, "message"));
 	const char *dot = strrchr(name, '.');
 
@@ -93,15 +102,15 @@ static int reply_error(const char *name, const json_t *params, const char *metho
 	if (!strcmp(name, "NotReady")) {
 		const char *state = json_string_value(json_object_get(params, "state"));
 
-		return wslx_err_set(err, EAGAIN, "the machine is %s", state ? state : "not ready");
+		return wslx_err_set(err, EAGAIN, "%s is %s", s->what, state ? state : "not ready");
 	}
 	if (!strcmp(name, "NotSupported") || !strcmp(name, "MethodNotFound") || !strcmp(name, "InterfaceNotFound"))
-		return wslx_err_set(err, EOPNOTSUPP, "the machine cannot do this (%s)", method);
-	return wslx_err_set(err, EIO, "%s", message ? message : name);
+		return wslx_err_set(err, EOPNOTSUPP, "%s cannot do this (%s)", s->what, method);
+	return wslx_err_set(err, code > 0 && code < 4096 ? (int)code : EIO, "%s", message ? message : name);
 }
 
-int wslx_control_call(const char *sock_path, const char *method, json_t *params, unsigned timeout_ms, json_t **ret,
-		      struct wslx_err *err)
+static int call_service(const struct service *s, const char *sock_path, const char *method, json_t *params,
+			unsigned timeout_ms, json_t **ret, struct wslx_err *err)
 {
 	cleanup_json json_t *call = json_object(), *reply = NULL;
 	cleanup_free char *name = NULL, *text = NULL;
@@ -109,24 +118,36 @@ int wslx_control_call(const char *sock_path, const char *method, json_t *params,
 	json_t *out;
 	int r;
 
-	if (asprintf(&name, "%s.%s", INTERFACE, method) < 0)
+	if (asprintf(&name, "%s.%s", s->interface, method) < 0)
 		name = NULL;
 	r = json_object_set_new(call, "method", json_string(name));
 	if (params)
 		r |= json_object_set_new(call, "parameters", params);
 	text = r ? NULL : json_dumps(call, JSON_COMPACT);
 	if (!text)
-		return wslx_err_sys(err, ENOMEM, "cannot ask the machine");
+		return wslx_err_sys(err, ENOMEM, "cannot ask %s", s->what);
 	r = exchange(sock_path, text, timeout_ms, &reply);
 	if (r < 0)
 		return wslx_err_sys(err, -r, "no answer from %s", sock_path);
 	out = json_object_get(reply, "parameters");
 	error = json_string_value(json_object_get(reply, "error"));
 	if (error)
-		return reply_error(error, out, method, err);
+		return reply_error(s, error, out, method, err);
 	if (ret)
 		*ret = out ? json_incref(out) : json_object();
 	return 0;
+}
+
+int wslx_control_call(const char *sock_path, const char *method, json_t *params, unsigned timeout_ms, json_t **ret,
+		      struct wslx_err *err)
+{
+	return call_service(&machine, sock_path, method, params, timeout_ms, ret, err);
+}
+
+int wslx_control_call_region(const char *sock_path, const char *method, json_t *params, unsigned timeout_ms,
+			     json_t **ret, struct wslx_err *err)
+{
+	return call_service(&region, sock_path, method, params, timeout_ms, ret, err);
 }
 
 static int64_t get_int(const json_t *o, const char *key)

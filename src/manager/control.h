@@ -1,5 +1,5 @@
 /*
- * Client of a machine's control socket (docs/control-protocol.md).
+ * Client of a machine's control socket, and of a region's (docs/control-protocol.md).
  *
  * Trust boundary: the supervisor runs as the same user, but may be of another
  * release, may hang, or may be going away: everything has a time limit and a
@@ -45,6 +45,10 @@ struct wslx_machine_info {
  * does not know this or cannot do it; -EAGAIN: not ready; -EPROTO. */
 WSLX_MUST_CHECK int wslx_control_call(const char *sock_path, const char *method, json_t *params, unsigned timeout_ms,
 				      json_t **ret, struct wslx_err *err);
+
+/* The same of a region's broker; its own error codes come through. */
+WSLX_MUST_CHECK int wslx_control_call_region(const char *sock_path, const char *method, json_t *params,
+					     unsigned timeout_ms, json_t **ret, struct wslx_err *err);
 
 WSLX_MUST_CHECK int wslx_control_info(const char *sock_path, struct wslx_machine_info *ret, struct wslx_err *err);
 

@@ -111,7 +111,7 @@ static void check_kernels(struct wslx_manager *m, struct wslx_doctor *d)
 
 static void check_own(struct wslx_doctor *d)
 {
-	static const char *const names[] = { "wslx-vmm", "wslx-agent" };
+	static const char *const names[] = { "wslx-vmm", "wslx-portal", "wslx-agent" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
 		cleanup_free char *path = NULL;

@@ -1,15 +1,12 @@
 #include "manager/machine.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -19,8 +16,10 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "manager/engine.h"
+#include "manager/holder.h"
 #include "manager/kernels.h"
 #include "manager/lock.h"
+#include "manager/portal.h"
 #include "manager/spawn.h"
 #include "os/linux/fd.h"
 #include "os/linux/spawn.h"
@@ -152,6 +151,8 @@ static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *s
 	c->boot_timeout_ms = boot_timeout(engine);
 	c->net = s->net;
 	make_mac(spec->id, c->net.mac);
+	if (wslx_region_config(m, s, &c->portal) < 0)
+		return -ENOMEM;
 	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->initramfs || !c->cmdline_extra)
 		return -ENOMEM;
 	return 0;
@@ -355,55 +356,11 @@ static int wait_free(struct wslx_manager *m, const char *name, int64_t ms)
 	}
 }
 
-/* By its title, argv[0], which wslx_vmm_spawn gave it. */
-static bool is_supervisor(const char *pid, const char *name)
+static int kill_supervisor(struct wslx_manager *m, const char *name)
 {
-	cleanup_free char *path = wslx_path("/proc/%s/cmdline", pid), *want = wslx_path("wslx-vmm [%s]", name);
-	cleanup_close int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	char title[WSLX_NAME_MAX + 32];
-	ssize_t n = fd < 0 ? -1 : read(fd, title, sizeof(title));
+	cleanup_free char *lock = wslx_path("%s/%s", name, WSLX_LOCK_FILE), *title = wslx_path("wslx-vmm [%s]", name);
 
-	return want && n > (ssize_t)strlen(want) && !memcmp(title, want, strlen(want) + 1);
-}
-
-static bool has_open(const char *pid, const struct stat *want)
-{
-	for (int fd = 0; fd < 64; fd++) {
-		cleanup_free char *path = wslx_path("/proc/%s/fd/%d", pid, fd);
-		struct stat st;
-
-		if (path && stat(path, &st) == 0 && st.st_dev == want->st_dev && st.st_ino == want->st_ino)
-			return true;
-	}
-	return false;
-}
-
-/* Kills the supervisor that has the machine's lock open, as /proc shows: its
- * socket may have no room for one more to ask.  A pidfd makes sure that we
- * kill what we looked at. */
-static int kill_holder(struct wslx_manager *m, const char *name)
-{
-	cleanup_free char *lock = wslx_path("%s/%s", name, WSLX_LOCK_FILE);
-	const struct dirent *d;
-	struct stat want;
-	int r = -ESRCH;
-	DIR *proc;
-
-	if (!lock || fstatat(m->run_fd, lock, &want, 0) < 0)
-		return -ESRCH;
-	proc = opendir("/proc");
-	while (proc && r < 0 && (d = readdir(proc))) {
-		cleanup_close int pidfd = -1;
-
-		if (!isdigit((unsigned char)d->d_name[0]))
-			continue;
-		pidfd = pidfd_open((pid_t)strtol(d->d_name, NULL, 10), 0);
-		if (pidfd >= 0 && is_supervisor(d->d_name, name) && has_open(d->d_name, &want))
-			r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
-	}
-	if (proc)
-		closedir(proc);
-	return r;
+	return lock && title ? wslx_kill_holder(m->run_fd, lock, title) : -ENOMEM;
 }
 
 static int ask_to_end(const char *sock, bool force, struct wslx_err *err)
@@ -450,7 +407,7 @@ int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, stru
 	}
 	if (machine_lock_held(m, name) <= 0)
 		return 0;
-	if (kill_holder(m, name) == 0 && wait_free(m, name, KILL_WAIT_MS) == 0)
+	if (kill_supervisor(m, name) == 0 && wait_free(m, name, KILL_WAIT_MS) == 0)
 		return 0;
 	return wslx_err_set(err, EBUSY, "the machine '%s' does not stop", name);
 }

@@ -397,6 +397,14 @@ static int check_free(struct wslx_manager *m, enum wslx_store store, const char 
 	return r == -ENOENT ? 0 : wslx_err_sys(err, -r, "cannot read %s/%s", m->paths.data, store_dirs[store]);
 }
 
+/* The sockets of regions lie where a distro of that name would have its machine's. */
+static int check_reserved(enum wslx_store store, const char *name, struct wslx_err *err)
+{
+	if (store != WSLX_STORE_DISTROS || strcasecmp(name, "portal") != 0)
+		return 0;
+	return wslx_err_set(err, EINVAL, "no distribution can be called '%s'", name);
+}
+
 int wslx_builder_begin(struct wslx_manager *m, enum wslx_store store, const char *name, struct wslx_builder *ret,
 		       struct wslx_err *err)
 {
@@ -405,6 +413,8 @@ int wslx_builder_begin(struct wslx_manager *m, enum wslx_store store, const char
 	int r = wslx_registry_check_name(name, err);
 
 	*ret = b;
+	if (r == 0)
+		r = check_reserved(store, name, err);
 	if (r < 0)
 		return r;
 	strcpy(b.name, name);

@@ -242,6 +242,31 @@ static int add_publish(struct wslx_settings *s, const char *v, struct wslx_err *
 	return 0;
 }
 
+static int set_window(struct wslx_settings *s, const char *v, struct wslx_err *err)
+{
+	uint64_t size = 0;
+
+	if (*v && (wslx_size_parse(v, &size) < 0 || !wslx_window_bytes_ok(size)))
+		return wslx_err_set(err, EINVAL, "'%s' is no size of a window: a power of two from 64M to 64G", v);
+	if (!wslx_grants_fit(s->grants, s->n_grants, size))
+		return wslx_err_set(err, EINVAL, "a window of %s is too small for what is granted", *v ? v : "256M");
+	s->portal_window = size;
+	return 0;
+}
+
+static int add_grant(struct wslx_settings *s, const char *v, struct wslx_err *err)
+{
+	struct wslx_grant g;
+	int r;
+
+	if (!*v) {
+		s->n_grants = 0;
+		return 0;
+	}
+	r = wslx_grant_parse(v, &g, err);
+	return r < 0 ? r : wslx_grants_add(s->grants, &s->n_grants, s->portal_window, &g, err);
+}
+
 int wslx_settings_set(struct wslx_settings *s, const char *key, const char *value, struct wslx_err *err)
 {
 	static const struct {
@@ -250,13 +275,15 @@ int wslx_settings_set(struct wslx_settings *s, const char *key, const char *valu
 	} keys[] = {
 		{ "engine", set_engine },   { "memory", set_memory }, { "cpus", set_cpus },
 		{ "kernel", set_kernel },   { "user", set_user },     { "net", set_net },
-		{ "publish", add_publish },
+		{ "publish", add_publish }, { "portal", add_grant },  { "portal-window", set_window },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (!strcmp(key, keys[i].key))
 			return keys[i].set(s, value, err);
-	return wslx_err_set(err, EINVAL, "unknown setting '%s': engine, memory, cpus, kernel, user, net, publish", key);
+	return wslx_err_set(
+		err, EINVAL,
+		"unknown setting '%s': engine, memory, cpus, kernel, user, net, publish, portal, portal-window", key);
 }
 
 int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err)

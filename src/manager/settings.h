@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/macros.h"
+#include "manager/grant.h"
 #include "proto/vmconfig.h"
 
 #define WSLX_MEMORY_MIN (32 * WSLX_MIB)
@@ -26,12 +27,15 @@ struct wslx_settings {
 	char kernel[WSLX_NAME_MAX + 1]; /* "" = the default kernel */
 	char user[WSLX_USER_MAX + 1];   /* "" = the distro's own */
 	struct wslx_net_config net;     /* .mac stays empty here */
+	uint64_t portal_window;         /* bytes; 0 = WSLX_WINDOW_SIZE_DEFAULT */
+	struct wslx_grant grants[WSLX_MAX_GRANTS];
+	size_t n_grants;
 };
 
 extern const struct wslx_settings wslx_settings_default;
 
-/* key: engine, memory, cpus, kernel, user, net, publish (each adds one; an
- * empty value drops them all).  An empty value gives the default back.
+/* key: engine, memory, cpus, kernel, user, net, portal-window, publish and
+ * portal (each adds one; an empty value drops them all).  An empty value gives the default back.
  * -EINVAL with one line; *s is then as before. */
 WSLX_MUST_CHECK int wslx_settings_set(struct wslx_settings *s, const char *key, const char *value,
 				      struct wslx_err *err);

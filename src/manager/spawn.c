@@ -18,37 +18,37 @@
 
 #define REPORT_MAX ((size_t)256 * 1024)
 
-/* Where the descriptors land in the supervisor. */
-enum { FD_CONFIG = 3, FD_READY, FD_LOCK, FD_LOG, FD_END };
+#define FD_FIRST 3
 
 /* ---- The child's side of fork: async-signal-safe calls only ---- */
 
 struct child_plan {
 	const char *path;
 	char *const *argv;
-	int fds[FD_END - FD_CONFIG];
+	int fds[WSLX_HELPER_FDS];
+	int n_fds; /* the last one is the log */
 };
 
 static void child_run(const struct child_plan *plan) WSLX_NORETURN;
 static void child_run(const struct child_plan *plan)
 {
-	int high[ARRAY_SIZE(plan->fds)], null;
+	int high[WSLX_HELPER_FDS], end = FD_FIRST + plan->n_fds, null;
 	sigset_t none;
 
 	setsid();
 	/* Out of the way first: a source may lie where another one goes. */
-	for (size_t i = 0; i < ARRAY_SIZE(high); i++) {
-		high[i] = fcntl(plan->fds[i], F_DUPFD, FD_END + (int)ARRAY_SIZE(high));
+	for (int i = 0; i < plan->n_fds; i++) {
+		high[i] = fcntl(plan->fds[i], F_DUPFD, end + plan->n_fds);
 		if (high[i] < 0)
 			_exit(127);
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(high); i++)
-		if (dup2(high[i], FD_CONFIG + (int)i) < 0)
+	for (int i = 0; i < plan->n_fds; i++)
+		if (dup2(high[i], FD_FIRST + i) < 0)
 			_exit(127);
 	null = open("/dev/null", O_RDWR);
-	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(FD_LOG, 2) < 0)
+	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(end - 1, 2) < 0)
 		_exit(127);
-	if (close_range(FD_END, ~0u, 0) < 0)
+	if (close_range((unsigned)end, ~0u, 0) < 0)
 		_exit(127);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -58,7 +58,7 @@ static void child_run(const struct child_plan *plan)
 	_exit(127);
 }
 
-/* Through a short-lived process between, so that the supervisor is nobody's
+/* Through a short-lived process between, so that the program is nobody's
  * child here and leaves no zombie in a program that lives on. */
 static int fork_detached(const struct child_plan *plan)
 {
@@ -75,7 +75,7 @@ static int fork_detached(const struct child_plan *plan)
 	}
 	while (waitpid(pid, &status, 0) < 0) {
 		/* The program we are in ignores SIGCHLD or has waited for us: the
-		 * pipe tells whether the supervisor lives. */
+		 * pipe tells whether the program lives. */
 		if (errno == ECHILD)
 			return 0;
 		if (errno != EINTR)
@@ -87,6 +87,7 @@ static int fork_detached(const struct child_plan *plan)
 /* ---- Reports ---- */
 
 struct report {
+	const struct wslx_helper *p;
 	const struct wslx_start_hooks *h;
 	struct wslx_err *err;
 	bool last;
@@ -125,7 +126,7 @@ static void take_line(struct report *rep, const char *line)
 
 		if (h)
 			tell_list(json_object_get(o, "console"), h->console, h->opaque);
-		rep->r = wslx_err_set(rep->err, EIO, "%s", message ? message : "the machine failed to start");
+		rep->r = wslx_err_set(rep->err, EIO, "%s", message ? message : "it failed to start");
 		rep->last = true;
 	}
 	json_decref(o);
@@ -155,18 +156,19 @@ static int read_reports(struct report *rep, int fd, struct wslx_buf *in)
 		ssize_t n;
 
 		if (poll(p, 2, -1) < 0 && errno != EINTR)
-			return wslx_err_sys(rep->err, errno, "cannot wait for the machine");
+			return wslx_err_sys(rep->err, errno, "cannot wait for %s", rep->p->what);
 		if (p[1].revents)
-			return wslx_err_set(rep->err, ECANCELED, "interrupted while the machine starts");
+			return wslx_err_set(rep->err, ECANCELED, "interrupted while %s starts", rep->p->what);
 		if (!p[0].revents)
 			continue;
 		n = read(fd, part, sizeof(part));
 		if (n < 0 && errno != EINTR)
-			return wslx_err_sys(rep->err, errno, "cannot read what the machine says");
+			return wslx_err_sys(rep->err, errno, "cannot read what %s says", rep->p->program);
 		if (n == 0)
-			return wslx_err_set(rep->err, EPIPE, "wslx-vmm ended before the machine was up");
+			return wslx_err_set(rep->err, EPIPE, "%s ended before %s was up", rep->p->program,
+					    rep->p->what);
 		if (n > 0 && wslx_buf_append(in, part, (size_t)n) < 0)
-			return wslx_err_set(rep->err, EPROTO, "wslx-vmm says too much");
+			return wslx_err_set(rep->err, EPROTO, "%s says too much", rep->p->program);
 		take_lines(rep, in);
 	}
 	return rep->r;
@@ -185,9 +187,9 @@ static int config_memfd(const struct wslx_vm_config *c, struct wslx_err *err)
 	return r < 0 ? wslx_err_sys(err, -r, "cannot hand over the machine's configuration") : TAKE_FD(fd);
 }
 
-static int open_log(const struct wslx_vm_config *c, struct wslx_err *err)
+int wslx_log_file(const char *folder, const char *name, struct wslx_err *err)
 {
-	cleanup_free char *path = wslx_path("%s/vmm.log", c->state_dir), *old = wslx_path("%s/vmm.log.1", c->state_dir);
+	cleanup_free char *path = wslx_path("%s/%s", folder, name), *old = wslx_path("%s/%s.1", folder, name);
 	int fd;
 
 	/* The last run's log may be what somebody wants to see after a crash. */
@@ -195,35 +197,27 @@ static int open_log(const struct wslx_vm_config *c, struct wslx_err *err)
 		return wslx_err_sys(err, errno, "cannot rename %s", path);
 	fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 
-	return fd < 0 ? wslx_err_sys(err, path ? errno : ENOMEM, "cannot write %s/vmm.log", c->state_dir) : fd;
+	return fd < 0 ? wslx_err_sys(err, path ? errno : ENOMEM, "cannot write %s/%s", folder, name) : fd;
 }
 
-int wslx_vmm_spawn(const struct wslx_vm_config *c, int lock_fd, const struct wslx_start_hooks *h, struct wslx_err *err)
+int wslx_helper_start(const struct wslx_helper *p, const struct wslx_start_hooks *h, struct wslx_err *err)
 {
-	cleanup_close int config = -1, log = -1, ready_r = -1, ready_w = -1;
-	cleanup_free char *path = NULL, *title = wslx_path("wslx-vmm [%s]", c->name);
-	char *const argv[] = { title, "--config=3", "--ready=4", "--lock=5", "--log=6", NULL };
-	struct child_plan plan = { .argv = argv };
-	struct report rep = { .h = h, .err = err };
+	struct child_plan plan = { .argv = p->argv, .n_fds = p->n_fds };
+	struct report rep = { .p = p, .h = h, .err = err };
+	cleanup_close int ready_r = -1, ready_w = -1;
+	cleanup_free char *path = NULL;
 	struct wslx_buf in;
-	int r, p[2];
+	int pair[2], r = wslx_find_own(p->program, &path, err);
 
-	r = title ? wslx_find_own("wslx-vmm", &path, err) : wslx_err_sys(err, ENOMEM, "cannot start");
-	if (r == 0)
-		r = config = config_memfd(c, err);
-	if (r >= 0)
-		r = log = open_log(c, err);
 	if (r < 0)
 		return r;
-	if (pipe2(p, O_CLOEXEC) < 0)
+	if (pipe2(pair, O_CLOEXEC) < 0)
 		return wslx_err_sys(err, errno, "cannot make a pipe");
-	ready_r = p[0];
-	ready_w = p[1];
+	ready_r = pair[0];
+	ready_w = pair[1];
 	plan.path = path;
-	plan.fds[0] = config; /* FD_CONFIG, the first */
-	plan.fds[FD_READY - FD_CONFIG] = ready_w;
-	plan.fds[FD_LOCK - FD_CONFIG] = lock_fd;
-	plan.fds[FD_LOG - FD_CONFIG] = log;
+	for (int i = 0; i < p->n_fds; i++)
+		plan.fds[i] = p->fds[i] == WSLX_HELPER_READY ? ready_w : p->fds[i];
 	r = fork_detached(&plan);
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot start %s", path);
@@ -232,4 +226,26 @@ int wslx_vmm_spawn(const struct wslx_vm_config *c, int lock_fd, const struct wsl
 	r = read_reports(&rep, ready_r, &in);
 	wslx_buf_free(&in);
 	return r;
+}
+
+int wslx_vmm_spawn(const struct wslx_vm_config *c, int lock_fd, const struct wslx_start_hooks *h, struct wslx_err *err)
+{
+	cleanup_close int config = -1, log = -1;
+	cleanup_free char *title = wslx_path("wslx-vmm [%s]", c->name);
+	char *const argv[] = { title, "--config=3", "--ready=4", "--lock=5", "--log=6", NULL };
+	struct wslx_helper p = { .program = "wslx-vmm", .what = "the machine", .argv = argv };
+
+	if (!title)
+		return wslx_err_sys(err, ENOMEM, "cannot start");
+	config = config_memfd(c, err);
+	if (config < 0)
+		return config;
+	log = wslx_log_file(c->state_dir, "vmm.log", err);
+	if (log < 0)
+		return log;
+	p.fds[p.n_fds++] = config;
+	p.fds[p.n_fds++] = WSLX_HELPER_READY;
+	p.fds[p.n_fds++] = lock_fd;
+	p.fds[p.n_fds++] = log;
+	return wslx_helper_start(&p, h, err);
 }

@@ -153,23 +153,23 @@ static int get_setting_number(const json_t *o, const char *key, struct wslx_sett
 	return wslx_settings_set(s, key, buf, err);
 }
 
-static int get_publish(const json_t *o, struct wslx_settings *s, struct wslx_err *err)
+static int get_list(const json_t *o, const char *key, struct wslx_settings *s, struct wslx_err *err)
 {
-	const json_t *list = json_object_get(o, "publish");
+	const json_t *list = json_object_get(o, key);
 	const json_t *v;
 	size_t i;
 
 	if (!list)
 		return 0;
 	if (!json_is_array(list))
-		return wslx_err_set(err, EINVAL, "'publish' is no list");
+		return wslx_err_set(err, EINVAL, "'%s' is no list", key);
 	json_array_foreach (list, i, v) {
 		const char *text = json_string_value(v);
 		int r;
 
 		if (!text || !*text)
-			return wslx_err_set(err, EINVAL, "'publish' holds something that is no text");
-		r = wslx_settings_set(s, "publish", text, err);
+			return wslx_err_set(err, EINVAL, "'%s' holds something that is no text", key);
+		r = wslx_settings_set(s, key, text, err);
 		if (r < 0)
 			return r;
 	}
@@ -189,7 +189,43 @@ static int get_settings(const json_t *o, struct wslx_settings *s, struct wslx_er
 	if (r == 0)
 		r = get_setting_number(o, "cpus", s, err);
 	if (r == 0)
-		r = get_publish(o, s, err);
+		r = get_setting_number(o, "portal-window", s, err);
+	if (r == 0)
+		r = get_list(o, "publish", s, err);
+	if (r == 0)
+		r = get_list(o, "portal", s, err);
+	return r;
+}
+
+static int put_publish(json_t *o, const struct wslx_settings *s)
+{
+	json_t *list = json_array();
+	char buf[WSLX_PUBLISH_TEXT];
+	int r = 0;
+
+	for (size_t i = 0; i < s->net.n_publish; i++) {
+		wslx_publish_format(&s->net.publish[i], buf);
+		r |= json_array_append_new(list, json_string(buf));
+	}
+	if (s->net.n_publish)
+		return r | json_object_set_new(o, "publish", list);
+	json_decref(list);
+	return r;
+}
+
+static int put_grants(json_t *o, const struct wslx_settings *s)
+{
+	json_t *list = json_array();
+	char buf[WSLX_GRANT_TEXT];
+	int r = 0;
+
+	for (size_t i = 0; i < s->n_grants; i++) {
+		wslx_grant_format(&s->grants[i], buf);
+		r |= json_array_append_new(list, json_string(buf));
+	}
+	if (s->n_grants)
+		return r | json_object_set_new(o, "portal", list);
+	json_decref(list);
 	return r;
 }
 
@@ -197,7 +233,6 @@ static int get_settings(const json_t *o, struct wslx_settings *s, struct wslx_er
  * choose better defaults. */
 static int put_settings(json_t *o, const struct wslx_settings *s)
 {
-	json_t *list;
 	char buf[WSLX_PUBLISH_TEXT];
 	int r = 0;
 
@@ -214,14 +249,9 @@ static int put_settings(json_t *o, const struct wslx_settings *s)
 	wslx_net_format(&s->net, buf);
 	if (s->net.mode != WSLX_NET_PASST)
 		r |= json_object_set_new(o, "net", json_string(buf));
-	if (!s->net.n_publish)
-		return r;
-	list = json_array();
-	for (size_t i = 0; i < s->net.n_publish; i++) {
-		wslx_publish_format(&s->net.publish[i], buf);
-		r |= json_array_append_new(list, json_string(buf));
-	}
-	return r | json_object_set_new(o, "publish", list);
+	if (s->portal_window)
+		r |= json_object_set_new(o, "portal-window", json_integer((json_int_t)s->portal_window));
+	return r | put_publish(o, s) | put_grants(o, s);
 }
 
 /* Consumes o. */
@@ -246,7 +276,8 @@ int wslx_distro_decode(const char *json, size_t len, struct wslx_distro *ret, st
 {
 	static const char *const keys[] = { "version",     "name",   "id",      "created", "disk_size",
 					    "default_uid", "engine", "kernel",  "user",    "memory",
-					    "cpus",        "net",    "publish", NULL };
+					    "cpus",        "net",    "publish", "portal",  "portal-window",
+					    NULL };
 	cleanup_json json_t *o = NULL;
 	struct wslx_distro *d = ret;
 	int r = parse_object(json, len, &o, err);

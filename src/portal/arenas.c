@@ -32,20 +32,31 @@ int wslx_portal_take_geometry(portal *p)
 		.participants_off = h->participants_off,
 		.arenas_off = h->arenas_off,
 		.names_off = h->names_off,
+		.index_off = h->index_off,
+		.index_slots = h->index_slots,
 	};
 	if (h->magic != PORTAL_MAGIC)
 		return -EPROTO;
 	if (h->version != PORTAL_VERSION || h->features || h->segment_shift != PORTAL_SEGMENT_SHIFT)
 		return -EPROTONOSUPPORT;
-	if (!g->name_slots || (g->name_slots & (g->name_slots - 1)) || g->segments > size >> PORTAL_SEGMENT_SHIFT ||
-	    g->participants_off % 64 || g->arenas_off % 64 || g->names_off % 64 ||
+	if (!g->name_slots || (g->name_slots & (g->name_slots - 1)) || g->name_slots > PORTAL_NAME_SLOTS_MAX ||
+	    !g->index_slots || (g->index_slots & (g->index_slots - 1)) || g->segments > size >> PORTAL_SEGMENT_SHIFT ||
+	    g->participants_off % 64 || g->arenas_off % 64 || g->names_off % 64 || g->index_off % 64 ||
 	    !wslx_range_ok(g->participants_off, PORTAL_MAX_PARTICIPANTS * sizeof(struct portal_participant), size) ||
 	    !wslx_range_ok(g->arenas_off, PORTAL_MAX_ARENAS * sizeof(struct portal_arena), size) ||
-	    !wslx_range_ok(g->names_off, g->name_slots * sizeof(struct portal_name), size))
+	    !wslx_range_ok(g->names_off, g->name_slots * sizeof(struct portal_name), size) ||
+	    !wslx_range_ok(g->index_off, g->index_slots * sizeof(uint32_t), size))
 		return -EPROTO;
 	p->parts = (const struct portal_participant *)(void *)(p->base + g->participants_off);
 	p->arenas = (const struct portal_arena *)(void *)(p->base + g->arenas_off);
-	p->names = (const struct portal_name *)(void *)(p->base + g->names_off);
+	p->names = (struct wslx_portal_names) {
+		.table = (const struct portal_name *)(void *)(p->base + g->names_off),
+		.index = (const uint32_t *)(void *)(p->base + g->index_off),
+		.index_seq = &h->index_seq,
+		.end = &h->names_end,
+		.slots = g->name_slots,
+		.index_slots = g->index_slots,
+	};
 	return 0;
 }
 
@@ -232,11 +243,4 @@ bool wslx_portal_peer_life(const portal *p, unsigned peer, uint64_t *ret_generat
 	life = PORTAL_LOAD_ACQ(&p->parts[peer].life);
 	*ret_generation = PORTAL_LIFE_GENERATION(life);
 	return PORTAL_LIFE_STATE(life) == PORTAL_PART_LIVE;
-}
-
-bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation)
-{
-	uint64_t now;
-
-	return wslx_portal_peer_life(p, peer, &now) && now == generation;
 }

@@ -26,6 +26,7 @@ void explore_light_fence(void);
 #define PORTAL_PAUSE() explore_pause()
 #define PORTAL_LIGHT_FENCE() explore_light_fence()
 #define PORTAL_STORE_FENCE(p, v) PORTAL_STORE_(p, v, __ATOMIC_SEQ_CST)
+#define PORTAL_PREFETCH(p) ((void)(p))
 
 #else
 
@@ -36,6 +37,8 @@ void explore_light_fence(void);
 #else
 #define PORTAL_PAUSE() ((void)0)
 #endif
+/* Only a hint: no access that orders anything. */
+#define PORTAL_PREFETCH(p) __builtin_prefetch(p)
 /* The cheap half of a fence whose other half is membarrier(2): see gate.c. */
 #define PORTAL_LIGHT_FENCE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 /* A store that is in memory before the next load.  Not an exchange: that would begin to fetch the line only when all

@@ -2,13 +2,17 @@
  * Sending and receiving on a channel: ring.h's ends, with quiesce, waiting and
  * the peer's death around them.
  *
- * What a peer published before it died is still read; then -EPIPE.
+ * What a peer published before it died is still read, unless its place is used
+ * again before: then -EPIPE.  So whatever was read, index, header or payload, is
+ * believed only after one more look at whose it was (judge).
  */
 #include <errno.h>
 #include <unistd.h>
 
 #include "portal/atomic.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
+#include "portal/ring_inline.h"
 
 #define SPIN_MIN 16u
 #define SPIN_MAX 4096u
@@ -30,6 +34,16 @@ static void spin_in_vain(struct wslx_portal_spin *s)
 {
 	if (s->limit > SPIN_MIN)
 		s->limit /= 2;
+}
+
+/* The result of reading what the peer wrote. */
+static int judge(portal_chan *c, int r)
+{
+	/* Loads stay in order; the host told of the death before anybody could get the place. */
+	PORTAL_LIGHT_FENCE();
+	if ((r < 0 && r != -EPROTO) || wslx_portal_peer_alive(c->p, c->peer, c->peer_generation))
+		return r;
+	return wslx_portal_chan_place(c) < 0 ? -EPIPE : r;
 }
 
 static int room(portal_chan *c)
@@ -73,10 +87,12 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		int r, alive;
 
 		for (unsigned i = 0; deadline && i < c->spin.limit; i++) {
+			if (rx)
+				wslx_portal_rx_expect(&c->rx);
 			r = ready(c, rx);
 			if (r) {
 				spin_paid(&c->spin, i);
-				return r < 0 ? r : 0;
+				return judge(c, r < 0 ? r : 0);
 			}
 			/* Every look takes the line away from the one who is about to write into it. */
 			PORTAL_PAUSE();
@@ -86,7 +102,7 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		alive = wslx_portal_chan_alive(c);
 		r = ready(c, rx);
 		if (r)
-			return r < 0 ? r : 0;
+			return judge(c, r < 0 ? r : 0);
 		if (alive < 0)
 			return alive;
 		left = wslx_portal_left(deadline);
@@ -127,7 +143,7 @@ static int await_room(portal_chan *c, int r, int64_t timeout_ns, int64_t *deadli
 {
 	show(c);
 	if (r != -EAGAIN)
-		return r;
+		return judge(c, r);
 	if (*deadline == NOT_YET)
 		*deadline = wslx_portal_deadline(timeout_ns);
 	return wait_ready(c, false, *deadline);
@@ -249,6 +265,7 @@ int portal_peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *re
 		if (r == 0)
 			r = wslx_portal_rx_peek(&c->rx, &rec, ret);
 	}
+	r = judge(c, r);
 	if (r < 0)
 		return r;
 	wslx_portal_rx_next(&c->rx, &rec);
@@ -271,7 +288,8 @@ int portal_recv(portal_chan *c, uint32_t *ret_type, void *buf, size_t cap, size_
 		return -EMSGSIZE;
 	}
 	wslx_portal_copy_in(buf, at, *ret_n);
-	return portal_release(c);
+	r = judge(c, 0);
+	return r < 0 ? r : portal_release(c);
 }
 
 int portal_read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t timeout_ns)
@@ -286,7 +304,7 @@ int portal_read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t ti
 		if (r == 0)
 			r = wslx_portal_rx_span(&c->rx, ret, ret_n);
 	}
-	return r;
+	return judge(c, r);
 }
 
 int portal_consumed(portal_chan *c, size_t n)
@@ -306,5 +324,6 @@ int portal_read(portal_chan *c, void *buf, size_t cap, size_t *ret_n, int64_t ti
 		return r;
 	*ret_n = cap < have ? cap : have;
 	wslx_portal_copy_in(buf, at, *ret_n);
-	return portal_consumed(c, *ret_n);
+	r = judge(c, 0);
+	return r < 0 ? r : portal_consumed(c, *ret_n);
 }

@@ -4,6 +4,7 @@
 
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define DEFAULT_CAPACITY (UINT64_C(64) << 10)
@@ -113,7 +114,7 @@ int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeo
 		return r;
 	if (capacity && wslx_portal_ring_check(PORTAL_RECORDS, capacity) < 0)
 		return -EINVAL;
-	r = wslx_portal_lookup(p->names, p->geo.name_slots, o.name, &n, &slot);
+	r = wslx_portal_find(p, o.name, &n, &slot);
 	if (r < 0)
 		return r == -ENOENT ? -EPIPE : r;
 	if (n.kind != PORTAL_SERVICE || n.owner >= PORTAL_MAX_PARTICIPANTS)

@@ -7,6 +7,7 @@
 #include "portal/atomic.h"
 
 #define LOOKS 1000
+#define TRIES 200
 
 uint64_t wslx_portal_name_hash(const char *name)
 {
@@ -55,25 +56,71 @@ int wslx_portal_read_slot(const struct portal_name *slot, struct portal_name *re
 	return -EAGAIN;
 }
 
-int wslx_portal_lookup(const struct portal_name *table, uint32_t slots, const char *name, struct portal_name *ret,
-		       uint32_t *ret_slot)
+uint32_t wslx_portal_names_end(const struct wslx_portal_names *d)
 {
-	uint32_t at = (uint32_t)wslx_portal_name_hash(name) & (slots - 1);
+	uint32_t end = PORTAL_LOAD_ACQ(d->end);
 
-	for (uint32_t i = 0; i < slots; i++, at = (at + 1) & (slots - 1)) {
-		int r = wslx_portal_read_slot(&table[at], ret);
+	return end < d->slots ? end : d->slots;
+}
 
+static uint32_t index_entry(uint64_t hash, uint32_t slot)
+{
+	return (uint32_t)(hash >> 56) << 24 | (slot + 1);
+}
+
+static int search(const struct wslx_portal_names *d, const char *name, struct portal_name *ret, uint32_t *ret_slot)
+{
+	uint64_t hash = wslx_portal_name_hash(name);
+	uint32_t mask = d->index_slots - 1, at = (uint32_t)hash & mask;
+
+	for (uint32_t i = 0; i < d->index_slots; i++, at = (at + 1) & mask) {
+		uint32_t e = PORTAL_LOAD_ACQ(&d->index[at]), slot = (e & PORTAL_INDEX_SLOT) - 1;
+		int r;
+
+		if (!e)
+			return -ENOENT;
+		if (e != index_entry(hash, slot) || slot >= d->slots)
+			continue;
+		r = wslx_portal_read_slot(&d->table[slot], ret);
 		if (r < 0)
 			return r;
-		if (ret->state == PORTAL_NAME_EMPTY)
-			return -ENOENT;
 		if (ret->state == PORTAL_NAME_LIVE && strncmp(ret->name, name, PORTAL_NAME_SIZE) == 0) {
 			if (ret_slot)
-				*ret_slot = at;
+				*ret_slot = slot;
 			return 0;
 		}
 	}
 	return -ENOENT;
+}
+
+int wslx_portal_lookup(const struct wslx_portal_names *d, const char *name, struct portal_name *ret, uint32_t *ret_slot)
+{
+	for (unsigned tries = 0; tries < TRIES; tries++) {
+		uint32_t seq = PORTAL_LOAD_ACQ(d->index_seq);
+		int r = search(d, name, ret, ret_slot);
+
+		if (r != -ENOENT)
+			return r;
+		/* It may have been passed by, on its way up. */
+		if (!(seq & 1) && PORTAL_LOAD(d->index_seq) == seq)
+			return -ENOENT;
+		PORTAL_PAUSE();
+	}
+	return -EAGAIN;
+}
+
+/* ---- the host's side ---- */
+
+struct wslx_portal_names wslx_portal_directory_names(const struct wslx_portal_directory *d)
+{
+	return (struct wslx_portal_names) {
+		.table = d->table,
+		.index = d->index,
+		.index_seq = d->index_seq,
+		.end = d->end,
+		.slots = d->slots,
+		.index_slots = d->index_slots,
+	};
 }
 
 /* seq goes odd before the first word changes and even after the last. */
@@ -88,48 +135,63 @@ static void write_slot(struct portal_name *slot, const struct portal_name *n)
 	PORTAL_STORE_REL(&slot->seq, seq + 2);
 }
 
-int wslx_portal_directory_add(struct portal_name *table, uint32_t slots, uint32_t *used, const struct portal_name *n)
+int wslx_portal_directory_add(struct wslx_portal_directory *d, const struct portal_name *n)
 {
-	uint32_t at = (uint32_t)wslx_portal_name_hash(n->name) & (slots - 1), place = UINT32_MAX;
+	uint64_t hash = wslx_portal_name_hash(n->name);
+	uint32_t mask = d->index_slots - 1, at = (uint32_t)hash & mask, slot, e;
 	struct portal_name copy = *n;
 
-	if (*used >= slots - slots / 8)
-		return -ENOSPC;
-	for (uint32_t i = 0; i < slots; i++, at = (at + 1) & (slots - 1)) {
-		uint32_t state = PORTAL_LOAD(&table[at].state);
-
-		if (state != PORTAL_NAME_LIVE && place == UINT32_MAX)
-			place = at;
-		if (state == PORTAL_NAME_EMPTY)
-			break;
-		if (state == PORTAL_NAME_LIVE && strncmp(table[at].name, n->name, PORTAL_NAME_SIZE) == 0)
+	/* There are more places in the index than slots: one is free. */
+	for (; (e = PORTAL_LOAD(&d->index[at])); at = (at + 1) & mask) {
+		slot = (e & PORTAL_INDEX_SLOT) - 1;
+		if (e == index_entry(hash, slot) && strncmp(d->table[slot].name, n->name, PORTAL_NAME_SIZE) == 0)
 			return -EEXIST;
 	}
-	if (place == UINT32_MAX)
+	if (d->used == d->slots)
 		return -ENOSPC;
+	slot = d->n_free ? d->free[--d->n_free] : PORTAL_LOAD(d->end);
 	copy.state = PORTAL_NAME_LIVE;
-	copy.generation = table[place].generation + 1;
-	write_slot(&table[place], &copy);
-	++*used;
+	copy.generation = d->table[slot].generation + 1;
+	write_slot(&d->table[slot], &copy);
+	if (slot >= PORTAL_LOAD(d->end))
+		PORTAL_STORE_REL(d->end, slot + 1);
+	PORTAL_STORE_REL(&d->index[at], index_entry(hash, slot));
+	d->used++;
 	return 0;
 }
 
-void wslx_portal_directory_remove(struct portal_name *table, uint32_t slots, uint32_t *used, uint32_t slot)
+/* Where the search for what lies at that place of the index begins. */
+static uint32_t home_of(const struct wslx_portal_directory *d, uint32_t e)
 {
-	uint32_t next = (slot + 1) & (slots - 1);
-	struct portal_name gone = { .state = PORTAL_NAME_GONE, .generation = table[slot].generation };
+	return (uint32_t)wslx_portal_name_hash(d->table[(e & PORTAL_INDEX_SLOT) - 1].name) & (d->index_slots - 1);
+}
 
-	--*used;
-	if (PORTAL_LOAD(&table[next].state) != PORTAL_NAME_EMPTY) {
-		write_slot(&table[slot], &gone);
-		return;
+/* Takes that place out of the index: what comes behind moves up, unless that would put it before its beginning. */
+static void close_gap(struct wslx_portal_directory *d, uint32_t gap)
+{
+	uint32_t mask = d->index_slots - 1, at = gap, e;
+
+	PORTAL_STORE_SEQ(d->index_seq, PORTAL_LOAD(d->index_seq) + 1);
+	while ((e = PORTAL_LOAD(&d->index[at = (at + 1) & mask]))) {
+		if (((at - home_of(d, e)) & mask) < ((at - gap) & mask))
+			continue;
+		PORTAL_STORE_REL(&d->index[gap], e);
+		gap = at;
 	}
-	/* Nothing behind: this and what was GONE before it can end searches again.  The last one first, so that a
-	 * search that is under way never ends too early: all of them lie behind everything LIVE of their chains. */
-	do {
-		gone.state = PORTAL_NAME_EMPTY;
-		gone.generation = table[slot].generation;
-		write_slot(&table[slot], &gone);
-		slot = (slot - 1) & (slots - 1);
-	} while (PORTAL_LOAD(&table[slot].state) == PORTAL_NAME_GONE);
+	PORTAL_STORE_REL(&d->index[gap], 0);
+	PORTAL_STORE_REL(d->index_seq, PORTAL_LOAD(d->index_seq) + 1);
+}
+
+void wslx_portal_directory_remove(struct wslx_portal_directory *d, uint32_t slot)
+{
+	uint32_t mask = d->index_slots - 1;
+	uint32_t at = (uint32_t)wslx_portal_name_hash(d->table[slot].name) & mask;
+	struct portal_name gone = { .state = PORTAL_NAME_EMPTY, .generation = d->table[slot].generation };
+
+	while ((PORTAL_LOAD(&d->index[at]) & PORTAL_INDEX_SLOT) != slot + 1)
+		at = (at + 1) & mask;
+	close_gap(d, at);
+	write_slot(&d->table[slot], &gone);
+	d->free[d->n_free++] = slot;
+	d->used--;
 }

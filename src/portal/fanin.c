@@ -3,7 +3,9 @@
 #include <stdlib.h>
 
 #include "portal/atomic.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
+#include "portal/ring_inline.h"
 
 #define MAX_CHANS 64u /* one futex_waitv, with the event word */
 
@@ -60,6 +62,7 @@ static portal_chan *look(portal_fanin *f)
 			f->turn = at + 1;
 			return f->chans[at];
 		}
+		wslx_portal_rx_expect(&f->chans[at]->rx);
 	}
 	return NULL;
 }

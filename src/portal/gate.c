@@ -22,6 +22,7 @@
 
 #include "portal/atomic.h"
 #include "portal/fence.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 void wslx_portal_gate_add(portal *p, struct wslx_portal_gate *g)
@@ -85,20 +86,6 @@ static int park(portal *p, int64_t deadline)
 	}
 }
 
-bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g)
-{
-	if (PORTAL_LOAD(&g->busy))
-		return true;
-	if (__atomic_load_n(&p->revoked, __ATOMIC_RELAXED))
-		return false;
-	PORTAL_STORE(&g->busy, 1);
-	PORTAL_LIGHT_FENCE();
-	if (!(PORTAL_LOAD_ACQ(&p->hdr->quiesce) & 1))
-		return true;
-	PORTAL_STORE_REL(&g->busy, 0);
-	return false;
-}
-
 int wslx_portal_gate_enter(portal *p, struct wslx_portal_gate *g, int64_t deadline)
 {
 	for (;;) {
@@ -112,14 +99,6 @@ int wslx_portal_gate_enter(portal *p, struct wslx_portal_gate *g, int64_t deadli
 		if (r < 0)
 			return r;
 	}
-}
-
-void wslx_portal_gate_leave(portal *p, struct wslx_portal_gate *g)
-{
-	PORTAL_STORE_REL(&g->busy, 0);
-	PORTAL_LIGHT_FENCE();
-	if (PORTAL_LOAD_ACQ(&p->hdr->quiesce) & 1)
-		(void)wslx_portal_gate_rest(p);
 }
 
 int wslx_portal_lock_to_write(portal *p, int64_t deadline)

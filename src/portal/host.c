@@ -19,11 +19,14 @@
 #define DEFAULT_SEGMENTS 32768u
 #define DEFAULT_SLOTS 1024u
 #define DEFAULT_EACH 512u
+/* Half empty at least: searches stay short. */
+#define INDEX_PER_SLOT 2u
 
 static uint64_t tables_size(uint32_t slots)
 {
 	return sizeof(struct portal_header) + PORTAL_MAX_PARTICIPANTS * sizeof(struct portal_participant) +
-	       PORTAL_MAX_ARENAS * sizeof(struct portal_arena) + (uint64_t)slots * sizeof(struct portal_name);
+	       PORTAL_MAX_ARENAS * sizeof(struct portal_arena) + (uint64_t)slots * sizeof(struct portal_name) +
+	       (uint64_t)slots * INDEX_PER_SLOT * sizeof(uint32_t);
 }
 
 static void write_header(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32_t segments, uint32_t slots)
@@ -43,9 +46,16 @@ static void write_header(portal_host *h, const char name[PORTAL_NAME_SIZE], uint
 	d->participants_off = sizeof(*d);
 	d->arenas_off = d->participants_off + PORTAL_MAX_PARTICIPANTS * sizeof(struct portal_participant);
 	d->names_off = d->arenas_off + PORTAL_MAX_ARENAS * sizeof(struct portal_arena);
+	d->index_off = d->names_off + (uint64_t)slots * sizeof(struct portal_name);
+	d->index_slots = slots * INDEX_PER_SLOT;
 	h->parts = (struct portal_participant *)(void *)(h->base + d->participants_off);
 	h->arenas = (struct portal_arena *)(void *)(h->base + d->arenas_off);
-	h->names = (struct portal_name *)(void *)(h->base + d->names_off);
+	h->names.table = (struct portal_name *)(void *)(h->base + d->names_off);
+	h->names.index = (uint32_t *)(void *)(h->base + d->index_off);
+	h->names.index_seq = &d->index_seq;
+	h->names.end = &d->names_end;
+	h->names.slots = slots;
+	h->names.index_slots = d->index_slots;
 	h->parts[0].life = PORTAL_LIFE(1, PORTAL_PART_LIVE);
 	h->parts[0].id = (uint32_t)getpid();
 	memcpy(h->parts[0].name, "host", 5);
@@ -76,7 +86,8 @@ static int make_tables(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32
 	}
 	h->hdr = (struct portal_header *)(void *)h->base;
 	h->segment_used = calloc(1, segments);
-	if (!h->segment_used)
+	h->names.free = calloc(slots, sizeof(*h->names.free));
+	if (!h->segment_used || !h->names.free)
 		return -ENOMEM;
 	memset(h->segment_used, 1, own);
 	write_header(h, name, segments, slots);
@@ -109,7 +120,7 @@ static int create(portal_host *h, const struct portal_host_params *p)
 
 	if (r < 0)
 		return r;
-	if (segments > PORTAL_MAX_SEGMENTS || slots < 8 || slots > 1u << 24 || (slots & (slots - 1)))
+	if (segments > PORTAL_MAX_SEGMENTS || slots < 8 || slots > PORTAL_NAME_SLOTS_MAX || (slots & (slots - 1)))
 		return -EINVAL;
 	h->max_each = p->max_each ? p->max_each : DEFAULT_EACH;
 	h->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -170,6 +181,7 @@ void portal_host_destroy(portal_host *h)
 		unlink(h->path);
 	free(h->path);
 	free(h->segment_used);
+	free(h->names.free);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 }

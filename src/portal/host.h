@@ -24,6 +24,7 @@
 #include <wslx/portal.h>
 
 #include "base/macros.h"
+#include "portal/directory.h"
 #include "portal/wire.h"
 
 struct wslx_host_arena {
@@ -43,6 +44,7 @@ struct wslx_host_member {
 	bool event_due;  /* ... in an event: the next one must not be an older epoch's */
 	uint32_t polled; /* epoll events asked for; 0: as at first */
 	uint32_t kind;
+	uint32_t pid; /* of the other end of its socket */
 	unsigned arena;
 	const struct portal_control *ctl; /* read-only */
 	uint32_t synced;                  /* guests with a socket: the epoch that their VMM has put in place */
@@ -59,8 +61,8 @@ struct portal_host {
 	struct portal_header *hdr;
 	struct portal_participant *parts;
 	struct portal_arena *arenas;
-	struct portal_name *names;
-	uint32_t names_used, max_each;
+	struct wslx_portal_directory names;
+	uint32_t max_each;
 	uint8_t *segment_used;
 	uint32_t next_place; /* where the search for a place begins ... */
 	unsigned next_arena; /* ... and for a number */

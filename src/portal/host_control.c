@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "os/linux/fd.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
 #include "portal/host.h"
@@ -184,6 +185,16 @@ int portal_host_revoke(portal_host *h, unsigned i, int64_t timeout_ns)
 	return r < 0 ? r : drive(h, timeout_ns, all_seen, &epoch);
 }
 
+int portal_host_seen(portal_host *h, int64_t timeout_ns)
+{
+	uint32_t epoch;
+
+	pthread_mutex_lock(&h->lock);
+	epoch = h->hdr->epoch;
+	pthread_mutex_unlock(&h->lock);
+	return drive(h, timeout_ns, all_seen, &epoch);
+}
+
 /* ---- quiesce ---- */
 
 static void who_arrived(portal_host *h, struct portal_quiesce *q)
@@ -222,6 +233,18 @@ int portal_host_quiesce(portal_host *h, int64_t timeout_ns, struct portal_quiesc
 	r = drive(h, timeout_ns, all_rest, &q);
 	if (ret)
 		*ret = q;
+	return r;
+}
+
+int portal_host_rest(portal_host *h, struct portal_quiesce *ret)
+{
+	int r = -EINVAL;
+
+	pthread_mutex_lock(&h->lock);
+	*ret = (struct portal_quiesce) { 0 };
+	if (h->hdr->quiesce & 1)
+		r = all_rest(h, ret) ? 0 : -EAGAIN;
+	pthread_mutex_unlock(&h->lock);
 	return r;
 }
 
@@ -269,7 +292,12 @@ int portal_host_next_participant(portal_host *h, uint32_t *cursor, struct portal
 		if (*cursor && !h->member[*cursor].used)
 			continue;
 		*ret = (struct portal_host_participant) {
-			.index = *cursor, .kind = e->kind, .id = e->id, .state = PORTAL_LIFE_STATE(e->life)
+			.index = *cursor,
+			.kind = e->kind,
+			.id = e->id,
+			.state = PORTAL_LIFE_STATE(e->life),
+			.pid = h->member[*cursor].pid,
+			.generation = PORTAL_LIFE_GENERATION(e->life),
 		};
 		memcpy(ret->name, e->name, sizeof(ret->name));
 		for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
@@ -286,8 +314,8 @@ int portal_host_next_name(portal_host *h, uint32_t *cursor, struct portal_object
 	int r = -ENOENT;
 
 	pthread_mutex_lock(&h->lock);
-	for (; r < 0 && *cursor < h->hdr->name_slots; ++*cursor) {
-		const struct portal_name *n = &h->names[*cursor];
+	for (; r < 0 && *cursor < h->hdr->names_end; ++*cursor) {
+		const struct portal_name *n = &h->names.table[*cursor];
 
 		if (n->state != PORTAL_NAME_LIVE)
 			continue;
@@ -313,7 +341,7 @@ int portal_host_stat(portal_host *h, struct portal_host_stat *ret)
 	memcpy(ret->uuid, h->hdr->uuid, sizeof(ret->uuid));
 	ret->segments = h->hdr->segments;
 	ret->name_slots = h->hdr->name_slots;
-	ret->names = h->names_used;
+	ret->names = h->names.used;
 	ret->epoch = h->hdr->epoch;
 	ret->quiesce = h->hdr->quiesce;
 	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++)
@@ -325,7 +353,7 @@ int portal_host_stat(portal_host *h, struct portal_host_stat *ret)
 			continue;
 		ret->arenas++;
 		ret->segments_used += h->arena[a].segments;
-		if (fstat(h->arena[a].fd, &st) == 0)
+		if (wslx_fd_stat(h->arena[a].fd, &st) == 0)
 			ret->bytes += (uint64_t)st.st_blocks * 512;
 	}
 	pthread_mutex_unlock(&h->lock);

@@ -21,9 +21,16 @@ static void changed(portal_host *h)
 			wslx_host_event(h, i);
 }
 
+static int find(const portal_host *h, const char *name, struct portal_name *ret, uint32_t *ret_slot)
+{
+	struct wslx_portal_names d = wslx_portal_directory_names(&h->names);
+
+	return wslx_portal_lookup(&d, name, ret, ret_slot);
+}
+
 int wslx_host_name_add(portal_host *h, const struct portal_name *n)
 {
-	int r = wslx_portal_directory_add(h->names, h->hdr->name_slots, &h->names_used, n);
+	int r = wslx_portal_directory_add(&h->names, n);
 
 	if (r == 0)
 		changed(h);
@@ -34,13 +41,13 @@ void wslx_host_drop_names(portal_host *h, unsigned owner, uint64_t generation)
 {
 	bool any = false;
 
-	for (uint32_t s = 0; s < h->hdr->name_slots && h->names_used; s++) {
-		const struct portal_name *n = &h->names[s];
+	for (uint32_t s = 0; s < *h->names.end; s++) {
+		const struct portal_name *n = &h->names.table[s];
 
 		if (n->state != PORTAL_NAME_LIVE || n->owner != owner || n->owner_generation != generation ||
 		    n->kind == PORTAL_ARENA_OBJECT)
 			continue;
-		wslx_portal_directory_remove(h->names, h->hdr->name_slots, &h->names_used, s);
+		wslx_portal_directory_remove(&h->names, s);
 		any = true;
 	}
 	if (any)
@@ -86,13 +93,13 @@ static int unpublish(portal_host *h, unsigned i, const char *name)
 {
 	struct portal_name n;
 	uint32_t slot = 0;
-	int r = wslx_portal_lookup(h->names, h->hdr->name_slots, name, &n, &slot);
+	int r = find(h, name, &n, &slot);
 
 	if (r < 0)
 		return r;
 	if (i && (n.owner != i || n.kind == PORTAL_ARENA_OBJECT))
 		return -EACCES;
-	wslx_portal_directory_remove(h->names, h->hdr->name_slots, &h->names_used, slot);
+	wslx_portal_directory_remove(&h->names, slot);
 	changed(h);
 	return 0;
 }
@@ -141,7 +148,7 @@ int wslx_host_find_arena(portal_host *h, const char *name, unsigned *ret)
 	int r = wslx_portal_name_set(key, name);
 
 	if (r == 0)
-		r = wslx_portal_lookup(h->names, h->hdr->name_slots, key, &n, NULL);
+		r = find(h, key, &n, NULL);
 	if (r < 0)
 		return r;
 	for (unsigned a = 1; a < PORTAL_MAX_ARENAS; a++) {

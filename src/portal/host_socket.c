@@ -118,6 +118,7 @@ static int welcome(portal_host *h, int sock, const struct wslx_portal_msg *q, un
 	struct portal_host_member p = { .size = sizeof(p), .name = q->name, .kind = q->kind, .segments = q->segments };
 	struct ucred u;
 	socklen_t n = sizeof(u);
+	int r;
 
 	if (q->op != PORTAL_OP_HELLO || !wslx_portal_name_ok(q->name))
 		return -EINVAL;
@@ -130,7 +131,10 @@ static int welcome(portal_host *h, int sock, const struct wslx_portal_msg *q, un
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &u, &n) < 0)
 		return -errno;
 	p.id = q->kind == PORTAL_KIND_GUEST ? q->id : (uint32_t)u.pid;
-	return wslx_host_join(h, &p, sock, ret);
+	r = wslx_host_join(h, &p, sock, ret);
+	if (r == 0)
+		h->member[*ret].pid = (uint32_t)u.pid;
+	return r;
 }
 
 void wslx_host_on_stranger(portal_host *h, int fd)

@@ -6,7 +6,8 @@
  * address.  view[] is its private copy of the arena table, refreshed
  * (arenas.c) when the header's epoch moves.  Memory stays mapped once it was,
  * until its place is used again: a pointer into a dead peer's arena is never a
- * fault.
+ * fault.  But it may come to show another's bytes: what was read of a peer
+ * counts only if that one is alive after reading, or nothing took its place.
  *
  * The host tells of everything rare (arenas, deaths, answers, links, names,
  * quiesce) by counting this participant's event word up.  Whoever waits loads
@@ -31,6 +32,7 @@
 #include <wslx/portal.h>
 
 #include "base/macros.h"
+#include "portal/directory.h"
 #include "portal/heap.h"
 #include "portal/ring.h"
 #include "portal/wire.h"
@@ -54,8 +56,8 @@ struct wslx_portal_view {
 };
 
 struct wslx_portal_geometry {
-	uint32_t segments, tag, name_slots;
-	uint64_t participants_off, arenas_off, names_off;
+	uint32_t segments, tag, name_slots, index_slots;
+	uint64_t participants_off, arenas_off, names_off, index_off;
 };
 
 /* Quiesce: one per channel. */
@@ -78,7 +80,7 @@ struct portal {
 	const struct portal_header *hdr;
 	const struct portal_participant *parts;
 	const struct portal_arena *arenas;
-	const struct portal_name *names;
+	struct wslx_portal_names names;
 	unsigned self;
 	uint64_t generation;
 	uint32_t epoch;     /* of view[] */
@@ -115,6 +117,10 @@ struct portal_chan {
 	unsigned link;
 	const struct portal_link *peer_link;
 	uint64_t peer_link_life;
+	/* Where its memory was when we met. */
+	uint32_t peer_segment;
+	uint16_t peer_arena;
+	uint64_t peer_arena_generation;
 	struct portal_handle block_h, data_h;
 	struct portal_chan *next; /* zombies; fan-in */
 	uint64_t serial;
@@ -157,13 +163,10 @@ void wslx_portal_take_place(portal *p, unsigned index, const struct wslx_portal_
 /* len bytes at a region offset in owner's main arena, readable; NULL if it is not. */
 const void *wslx_portal_peer_bytes(portal *p, unsigned owner, uint64_t off, uint64_t len);
 static inline bool wslx_portal_host_up(const portal *p);
-/* Is that participant, in that life, still there? */
-bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation);
 /* Live?  Then its generation. */
 bool wslx_portal_peer_life(const portal *p, unsigned peer, uint64_t *ret_generation);
 
 /* wait.c */
-uint32_t wslx_portal_event(const portal *p);
 int64_t wslx_portal_deadline(int64_t timeout_ns);
 /* What is left until the deadline: -1 for ever, 0 over. */
 int64_t wslx_portal_left(int64_t deadline);
@@ -181,9 +184,7 @@ void wslx_portal_gate_add(portal *p, struct wslx_portal_gate *g);
 void wslx_portal_gate_remove(portal *p, struct wslx_portal_gate *g);
 /* Before the first write of a publication; waits while the region is quiesced.  0 or -EAGAIN, -ETIMEDOUT, -EPIPE,
  * -EACCES (revoked). */
-bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g); /* without waiting */
 WSLX_MUST_CHECK int wslx_portal_gate_enter(portal *p, struct wslx_portal_gate *g, int64_t deadline);
-void wslx_portal_gate_leave(portal *p, struct wslx_portal_gate *g);
 /* The same for changes under the lock: locks, or returns an error without. */
 WSLX_MUST_CHECK int wslx_portal_lock_to_write(portal *p, int64_t deadline);
 /* Acknowledges if the region is to rest and nobody here is in the middle of something.  True: is to rest. */
@@ -191,6 +192,8 @@ bool wslx_portal_gate_rest(portal *p);
 bool wslx_portal_gate_rest_locked(portal *p);
 
 /* objects.c */
+/* Looks a name up; patient with a host that is interrupted in the middle of a change.  ret_slot may be NULL. */
+WSLX_MUST_CHECK int wslx_portal_find(portal *p, const char *name, struct portal_name *ret, uint32_t *ret_slot);
 WSLX_MUST_CHECK int wslx_portal_publish_kind(portal *p, uint32_t kind, const char *name, struct portal_handle h,
 					     uint64_t size, uint32_t tag);
 
@@ -202,11 +205,11 @@ WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum porta
 					   const struct portal_link *l);
 /* Checks the peer's blocks and joins the rings. */
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
+/* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */
+WSLX_MUST_CHECK int wslx_portal_chan_place(portal_chan *c);
 /* A consistent copy of an entry; false if it changed meanwhile. */
 bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);
 const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
-/* 0, -EPIPE. */
-WSLX_MUST_CHECK int wslx_portal_chan_alive(const portal_chan *c);
 /* Is somebody waiting at the door? */
 bool wslx_portal_listener_pending(portal_listener *l);
 

@@ -23,6 +23,7 @@
 
 #include "portal/atomic.h"
 #include "portal/fence.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define RX_IN_BLOCK 128u /* a block is a portal_tx, then a portal_rx */
@@ -50,11 +51,17 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer)
 				      PORTAL_MAX_LINKS * sizeof(struct portal_link));
 }
 
-int wslx_portal_chan_alive(const portal_chan *c)
+int wslx_portal_chan_place(portal_chan *c)
 {
-	if (!wslx_portal_peer_alive(c->p, c->peer, c->peer_generation))
-		return -EPIPE;
-	return PORTAL_LOAD_ACQ(&c->peer_link->life) == c->peer_link_life ? 0 : -EPIPE;
+	portal *p = c->p;
+	bool same;
+
+	/* Places change under the lock only. */
+	pthread_mutex_lock(&p->lock);
+	same = p->arena_of[c->peer_segment] == c->peer_arena &&
+	       PORTAL_LIFE_GENERATION(p->view[c->peer_arena].life) == c->peer_arena_generation;
+	pthread_mutex_unlock(&p->lock);
+	return same ? 0 : -EPIPE;
 }
 
 /* May the peer still look at our blocks? */
@@ -204,6 +211,9 @@ int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64
 	if (!tx || !rx || PORTAL_LOAD(&tx->magic) != PORTAL_TX_MAGIC || PORTAL_LOAD(&rx->magic) != PORTAL_RX_MAGIC ||
 	    PORTAL_LOAD(&tx->kind) != c->kind || PORTAL_LOAD(&rx->kind) != c->kind)
 		return -EPROTO;
+	c->peer_segment = (uint32_t)(peer->tx >> PORTAL_SEGMENT_SHIFT);
+	c->peer_arena = p->arena_of[c->peer_segment];
+	c->peer_arena_generation = PORTAL_LIFE_GENERATION(p->view[c->peer_arena].life);
 	capacity = PORTAL_LOAD(&tx->capacity);
 	at = PORTAL_LOAD(&tx->data);
 	if (wslx_portal_ring_check(c->kind, capacity) < 0 || at % 8)

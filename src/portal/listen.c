@@ -11,6 +11,7 @@
 
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define PER_PEER 32u
@@ -44,7 +45,7 @@ int portal_listen(portal *p, const char *name, const struct portal_listen *param
 	if (r == 0)
 		r = wslx_portal_publish_kind(p, PORTAL_SERVICE, name, (struct portal_handle) { 0 }, 0, q.kind);
 	if (r == 0)
-		r = wslx_portal_lookup(p->names, p->geo.name_slots, l->name, &n, &l->slot);
+		r = wslx_portal_find(p, l->name, &n, &l->slot);
 	if (r < 0) {
 		free(l);
 		return r;

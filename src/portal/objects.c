@@ -1,11 +1,15 @@
 /* Handles and names, for a participant. */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/arith.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
+
+#define PATIENCE 1000 /* times 100 us */
 
 int portal_alloc(portal *p, size_t n, struct portal_handle *ret, void **ret_ptr)
 {
@@ -229,6 +233,19 @@ static void to_object(const struct portal_name *n, struct portal_object *ret)
 	ret->name[sizeof(ret->name) - 1] = '\0';
 }
 
+int wslx_portal_find(portal *p, const char *name, struct portal_name *ret, uint32_t *ret_slot)
+{
+	static const struct timespec moment = { .tv_nsec = 100000 };
+
+	for (unsigned tries = 0;; tries++) {
+		int r = wslx_portal_lookup(&p->names, name, ret, ret_slot);
+
+		if (r != -EAGAIN || tries == PATIENCE || !wslx_portal_host_up(p))
+			return r;
+		nanosleep(&moment, NULL);
+	}
+}
+
 int portal_open(portal *p, const char *name, struct portal_object *ret)
 {
 	char key[PORTAL_NAME_SIZE];
@@ -239,7 +256,7 @@ int portal_open(portal *p, const char *name, struct portal_object *ret)
 		return r;
 	if (!wslx_portal_host_up(p))
 		return -EPIPE;
-	r = wslx_portal_lookup(p->names, p->geo.name_slots, key, &n, NULL);
+	r = wslx_portal_find(p, key, &n, NULL);
 	if (r == 0)
 		to_object(&n, ret);
 	return r;
@@ -277,10 +294,12 @@ int portal_wait_for(portal *p, const char *name, int64_t timeout_ns, struct port
 
 int portal_next(portal *p, uint32_t *cursor, struct portal_object *ret)
 {
-	while (*cursor < p->geo.name_slots) {
+	uint32_t end = wslx_portal_names_end(&p->names);
+
+	while (*cursor < end) {
 		struct portal_name n;
 
-		if (wslx_portal_read_slot(&p->names[(*cursor)++], &n) == 0 && n.state == PORTAL_NAME_LIVE) {
+		if (wslx_portal_read_slot(&p->names.table[(*cursor)++], &n) == 0 && n.state == PORTAL_NAME_LIVE) {
 			to_object(&n, ret);
 			return 0;
 		}

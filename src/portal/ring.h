@@ -74,29 +74,18 @@ void wslx_portal_txe_init(struct wslx_portal_txe *e, struct portal_tx *tx, const
 void wslx_portal_rxe_init(struct wslx_portal_rxe *e, struct portal_rx *rx, const struct portal_tx *tx,
 			  const uint8_t *data, uint64_t capacity);
 
-/* Records: -EAGAIN (full), -EMSGSIZE, -EPROTO. */
-WSLX_MUST_CHECK int wslx_portal_tx_reserve(struct wslx_portal_txe *e, size_t n, void **ret);
-WSLX_MUST_CHECK int wslx_portal_tx_commit(struct wslx_portal_txe *e, uint32_t type, size_t n);
+/* What happens to every record, reserve to release, is in ring_inline.h. */
+
 /* Bytes: one piece of free space, at least one byte, or -EAGAIN. */
 WSLX_MUST_CHECK int wslx_portal_tx_span(struct wslx_portal_txe *e, void **ret, size_t *ret_n);
 WSLX_MUST_CHECK int wslx_portal_tx_wrote(struct wslx_portal_txe *e, size_t n);
-/* Shows what was committed.  True: the consumer sleeps, ring for it. */
-WSLX_MUST_CHECK bool wslx_portal_tx_publish(struct wslx_portal_txe *e);
 /* Announces sleep for want of room.  0: sleep while the low half of rx->tail is *ret_expected;
  * 1: do not, something moved. */
 WSLX_MUST_CHECK int wslx_portal_tx_prepare_sleep(struct wslx_portal_txe *e, uint32_t *ret_expected);
 void wslx_portal_tx_awake(struct wslx_portal_txe *e);
 
-/* Next record after those already peeked: -EAGAIN (none), -EPROTO. */
-WSLX_MUST_CHECK int wslx_portal_rx_peek(struct wslx_portal_rxe *e, struct portal_record *ret, const void **ret_data);
-/* Steps over the record that peek gave. */
-void wslx_portal_rx_next(struct wslx_portal_rxe *e, const struct portal_record *rec);
 WSLX_MUST_CHECK int wslx_portal_rx_span(struct wslx_portal_rxe *e, const void **ret, size_t *ret_n);
 WSLX_MUST_CHECK int wslx_portal_rx_consumed(struct wslx_portal_rxe *e, size_t n);
-/* Is there anything to read?  1, 0, -EPROTO. */
-WSLX_MUST_CHECK int wslx_portal_rx_ready(struct wslx_portal_rxe *e);
-/* Gives back what was stepped over.  True: the producer sleeps, ring for it. */
-WSLX_MUST_CHECK bool wslx_portal_rx_release(struct wslx_portal_rxe *e);
 WSLX_MUST_CHECK int wslx_portal_rx_prepare_sleep(struct wslx_portal_rxe *e, uint32_t *ret_expected);
 void wslx_portal_rx_awake(struct wslx_portal_rxe *e);
 

@@ -64,11 +64,6 @@ int64_t wslx_portal_left(int64_t deadline)
 	return left > 0 ? left : 0;
 }
 
-uint32_t wslx_portal_event(const portal *p)
-{
-	return PORTAL_LOAD_ACQ(&p->parts[p->self].event);
-}
-
 static void wait_sliced(const struct portal_wait *w, int64_t ns)
 {
 	struct timespec ts = { .tv_sec = 0, .tv_nsec = ns < 0 || ns > SLICE_NS ? SLICE_NS : ns };

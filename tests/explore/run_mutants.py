@@ -23,9 +23,18 @@ def main():
     flags = ["-std=gnu17", "-D_GNU_SOURCE", "-DPORTAL_EXPLORE", "-O1", "-w", "-fno-strict-aliasing", "-I" + os.path.join(top, "src"),
              "-I" + os.path.join(top, "include"), "-I" + here]
     with tempfile.TemporaryDirectory(prefix="portal-mutants-") as tmp:
-        def compile_one(src, obj):
-            subprocess.run([*cc, *flags, "-c", src, "-o", obj], check=True)
+        def compile_one(src, obj, first=()):
+            subprocess.run([*cc, *first, *flags, "-c", src, "-o", obj], check=True)
             return obj
+
+        def mutant_objects(folder, file, text):
+            """The explored objects with that text for that file; a header is in all of them."""
+            os.makedirs(f"{folder}/portal")
+            with open(f"{folder}/portal/{file}", "w") as f:
+                f.write(text)
+            if file.endswith(".h"):
+                return [compile_one(os.path.join(top, "src/portal", f), f"{folder}/{f}.o", ["-I" + folder]) for f in FILES]
+            return [compile_one(f"{folder}/portal/{file}", f"{folder}/{file}.o"), *[f"{tmp}/{o}.o" for o in FILES if o != file]]
 
         def mutant(i):
             name, file, old, new, scenario = MUTANTS[i]
@@ -36,12 +45,9 @@ def main():
             text, n = re.subn(pattern, lambda m: new, text, count=1)
             if not n:
                 return f"{name}: does not apply to {file}"
-            src, exe = f"{tmp}/m{i}.c", f"{tmp}/m{i}"
-            with open(src, "w") as f:
-                f.write(text)
-            compile_one(src, exe + ".o")
-            objs = [f"{tmp}/{o}.o" for o in FILES if o != file]
-            subprocess.run([*cc, exe + ".o", *objs, f"{tmp}/explore.o", f"{tmp}/scenarios.o", "-lpthread", "-o", exe], check=True)
+            exe = f"{tmp}/m{i}"
+            objs = mutant_objects(f"{tmp}/mutant{i}", file, text)
+            subprocess.run([*cc, *objs, f"{tmp}/explore.o", f"{tmp}/scenarios.o", "-lpthread", "-o", exe], check=True)
             try:
                 r = subprocess.run([exe, scenario], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
             except subprocess.TimeoutExpired:

@@ -7,6 +7,7 @@
 #include "explore.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/internal.h"
 
 #define CAPACITY 64u /* two records of 24 bytes, and a pad */
@@ -21,7 +22,8 @@ static struct {
 	struct portal_tx tx[4];
 	struct portal_rx rx[4];
 	_Alignas(64) uint8_t data[4][CAPACITY];
-	struct portal_name names[8];
+	struct portal_name names[4];
+	uint32_t index[8];
 } m;
 
 static portal side[3]; /* by participant */
@@ -35,16 +37,12 @@ int wslx_portal_refresh(portal *p)
 	return 0;
 }
 
-bool wslx_portal_peer_alive(const portal *p, unsigned peer, uint64_t generation)
-{
-	return PORTAL_LOAD_ACQ(&p->parts[peer].life) == PORTAL_LIFE(generation, PORTAL_PART_LIVE);
-}
+/* Is a dead participant's memory another's by now? */
+static bool place_taken;
 
-int wslx_portal_chan_alive(const portal_chan *c)
+int wslx_portal_chan_place(portal_chan *c)
 {
-	if (!wslx_portal_peer_alive(c->p, c->peer, c->peer_generation))
-		return -EPIPE;
-	return PORTAL_LOAD_ACQ(&c->peer_link->life) == c->peer_link_life ? 0 : -EPIPE;
+	return place_taken ? -EPIPE : 0;
 }
 
 static void join(unsigned i, portal *p, unsigned peer, uint32_t kind, struct portal_tx *tx, struct portal_rx *rx,
@@ -69,7 +67,7 @@ static void setup_base(void)
 	ex_region(chan, sizeof(chan));
 	m.hdr.host = PORTAL_HOST_UP;
 	received = 0;
-	over = false;
+	over = place_taken = false;
 	for (unsigned i = 1; i <= 2; i++) {
 		side[i].hdr = &m.hdr;
 		side[i].parts = m.parts;
@@ -223,6 +221,29 @@ static void consume_or_die(void)
 	over = true;
 }
 
+/* ---- the place of the dead is used again: its bytes are no one's that we know ---- */
+
+static void taker(void)
+{
+	static const struct portal_record rec[2] = { { 16, 0 }, { 16, 1 } };
+	static const uint64_t other[2] = { 0, 42 };
+
+	ex_await(somebody_ended);
+	if (!ex_crashed(0))
+		return;
+	PORTAL_STORE_SEQ(&m.parts[1].life, PORTAL_LIFE(1, PORTAL_PART_DEAD));
+	host_event(2);
+	/* Whoever maps says so first, under a lock; then there are a stranger's records, good ones and bad. */
+	place_taken = true;
+	for (unsigned i = 0; i < 2; i++) {
+		wslx_portal_copy_out(m.data[0] + 24 * i, &rec[i], 8);
+		wslx_portal_copy_out(m.data[0] + 24 * i + 8, other, 16);
+	}
+	PORTAL_STORE_SEQ(&m.tx[0].head, 48);
+	PORTAL_STORE_SEQ(&m.tx[0].head, 72);
+	ex_doorbell.wake(NULL, 2, (const uint32_t *)(const void *)&m.tx[0].head);
+}
+
 /* ---- bytes ---- */
 
 #define BYTES 80u
@@ -331,14 +352,16 @@ static void steady_consumer(void)
 
 /* ---- names: a copy belongs together ---- */
 
-static uint32_t names_used;
+static uint32_t free_slots[4];
+static struct wslx_portal_directory directory;
+static struct wslx_portal_names readers;
 
 static void add_name(const char *name, uint64_t size)
 {
 	struct portal_name n = { .kind = PORTAL_OBJECT, .size = size, .tag = (uint32_t)size };
 
 	strcpy(n.name, name);
-	ex_assert(wslx_portal_directory_add(m.names, 8, &names_used, &n) == 0);
+	ex_assert(wslx_portal_directory_add(&directory, &n) == 0);
 }
 
 static void remove_name(const char *name)
@@ -346,64 +369,103 @@ static void remove_name(const char *name)
 	struct portal_name n;
 	uint32_t slot;
 
-	ex_assert(wslx_portal_lookup(m.names, 8, name, &n, &slot) == 0);
-	wslx_portal_directory_remove(m.names, 8, &names_used, slot);
+	ex_assert(wslx_portal_lookup(&readers, name, &n, &slot) == 0);
+	wslx_portal_directory_remove(&directory, slot);
 }
 
-/* "a", "i" and "q" all begin at slot hash & 7: see setup. */
-static char collide[3][2];
+/* Two names whose searches begin at the same place of the index, the last but one; and one that begins, and lies, right
+ * behind them. */
+static char collide[2][2], behind[2];
+
+static void put_name(const char *name, unsigned slot, unsigned at)
+{
+	struct portal_name *e = &m.names[slot];
+
+	e->state = PORTAL_NAME_LIVE;
+	e->kind = PORTAL_OBJECT;
+	e->generation = 1;
+	strcpy(e->name, name);
+	e->size = e->tag = 100 + slot;
+	m.index[at] = (uint32_t)(wslx_portal_name_hash(name) >> 56) << 24 | (slot + 1);
+}
 
 static void setup_names(void)
 {
 	unsigned n = 0;
 
 	setup_base();
-	names_used = 0;
-	for (char c = 'a'; n < 3; c++) {
+	directory = (struct wslx_portal_directory) { .table = m.names,
+						     .index = m.index,
+						     .index_seq = &m.hdr.index_seq,
+						     .end = &m.hdr.names_end,
+						     .slots = 4,
+						     .index_slots = 8,
+						     .free = free_slots };
+	readers = wslx_portal_directory_names(&directory);
+	behind[0] = 0;
+	for (char c = 'A'; n < 2 || !behind[0]; c++) {
 		char s[2] = { c, 0 };
+		unsigned at = wslx_portal_name_hash(s) & 7;
 
-		if ((wslx_portal_name_hash(s) & 7) == 5)
+		if (at == 6 && n < 2)
 			memcpy(collide[n++], s, 2);
+		else if (at == 0)
+			memcpy(behind, s, 2);
 	}
 	/* Before the fibers run: straight into memory. */
-	for (unsigned i = 0; i < 2; i++) {
-		struct portal_name *e = &m.names[5 + i];
-
-		e->state = PORTAL_NAME_LIVE;
-		e->kind = PORTAL_OBJECT;
-		e->generation = 1;
-		strcpy(e->name, collide[i]);
-		e->size = e->tag = 100 + i;
-		names_used++;
-	}
+	put_name(collide[0], 0, 6);
+	put_name(collide[1], 1, 7);
+	put_name(behind, 2, 0);
+	m.hdr.names_end = directory.used = 3;
 }
 
+/* The same name again: in the same slot, with other contents. */
 static void name_writer(void)
 {
 	remove_name(collide[0]);
-	add_name(collide[2], 102);
+	add_name(collide[0], 103);
+}
+
+/* These are there all the time. */
+static void look_for_those_that_stay(void)
+{
+	struct portal_name n;
+
+	ex_assert(wslx_portal_lookup(&readers, collide[1], &n, NULL) == 0 && n.size == 101 && n.tag == 101);
+	ex_assert(wslx_portal_lookup(&readers, behind, &n, NULL) == 0 && n.size == 102);
 }
 
 static void name_reader(void)
 {
 	struct portal_name n;
-	int e = wslx_portal_lookup(m.names, 8, collide[1], &n, NULL);
+	int e;
 
-	/* It was there all the time. */
-	ex_assert(e == 0 && n.size == 101 && n.tag == 101);
-	for (unsigned i = 0; i < 3; i += 2) {
-		e = wslx_portal_lookup(m.names, 8, collide[i], &n, NULL);
-		ex_assert(e == 0 || e == -ENOENT);
-		ex_assert(e < 0 || (n.size == 100 + i && n.tag == 100 + i && n.kind == PORTAL_OBJECT));
-	}
+	look_for_those_that_stay();
+	e = wslx_portal_lookup(&readers, collide[0], &n, NULL);
+	ex_assert(e == 0 || e == -ENOENT);
+	ex_assert(e < 0 || ((n.size == 100 || n.size == 103) && n.tag == n.size && n.kind == PORTAL_OBJECT));
 }
 
-static void name_reader_bounded(void)
+/* Runs first, so that it can stop with a slot's number in its hands. */
+static void name_reader_early(void)
 {
 	struct portal_name n;
-	int e = wslx_portal_lookup(m.names, 8, collide[2], &n, NULL);
+	int e = wslx_portal_lookup(&readers, collide[0], &n, NULL);
 
-	ex_assert(e == 0 || e == -ENOENT || (e == -EAGAIN && ex_crashed(0)));
+	ex_assert(e == 0 || e == -ENOENT || (e == -EAGAIN && ex_crashed(1)));
+	ex_assert(e < 0 || ((n.size == 100 || n.size == 103) && n.tag == n.size && n.kind == PORTAL_OBJECT));
+}
+
+static void name_remover(void)
+{
+	remove_name(collide[0]);
+}
+
+static void name_reader_of_one(void)
+{
+	struct portal_name n;
+
+	ex_assert(wslx_portal_lookup(&readers, collide[1], &n, NULL) == 0 && n.size == 101 && n.tag == 101);
 }
 
 /* ---- quiesce: two threads of participant 1, the host ---- */
@@ -467,14 +529,17 @@ static const struct scenario scenarios[] = {
 	{ "close", 2, 2, false, 0, false, setup_records, { produce_and_close, consume_to_end }, NULL },
 	{ "crash-producer", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
 	{ "crash-consumer", 3, 2, false, 2, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
+	{ "reuse", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, taker }, NULL },
 	{ "bytes", 2, 2, false, 0, false, setup_bytes, { write_bytes, read_bytes }, check_idle },
 	{ "liar-records", 2, 3, false, 0, false, setup_records, { liar_producer, wary_consumer }, NULL },
 	{ "liar-head", 2, 3, false, 0, false, setup_records, { liar_index, wary_of_index }, NULL },
 	{ "liar-tail", 2, 3, false, 0, false, setup_records, { wary_producer, liar_consumer }, NULL },
 	{ "flip", 2, 3, false, 0, false, setup_records, { flipping_producer, steady_consumer }, NULL },
-	{ "names", 2, 3, false, 0, false, setup_names, { name_writer, name_reader }, NULL },
+	{ "names", 2, 2, false, 0, false, setup_names, { name_writer, name_reader }, NULL },
 	{ "names-pso", 2, 2, true, 0, false, setup_names, { name_writer, name_reader }, NULL },
-	{ "names-crash", 2, 1, false, 1, false, setup_names, { name_writer, name_reader_bounded }, NULL },
+	{ "names-again", 2, 2, false, 0, false, setup_names, { name_reader_early, name_writer }, NULL },
+	{ "names-move", 2, 3, false, 0, false, setup_names, { name_remover, name_reader_of_one }, NULL },
+	{ "names-crash", 2, 2, false, 2, false, setup_names, { name_reader_early, name_writer }, NULL },
 	{ "quiesce", 3, 2, false, 0, true, setup_quiesce, { sender_a, sender_b, quiescer }, NULL },
 };
 

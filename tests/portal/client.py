@@ -48,6 +48,7 @@ class Portal:
         assert magic == 0x4c545250584c5357 and version == 1 and shift == 21 and features == 0
         self.slots, = struct.unpack_from("<I", self.host, 108)
         self.parts, self.table, self.names = struct.unpack_from("<QQQ", self.host, 112)
+        self.index, self.places = struct.unpack_from("<QI", self.host, 136)
         # The control area: magic last field first would do as well, nobody looks before state is 1.
         struct.pack_into("<QIIQ", self.own, 0, 0x4c525443584c5357, 1, 0, self.generation)
         self.put32(12, 1)
@@ -95,23 +96,32 @@ class Portal:
                 return memoryview(a["map"])[off - a["first"] * SEG:][:n]
         raise KeyError(off)
 
+    def read_slot(self, slot):
+        off = self.names + 128 * slot
+        while True:
+            e = bytes(self.host[off:off + 128])
+            seq = struct.unpack_from("<I", e)[0]
+            if not seq & 1 and struct.unpack_from("<I", self.host, off)[0] == seq:
+                return e
+
     def lookup(self, name):
-        at = fnv(name) % self.slots
-        for _ in range(self.slots):
-            off = self.names + 128 * at
+        h = fnv(name)
+        while True:
+            before, = struct.unpack_from("<I", self.host, 276)
+            at = h % self.places
             while True:
-                e = bytes(self.host[off:off + 128])
-                seq = struct.unpack_from("<I", e)[0]
-                if not seq & 1 and struct.unpack_from("<I", self.host, off)[0] == seq:
+                v, = struct.unpack_from("<I", self.host, self.index + 4 * at)
+                if v == 0:
                     break
-            state, = struct.unpack_from("<I", e, 4)
-            if state == 0:
+                slot = (v & 0xffffff) - 1
+                if v >> 24 == h >> 56 and slot < self.slots:
+                    e = self.read_slot(slot)
+                    if struct.unpack_from("<I", e, 4)[0] == 1 and e[8:56].rstrip(b"\0") == name:
+                        kind, owner, _, generation, tag = struct.unpack_from("<IIQII", e, 56)
+                        return {"slot": slot, "kind": kind, "owner": owner, "generation": generation, "tag": tag}
+                at = (at + 1) % self.places
+            if not before & 1 and struct.unpack_from("<I", self.host, 276)[0] == before:
                 return None
-            if state == 1 and e[8:56].rstrip(b"\0") == name:
-                kind, owner, _, generation, tag = struct.unpack_from("<IIQII", e, 56)
-                return {"slot": at, "kind": kind, "owner": owner, "generation": generation, "tag": tag}
-            at = (at + 1) % self.slots
-        return None
 
 
 def until(fn, seconds=20):

@@ -23,7 +23,9 @@
 
 #define VMM (1u << WSLX_SANDBOX_VMM)
 #define DEV (1u << WSLX_SANDBOX_DEVICES)
+#define BROKER (1u << WSLX_SANDBOX_PORTAL)
 #define BOTH (VMM | DEV)
+#define ALL (BOTH | BROKER)
 
 /* ---- Landlock -------------------------------------------------------- */
 
@@ -53,7 +55,17 @@ static const struct {
 	{ 6, 0xffff, 3, 3, sizeof(struct landlock_attr) },           /* abstract sockets, signals */
 };
 
-static int enter_landlock(void)
+/* A path_beneath rule, spelled out for the same reason. */
+struct landlock_beneath {
+	uint64_t allowed_access;
+	int32_t parent_fd;
+} __attribute__((packed));
+
+#define LANDLOCK_BENEATH 1u
+#define LANDLOCK_REMOVE_FILE (1u << 5)
+
+/* removal_dir: files may be removed there; -1 = nowhere. */
+static int enter_landlock(int removal_dir)
 {
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION_QUERY);
 	struct landlock_attr attr = { 0 };
@@ -74,6 +86,12 @@ static int enter_landlock(void)
 	fd = (int)syscall(SYS_landlock_create_ruleset, &attr, size, 0);
 	if (fd < 0)
 		return -errno;
+	if (removal_dir >= 0) {
+		struct landlock_beneath rule = { .allowed_access = LANDLOCK_REMOVE_FILE, .parent_fd = removal_dir };
+
+		if (syscall(SYS_landlock_add_rule, fd, LANDLOCK_BENEATH, &rule, 0) < 0)
+			return -errno;
+	}
 	return syscall(SYS_landlock_restrict_self, fd, 0) < 0 ? -errno : 0;
 }
 
@@ -85,12 +103,12 @@ static const struct {
 	unsigned profiles;
 } allowed[] = {
 	/* Device data: disks, sockets, pipes, event counters. */
-	{ SCMP_SYS(read), BOTH },
-	{ SCMP_SYS(write), BOTH },
+	{ SCMP_SYS(read), ALL },
+	{ SCMP_SYS(write), ALL },
 	{ SCMP_SYS(readv), BOTH },
 	{ SCMP_SYS(writev), BOTH },
-	{ SCMP_SYS(pread64), BOTH },
-	{ SCMP_SYS(pwrite64), BOTH },
+	{ SCMP_SYS(pread64), ALL },
+	{ SCMP_SYS(pwrite64), ALL },
 	{ SCMP_SYS(preadv), BOTH },
 	{ SCMP_SYS(pwritev), BOTH },
 	{ SCMP_SYS(preadv2), BOTH },
@@ -98,60 +116,66 @@ static const struct {
 	{ SCMP_SYS(fdatasync), BOTH },
 	{ SCMP_SYS(fsync), BOTH },
 	{ SCMP_SYS(fallocate), BOTH }, /* discard */
-	{ SCMP_SYS(lseek), BOTH },     /* data and holes of an image */
+	{ SCMP_SYS(lseek), ALL },      /* data and holes of an image */
 	{ SCMP_SYS(io_uring_enter), BOTH },
 	/* Link to the supervisor, vsock, network back end. */
-	{ SCMP_SYS(sendmsg), BOTH },
+	{ SCMP_SYS(sendmsg), ALL },
 	{ SCMP_SYS(sendmmsg), VMM }, /* several frames at once */
-	{ SCMP_SYS(recvmsg), BOTH },
-	{ SCMP_SYS(sendto), BOTH },
-	{ SCMP_SYS(recvfrom), BOTH },
-	{ SCMP_SYS(accept4), BOTH }, /* the listening vsock socket */
-	{ SCMP_SYS(shutdown), BOTH },
-	{ SCMP_SYS(getsockopt), BOTH },
-	{ SCMP_SYS(close), BOTH },
-	{ SCMP_SYS(eventfd2), BOTH },
+	{ SCMP_SYS(recvmsg), ALL },
+	{ SCMP_SYS(sendto), ALL },
+	{ SCMP_SYS(recvfrom), ALL },
+	{ SCMP_SYS(accept4), ALL }, /* the listening vsock socket */
+	{ SCMP_SYS(shutdown), ALL },
+	{ SCMP_SYS(getsockopt), ALL },
+	{ SCMP_SYS(close), ALL },
+	{ SCMP_SYS(eventfd2), ALL },
 	/* Event loops and threads that exist already. */
-	{ SCMP_SYS(epoll_ctl), BOTH },
-	{ SCMP_SYS(epoll_wait), BOTH },
-	{ SCMP_SYS(epoll_pwait), BOTH },
-	{ SCMP_SYS(epoll_pwait2), BOTH },
-	{ SCMP_SYS(poll), BOTH },
-	{ SCMP_SYS(ppoll), BOTH },
-	{ SCMP_SYS(futex), BOTH },
-	{ SCMP_SYS(sched_yield), BOTH },
-	{ SCMP_SYS(sched_getaffinity), BOTH }, /* malloc, to size its arenas */
-	{ SCMP_SYS(gettid), BOTH },
-	{ SCMP_SYS(getpid), BOTH },
-	{ SCMP_SYS(rt_sigprocmask), BOTH },
-	{ SCMP_SYS(rt_sigreturn), BOTH },
+	{ SCMP_SYS(epoll_ctl), ALL },
+	{ SCMP_SYS(epoll_wait), ALL },
+	{ SCMP_SYS(epoll_pwait), ALL },
+	{ SCMP_SYS(epoll_pwait2), ALL },
+	{ SCMP_SYS(poll), ALL },
+	{ SCMP_SYS(ppoll), ALL },
+	{ SCMP_SYS(futex), ALL },
+	{ SCMP_SYS(sched_yield), ALL },
+	{ SCMP_SYS(sched_getaffinity), ALL }, /* malloc, to size its arenas */
+	{ SCMP_SYS(gettid), ALL },
+	{ SCMP_SYS(getpid), ALL },
+	{ SCMP_SYS(rt_sigprocmask), ALL },
+	{ SCMP_SYS(rt_sigreturn), ALL },
 	{ SCMP_SYS(sigaltstack), BOTH },
-	{ SCMP_SYS(restart_syscall), BOTH },
+	{ SCMP_SYS(restart_syscall), ALL },
 	{ SCMP_SYS(set_robust_list), BOTH }, /* a thread that was just being born */
 	{ SCMP_SYS(rseq), BOTH },
-	{ SCMP_SYS(exit), BOTH },
-	{ SCMP_SYS(exit_group), BOTH },
+	{ SCMP_SYS(exit), ALL },
+	{ SCMP_SYS(exit_group), ALL },
 	/* Time, where the vDSO cannot tell it. */
-	{ SCMP_SYS(clock_gettime), BOTH },
-	{ SCMP_SYS(gettimeofday), BOTH },
-	{ SCMP_SYS(time), BOTH },
-	{ SCMP_SYS(clock_nanosleep), BOTH },
-	{ SCMP_SYS(nanosleep), BOTH },
+	{ SCMP_SYS(clock_gettime), ALL },
+	{ SCMP_SYS(gettimeofday), ALL },
+	{ SCMP_SYS(time), ALL },
+	{ SCMP_SYS(clock_nanosleep), ALL },
+	{ SCMP_SYS(nanosleep), ALL },
 	/* Heap, stacks of ending threads, guest memory given back. */
-	{ SCMP_SYS(brk), BOTH },
-	{ SCMP_SYS(munmap), BOTH },
-	{ SCMP_SYS(mremap), BOTH },
-	{ SCMP_SYS(madvise), BOTH },
-	{ SCMP_SYS(getrandom), BOTH }, /* virtio-rng, malloc */
+	{ SCMP_SYS(brk), ALL },
+	{ SCMP_SYS(munmap), ALL },
+	{ SCMP_SYS(mremap), ALL },
+	{ SCMP_SYS(madvise), ALL },
+	{ SCMP_SYS(getrandom), ALL }, /* virtio-rng, malloc */
 	/* A region's file is checked before it is mapped (wslx_fd_stat). */
-	{ SCMP_SYS(fstat), BOTH },
+	{ SCMP_SYS(fstat), ALL },
 	{ SCMP_SYS(fstatfs), DEV }, /* ... and must not be on a huge-page file system */
+	/* Memory of arenas: sized, sealed, closed to writers (fchmod), and its sockets removed at the end. */
+	{ SCMP_SYS(memfd_create), BROKER },
+	{ SCMP_SYS(ftruncate), BROKER },
+	{ SCMP_SYS(fchmod), BROKER },
+	{ SCMP_SYS(geteuid), BROKER }, /* is it the same user who connects? */
+	{ SCMP_SYS(unlink), BROKER },
+	{ SCMP_SYS(unlinkat), BROKER },
 };
 
 /* What an intruder would try, and the confinement test does: EPERM. */
 static const int denied[] = {
 	SCMP_SYS(open),
-	SCMP_SYS(openat),
 	SCMP_SYS(openat2),
 	SCMP_SYS(creat),
 	SCMP_SYS(execve),
@@ -246,9 +270,18 @@ static int allow_checked(scmp_filter_ctx f, unsigned profile)
 	return r < 0 ? r : allow_ioctls(f, profile);
 }
 
+/* A broker opens its own memory once more, for reading (through /proc/self/fd); Landlock lets it open nothing else. */
+static int limit_openat(scmp_filter_ctx f, unsigned profile)
+{
+	if (profile == BROKER)
+		return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
+					SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY));
+	return WSLX_SANDBOX_LENIENT ? 0 : seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(openat), 0);
+}
+
 static int fill(scmp_filter_ctx f, unsigned profile)
 {
-	int r = 0;
+	int r = limit_openat(f, profile);
 
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(allowed); i++)
 		if (allowed[i].profiles & profile)
@@ -292,6 +325,11 @@ static bool prepared;
 
 int wslx_sandbox_prepare(struct wslx_err *err)
 {
+	return wslx_sandbox_prepare_in(-1, err);
+}
+
+int wslx_sandbox_prepare_in(int dirfd, struct wslx_err *err)
+{
 	const struct rlimit no_core = { 0, 0 };
 	int r;
 
@@ -299,7 +337,7 @@ int wslx_sandbox_prepare(struct wslx_err *err)
 		return wslx_err_sys(err, errno, "cannot turn off core dumps");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return wslx_err_sys(err, errno, "cannot set no_new_privs");
-	r = enter_landlock();
+	r = enter_landlock(dirfd);
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot enter a Landlock domain");
 	r = drop_capabilities();

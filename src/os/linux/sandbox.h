@@ -12,6 +12,9 @@
  *      them.  What is not listed in sandbox.c kills the process; the calls an
  *      intruder tries first fail with EPERM instead, so that a test can watch
  *      them fail.
+ * A Portal broker serves no guest, but whoever connects.  It makes memory and opens that again for reading, and
+ * removes its sockets at its end, from the one folder they lie in: no other file can be opened where there is Landlock.
+ *
  * After that no thread can be made, no path opened or examined, no socket
  * connected, no memory made executable, no ring set up.  The C library's fstat()
  * fails as well where it is a call with a path: wslx_fd_stat (fd.h) does not.
@@ -41,11 +44,14 @@
 enum wslx_sandbox_profile {
 	WSLX_SANDBOX_VMM,     /* vCPUs and devices of the kvm engine */
 	WSLX_SANDBOX_DEVICES, /* vhost-user device server of the tcg engine */
+	WSLX_SANDBOX_PORTAL,  /* broker of a Portal region: makes memory, hands it out */
 };
 
 /* Both return 0 or -errno with one line in err.  A kernel without Landlock is
  * no error: seccomp denies the same. */
 WSLX_MUST_CHECK int wslx_sandbox_prepare(struct wslx_err *err);
+/* The same, but files in that folder may be removed. */
+WSLX_MUST_CHECK int wslx_sandbox_prepare_in(int dirfd, struct wslx_err *err);
 /* Calls prepare first if that was not done. */
 WSLX_MUST_CHECK int wslx_sandbox_enter(enum wslx_sandbox_profile profile, struct wslx_err *err);
 

@@ -170,9 +170,9 @@ void wslx_call_invalid(struct wslx_call *call, const char *parameter)
 
 static void get_info(struct wslx_control *c, struct wslx_call *call)
 {
-	wslx_call_reply(call,
-			json_pack("{s:s, s:s, s:s, s:s, s:[s, s]}", "vendor", "WSLX", "product", "wslx-vmm", "version",
-				  WSLX_VERSION, "url", "", "interfaces", "org.varlink.service", c->interface));
+	wslx_call_reply(call, json_pack("{s:s, s:s, s:s, s:s, s:[s, s]}", "vendor", "WSLX", "product",
+					c->p.product ? c->p.product : "wslx-vmm", "version", WSLX_VERSION, "url", "",
+					"interfaces", "org.varlink.service", c->interface));
 }
 
 static void get_description(struct wslx_control *c, struct wslx_call *call, json_t *params)

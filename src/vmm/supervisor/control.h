@@ -38,6 +38,7 @@ struct wslx_control_params {
 	struct wslx_loop *loop;
 	const char *path;        /* of the socket; NULL: none, only wslx_control_adopt */
 	const char *interface;   /* "io.wslx.Machine" */
+	const char *product;     /* of whom: "wslx-vmm" if NULL */
 	const char *description; /* varlink interface definition */
 	const struct wslx_method *methods;
 	size_t n_methods;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "os/linux/fd.h"
+#include "portal/wire.h"
 
 #define SPIN_SEGMENTS 4
 
@@ -453,6 +454,68 @@ static void garbage_on_the_socket(void **state)
 	broker_end(&b);
 }
 
+/* A guest's VMM speaks for it: one message, then answers until DONE, whose epoch is returned. */
+static uint32_t vmm_says(int s, const struct wslx_portal_msg *q)
+{
+	struct wslx_portal_msg m;
+
+	assert_int_equal(send(s, q, sizeof(*q), MSG_NOSIGNAL), sizeof(*q));
+	do {
+		int fd = -1;
+		size_t n = 1;
+
+		assert_int_equal(wslx_recv_fds(s, &m, sizeof(m), &fd, &n, 0), sizeof(m));
+		if (n)
+			close(fd);
+	} while (m.op != PORTAL_OP_DONE);
+	return m.epoch;
+}
+
+static void guests_are_waited_for(void **state)
+{
+	struct wslx_portal_msg hello = { .op = PORTAL_OP_HELLO,
+					 .version = PORTAL_VERSION,
+					 .kind = PORTAL_KIND_GUEST,
+					 .id = 3,
+					 .segments = 1,
+					 .name = "guest" };
+	struct wslx_portal_msg sync = { .op = PORTAL_OP_SYNC }, synced = { .op = PORTAL_OP_SYNCED };
+	struct portal_host_participant who = { 0 };
+	uint32_t cursor = 0;
+	struct broker b;
+	int s;
+
+	broker_start(&b, NULL);
+	s = wslx_unix_connect(b.path, SOCK_SEQPACKET);
+	assert_true(s >= 0);
+	synced.epoch = vmm_says(s, &hello);
+	while (portal_host_next_participant(b.h, &cursor, &who) == 0 && who.index == 0)
+		;
+	assert_int_equal(who.kind, PORTAL_KIND_GUEST);
+	assert_int_equal(who.pid, getpid());
+	assert_int_equal(who.generation, 1);
+	/* What it has put in place is old, whatever the guest's own memory says. */
+	assert_int_equal(send(s, &synced, sizeof(synced), MSG_NOSIGNAL), sizeof(synced));
+	assert_int_equal(portal_host_revoke(b.h, who.index, SEC / 20), -ETIMEDOUT);
+	synced.epoch = vmm_says(s, &sync);
+	assert_int_equal(portal_host_object(b.h, "x", 1, 0, 0), 0);
+	assert_int_equal(portal_host_grant(b.h, "x", who.index, PORTAL_READ, 0), -ENOENT);
+	assert_int_equal(portal_host_object(b.h, "y", 1, 0, 0), 0);
+	synced.epoch = vmm_says(s, &sync);
+	assert_int_equal(send(s, &synced, sizeof(synced), MSG_NOSIGNAL), sizeof(synced));
+	assert_int_equal(portal_host_seen(b.h, LONG), 0);
+	/* A process has no business saying so. */
+	close(s);
+	hello.kind = PORTAL_KIND_PROCESS;
+	s = wslx_unix_connect(b.path, SOCK_SEQPACKET);
+	assert_true(s >= 0);
+	(void)vmm_says(s, &hello);
+	assert_int_equal(send(s, &synced, sizeof(synced), MSG_NOSIGNAL), sizeof(synced));
+	assert_int_equal(recv(s, &synced, sizeof(synced), 0), 0);
+	close(s);
+	broker_end(&b);
+}
+
 static void read_only_means_it(void **state)
 {
 	struct broker b;
@@ -481,7 +544,8 @@ int main(void)
 		cmocka_unit_test(revoke_stops_changes),   cmocka_unit_test(grants_of_objects),
 		cmocka_unit_test(quiesce_and_a_late_one), cmocka_unit_test(broker_ends_first),
 		cmocka_unit_test(broker_is_killed),       cmocka_unit_test(killed_at_random),
-		cmocka_unit_test(garbage_on_the_socket),  cmocka_unit_test(read_only_means_it),
+		cmocka_unit_test(guests_are_waited_for),  cmocka_unit_test(garbage_on_the_socket),
+		cmocka_unit_test(read_only_means_it),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

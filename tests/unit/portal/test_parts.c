@@ -6,7 +6,7 @@
 #include "portal/directory.h"
 #include "portal/heap.h"
 #include "portal/internal.h"
-#include "portal/ring.h"
+#include "portal/ring_inline.h"
 
 #define ARENA (UINT64_C(8) << 20)
 
@@ -135,7 +135,7 @@ static void ring_new(struct ring *r, uint32_t kind)
 static void ring_limits(void **state)
 {
 	struct portal_record rec;
-	const void *from;
+	const void *from = NULL;
 	struct ring r;
 	unsigned n = 0;
 	void *to;
@@ -166,9 +166,9 @@ static void ring_limits(void **state)
 static void ring_of_any_length(void **state)
 {
 	struct portal_record rec;
-	const void *from;
+	const void *from = NULL;
 	struct ring r;
-	void *to;
+	void *to = NULL;
 
 	ring_new(&r, PORTAL_RECORDS);
 	for (unsigned i = 0; i < 100000; i++) {
@@ -195,7 +195,7 @@ static void ring_of_a_liar(void **state)
 
 	for (unsigned round = 0; round < 20000; round++) {
 		struct portal_record rec;
-		const void *from;
+		const void *from = NULL;
 		struct ring r;
 
 		ring_new(&r, PORTAL_RECORDS);
@@ -241,8 +241,17 @@ static void consumer_of_lies(void **state)
 static void directory_at_random(void **state)
 {
 	static struct portal_name table[64];
+	static uint32_t index[128], free_slots[64], seq, end;
+	struct wslx_portal_directory d = { .table = table,
+					   .index = index,
+					   .index_seq = &seq,
+					   .end = &end,
+					   .slots = 64,
+					   .index_slots = 128,
+					   .free = free_slots };
+	struct wslx_portal_names names = wslx_portal_directory_names(&d);
 	bool have[100] = { 0 };
-	uint32_t used = 0, n_have = 0;
+	uint32_t n_have = 0;
 	unsigned seed = 4;
 
 	for (unsigned round = 0; round < 50000; round++) {
@@ -252,23 +261,28 @@ static void directory_at_random(void **state)
 		int r;
 
 		snprintf(n.name, sizeof(n.name), "n%u", i);
-		r = wslx_portal_lookup(table, 64, n.name, &got, &slot);
+		r = wslx_portal_lookup(&names, n.name, &got, &slot);
 		assert_int_equal(r, have[i] ? 0 : -ENOENT);
 		if (have[i]) {
 			assert_int_equal(got.size, i);
-			assert_int_equal(wslx_portal_directory_add(table, 64, &used, &n),
-					 used >= 56 ? -ENOSPC : -EEXIST);
-			wslx_portal_directory_remove(table, 64, &used, slot);
+			assert_int_equal(wslx_portal_directory_add(&d, &n), -EEXIST);
+			wslx_portal_directory_remove(&d, slot);
 			have[i] = false;
 			n_have--;
 		} else {
-			r = wslx_portal_directory_add(table, 64, &used, &n);
-			assert_int_equal(r, n_have >= 56 ? -ENOSPC : 0);
+			r = wslx_portal_directory_add(&d, &n);
+			assert_int_equal(r, n_have >= 64 ? -ENOSPC : 0);
 			have[i] = r == 0;
 			n_have += r == 0;
 		}
-		assert_int_equal(used, n_have);
+		assert_int_equal(d.used, n_have);
 	}
+	/* Whatever came and went, the index holds what is there and nothing more, and slots were used again. */
+	for (unsigned i = 0; i < 128; i++)
+		n_have -= index[i] != 0;
+	assert_int_equal(n_have, 0);
+	assert_int_equal(end, 64);
+	assert_int_equal(seq % 2, 0);
 }
 
 static void names_that_are_none(void **state)

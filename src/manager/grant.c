@@ -1,0 +1,146 @@
+#include "manager/grant.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "manager/settings.h"
+
+/* The window's own page, and what the host's tables of a region take at least. */
+#define OVERHEAD_SEGMENTS 1u
+
+int wslx_region_check_name(const char *name, struct wslx_err *err)
+{
+	if (wslx_name_ok(name) && name[0] != '.' && strlen(name) < WSLX_GRANT_NAME_SIZE)
+		return 0;
+	return wslx_err_set(err, EINVAL,
+			    "'%s' is no name of a region: 1 to %d of A-Z a-z 0-9 . _ -, not beginning with . or -",
+			    name, WSLX_GRANT_NAME_SIZE - 1);
+}
+
+static int set_size(struct wslx_grant *g, const char *size, struct wslx_err *err)
+{
+	uint64_t bytes;
+
+	if (wslx_size_parse(size, &bytes) < 0 || !bytes || bytes > WSLX_GRANT_SEGMENTS_MAX * WSLX_SEGMENT_SIZE)
+		return wslx_err_set(err, EINVAL,
+				    "'%s' is no size of memory in a region: write something like 8M, up to 1G", size);
+	g->segments = (uint32_t)((bytes + WSLX_SEGMENT_SIZE - 1) / WSLX_SEGMENT_SIZE);
+	return 0;
+}
+
+int wslx_grant_make(const char *region, const char *size, bool readonly, const char *as, struct wslx_grant *ret,
+		    struct wslx_err *err)
+{
+	struct wslx_grant g = { .readonly = readonly, .segments = readonly ? 0 : WSLX_GRANT_SEGMENTS_DEFAULT };
+	int r = wslx_region_check_name(region, err);
+
+	if (r < 0)
+		return r;
+	if (readonly && size)
+		return wslx_err_set(err, EINVAL, "a machine that only reads has no size");
+	if (as && !wslx_region_name_ok(as))
+		return wslx_err_set(err, EINVAL,
+				    "'%s' is no name for a region: 1 to %d printable characters without blank and /",
+				    as, WSLX_GRANT_NAME_SIZE - 1);
+	strcpy(g.region, region);
+	strcpy(g.as, as ? as : region);
+	r = size ? set_size(&g, size, err) : 0;
+	if (r == 0)
+		*ret = g;
+	return r;
+}
+
+int wslx_grant_parse(const char *s, struct wslx_grant *ret, struct wslx_err *err)
+{
+	const char *colon = strchr(s, ':'), *second = colon ? strchr(colon + 1, ':') : NULL;
+	char region[WSLX_GRANT_NAME_SIZE], size[24];
+	size_t n = colon ? (size_t)(colon - s) : sizeof(region), k;
+	bool readonly;
+
+	if (n >= sizeof(region))
+		goto bad;
+	k = second ? (size_t)(second - colon - 1) : strlen(colon + 1);
+	if (k >= sizeof(size))
+		goto bad;
+	memcpy(region, s, n);
+	region[n] = '\0';
+	memcpy(size, colon + 1, k);
+	size[k] = '\0';
+	readonly = !strcmp(size, "ro");
+	return wslx_grant_make(region, readonly ? NULL : size, readonly, second ? second + 1 : NULL, ret, err);
+bad:
+	return wslx_err_set(err, EINVAL, "'%s' is no grant: write REGION:SIZE[:NAME] or REGION:ro[:NAME]", s);
+}
+
+void wslx_grant_format(const struct wslx_grant *g, char buf[WSLX_GRANT_TEXT])
+{
+	char size[24] = "ro";
+	bool other = strcmp(g->as, g->region) != 0;
+
+	if (!g->readonly)
+		snprintf(size, sizeof(size), "%uM", (unsigned)(g->segments * (WSLX_SEGMENT_SIZE / WSLX_MIB)));
+	snprintf(buf, WSLX_GRANT_TEXT, "%s:%s%s%s", g->region, size, other ? ":" : "", other ? g->as : "");
+}
+
+bool wslx_grants_fit(const struct wslx_grant *g, size_t n, uint64_t window)
+{
+	uint64_t room = (window ? window : WSLX_WINDOW_SIZE_DEFAULT) / WSLX_SEGMENT_SIZE, used = 2;
+
+	/* A reader has a segment too, to speak to the host through. */
+	for (size_t i = 0; i < n; i++)
+		used += (g[i].readonly ? 1 : g[i].segments) + OVERHEAD_SEGMENTS;
+	return used <= room;
+}
+
+const struct wslx_grant *wslx_grants_find(const struct wslx_grant *list, size_t n, const char *region)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(list[i].region, region))
+			return &list[i];
+	return NULL;
+}
+
+static int check_as(const struct wslx_grant *list, size_t n, const struct wslx_grant *g, struct wslx_err *err)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(list[i].as, g->as) && strcmp(list[i].region, g->region) != 0)
+			return wslx_err_set(err, EEXIST, "the region '%s' is called '%s' there already", list[i].region,
+					    g->as);
+	return 0;
+}
+
+int wslx_grants_add(struct wslx_grant list[WSLX_MAX_GRANTS], size_t *n, uint64_t window, const struct wslx_grant *g,
+		    struct wslx_err *err)
+{
+	const struct wslx_grant *old = wslx_grants_find(list, *n, g->region);
+	size_t at = old ? (size_t)(old - list) : *n, more = old ? *n : *n + 1;
+	struct wslx_grant before = { 0 };
+	int r = check_as(list, *n, g, err);
+
+	if (r < 0)
+		return r;
+	if (at == WSLX_MAX_GRANTS)
+		return wslx_err_set(err, E2BIG, "more than %d regions", WSLX_MAX_GRANTS);
+	before = list[at];
+	list[at] = *g;
+	if (!wslx_grants_fit(list, more, window)) {
+		list[at] = before;
+		return wslx_err_set(err, ENOSPC,
+				    "the machine's window has no room for that: enlarge it, portal-window=512M");
+	}
+	*n = more;
+	return 0;
+}
+
+int wslx_grants_remove(struct wslx_grant *list, size_t *n, const char *region)
+{
+	const struct wslx_grant *g = wslx_grants_find(list, *n, region);
+	size_t at = g ? (size_t)(g - list) : *n;
+
+	if (!g)
+		return -ENOENT;
+	memmove(&list[at], &list[at + 1], (*n - at - 1) * sizeof(*list));
+	--*n;
+	return 0;
+}

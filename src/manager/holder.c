@@ -1,0 +1,83 @@
+#include "manager/holder.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "os/linux/fd.h"
+#include "os/linux/paths.h"
+#include "proto/vmconfig.h"
+
+static bool is_called(const char *pid, const char *title)
+{
+	cleanup_free char *path = wslx_path("/proc/%s/cmdline", pid);
+	cleanup_close int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	char text[WSLX_NAME_MAX + 32];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+
+	return n > (ssize_t)strlen(title) && !memcmp(text, title, strlen(title) + 1);
+}
+
+static bool has_open(const char *pid, const struct stat *want)
+{
+	for (int fd = 0; fd < 64; fd++) {
+		cleanup_free char *path = wslx_path("/proc/%s/fd/%d", pid, fd);
+		struct stat st;
+
+		if (path && stat(path, &st) == 0 && st.st_dev == want->st_dev && st.st_ino == want->st_ino)
+			return true;
+	}
+	return false;
+}
+
+/* A pidfd makes sure that we kill what we looked at. */
+int wslx_kill_listener(const char *sock_path, const char *title)
+{
+	cleanup_close int sock = wslx_unix_connect_within(sock_path, SOCK_STREAM | SOCK_NONBLOCK, 0), pidfd = -1;
+	cleanup_free char *pid = NULL;
+	struct ucred u;
+	socklen_t n = sizeof(u);
+
+	if (sock < 0)
+		return sock;
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &u, &n) < 0)
+		return -errno;
+	pidfd = pidfd_open(u.pid, 0);
+	pid = wslx_path("%d", (int)u.pid);
+	if (pidfd < 0 || !pid || !is_called(pid, title))
+		return -ESRCH;
+	return pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+}
+
+int wslx_kill_holder(int dirfd, const char *lock, const char *title)
+{
+	const struct dirent *d;
+	struct stat want;
+	int r = -ESRCH;
+	DIR *proc;
+
+	if (fstatat(dirfd, lock, &want, 0) < 0)
+		return -ESRCH;
+	proc = opendir("/proc");
+	while (proc && r < 0 && (d = readdir(proc))) {
+		cleanup_close int pidfd = -1;
+
+		if (!isdigit((unsigned char)d->d_name[0]))
+			continue;
+		pidfd = pidfd_open((pid_t)strtol(d->d_name, NULL, 10), 0);
+		if (pidfd >= 0 && is_called(d->d_name, title) && has_open(d->d_name, &want))
+			r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+	}
+	if (proc)
+		closedir(proc);
+	return r;
+}

@@ -1,0 +1,16 @@
+/* Whoever holds a lock and does not answer any more. */
+#ifndef WSLX_MANAGER_HOLDER_H
+#define WSLX_MANAGER_HOLDER_H
+
+#include "base/macros.h"
+
+/* Kills the process that has the lock file open and is called title (argv[0],
+ * as wslx_helper_start gave it), as /proc shows: its socket may have no room
+ * for one more to ask.  -ESRCH. */
+WSLX_MUST_CHECK int wslx_kill_holder(int dirfd, const char *lock, const char *title);
+
+/* The same for a confined one, whose descriptors cannot be looked at: by the
+ * stream socket it listens on. */
+WSLX_MUST_CHECK int wslx_kill_listener(const char *sock_path, const char *title);
+
+#endif

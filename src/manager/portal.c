@@ -1,0 +1,462 @@
+#include "manager/portal.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "manager/control.h"
+#include "manager/holder.h"
+#include "manager/lock.h"
+#include "manager/machine.h"
+#include "manager/spawn.h"
+
+#define POLL_MS 12
+#define ASK_MS 10000
+#define END_MS 10000
+#define REVOKE_MS 10000
+#define SYNC_MS 10000
+
+static const char *const endings[] = { ".sock", ".ctl", ".lock" };
+
+static void json_cleanup(json_t **j)
+{
+	json_decref(*j);
+}
+#define cleanup_json cleanup_with(json_cleanup)
+
+static char *region_path(struct wslx_manager *m, const char *name, const char *ending)
+{
+	return wslx_path("%s/" WSLX_REGION_DIR "/%s%s", m->paths.run, name, ending);
+}
+
+/* The folder of all regions. */
+static int open_folder(struct wslx_manager *m, struct wslx_err *err)
+{
+	int fd;
+
+	if (mkdirat(m->run_fd, WSLX_REGION_DIR, 0700) < 0 && errno != EEXIST)
+		return wslx_err_sys(err, errno, "cannot make %s/" WSLX_REGION_DIR, m->paths.run);
+	fd = openat(m->run_fd, WSLX_REGION_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? wslx_err_sys(err, errno, "cannot open %s/" WSLX_REGION_DIR, m->paths.run) : fd;
+}
+
+static int lock_held(int dir, const char *name)
+{
+	cleanup_free char *lock = wslx_path("%s.lock", name);
+
+	return lock ? wslx_lock_held(dir, lock) : -ENOMEM;
+}
+
+/* With the region's lock in hand: its lock's file last. */
+static void remove_files(int dir, const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
+		cleanup_free char *file = wslx_path("%s%s", name, endings[i]);
+
+		if (file)
+			unlinkat(dir, file, 0);
+	}
+}
+
+/* What a broker that was killed left behind.  Under the registry lock. */
+static void sweep_region(int dir, const char *name)
+{
+	cleanup_free char *file = wslx_path("%s.lock", name);
+	cleanup_close int lock = file ? wslx_lock_take(dir, file, WSLX_LOCK_EXCLUSIVE, false) : -1;
+
+	if (lock >= 0)
+		remove_files(dir, name);
+}
+
+/* ---- creating ------------------------------------------------------------------ */
+
+static int start_broker(struct wslx_manager *m, const char *name, uint64_t size, int lock, struct wslx_err *err)
+{
+	cleanup_free char *title = wslx_path("wslx-portal [%s]", name), *arg_name = wslx_path("--name=%s", name);
+	cleanup_free char *folder = wslx_path("--folder=%s/" WSLX_REGION_DIR, m->paths.run);
+	cleanup_free char *logs = wslx_path("%s/" WSLX_REGION_DIR, m->paths.state),
+			  *log_name = wslx_path("%s.log", name);
+	cleanup_free char *segments =
+		wslx_path("--segments=%llu", (unsigned long long)((size + WSLX_SEGMENT_SIZE - 1) / WSLX_SEGMENT_SIZE));
+	char *const argv[] = {
+		title, folder, arg_name, "--ready=3", "--lock=4", "--log=5", size ? segments : NULL, NULL
+	};
+	struct wslx_helper p = { .program = "wslx-portal", .what = "the region", .argv = argv };
+	struct wslx_start_hooks h = { .cancel_fd = -1 };
+	cleanup_close int log = -1;
+
+	if (!title || !arg_name || !folder || !logs || !log_name || !segments)
+		return wslx_err_sys(err, ENOMEM, "cannot start");
+	if (mkdir(logs, 0700) < 0 && errno != EEXIST)
+		return wslx_err_sys(err, errno, "cannot make %s", logs);
+	log = wslx_log_file(logs, log_name, err);
+	if (log < 0)
+		return log;
+	p.fds[p.n_fds++] = WSLX_HELPER_READY;
+	p.fds[p.n_fds++] = lock;
+	p.fds[p.n_fds++] = log;
+	return wslx_helper_start(&p, &h, err);
+}
+
+/* Under the registry lock, see portal.h. */
+static int take_lock(struct wslx_manager *m, int dir, const char *name, struct wslx_err *err)
+{
+	cleanup_close int registry = wslx_registry_lock(m, err);
+	cleanup_free char *file = wslx_path("%s.lock", name);
+	int lock;
+
+	if (registry < 0)
+		return registry;
+	lock = file ? wslx_lock_take(dir, file, WSLX_LOCK_EXCLUSIVE, false) : -ENOMEM;
+	if (lock == -EAGAIN)
+		return wslx_err_set(err, EEXIST, "there is a region '%s' already", name);
+	return lock < 0 ? wslx_err_sys(err, -lock, "cannot lock the region '%s'", name) : lock;
+}
+
+static void sync_machines(struct wslx_manager *m, const char *region);
+
+int wslx_region_create(struct wslx_manager *m, const char *name, uint64_t size, struct wslx_err *err)
+{
+	cleanup_close int dir = -1, lock = -1;
+	int r = wslx_region_check_name(name, err);
+
+	if (r < 0)
+		return r;
+	dir = open_folder(m, err);
+	if (dir < 0)
+		return dir;
+	lock = take_lock(m, dir, name, err);
+	if (lock < 0)
+		return lock;
+	r = start_broker(m, name, size, lock, err);
+	if (r < 0) {
+		remove_files(dir, name);
+		return r;
+	}
+	sync_machines(m, name);
+	return 0;
+}
+
+/* ---- finding -------------------------------------------------------------------- */
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* "NAME.lock": NAME; the caller frees. */
+static char *name_of_lock(const char *file)
+{
+	size_t n = strlen(file);
+	char *name = n > 5 && !strcmp(file + n - 5, ".lock") ? strndup(file, n - 5) : NULL;
+
+	if (name && wslx_region_check_name(name, NULL) < 0) {
+		free(name);
+		name = NULL;
+	}
+	return name;
+}
+
+static int append(char ***names, size_t *n, char *name)
+{
+	char **more = reallocarray(*names, *n + 1, sizeof(**names));
+
+	if (!more) {
+		free(name);
+		return -ENOMEM;
+	}
+	*names = more;
+	more[(*n)++] = name;
+	return 0;
+}
+
+int wslx_region_names(struct wslx_manager *m, char ***ret, size_t *ret_n, struct wslx_err *err)
+{
+	/* Someone else may be busy with it for long: then leftovers stay for now. */
+	cleanup_close int registry = wslx_lock_take(m->data_fd, WSLX_LOCK_FILE, WSLX_LOCK_EXCLUSIVE, false);
+	int dir = open_folder(m, err), r = 0;
+	const struct dirent *d;
+	char **names = NULL;
+	size_t n = 0;
+	DIR *list;
+
+	if (dir < 0)
+		return dir;
+	list = fdopendir(dir);
+	if (!list) {
+		close(dir);
+		return wslx_err_sys(err, ENOMEM, "cannot list regions");
+	}
+	while (r == 0 && (d = readdir(list))) {
+		char *name = name_of_lock(d->d_name);
+
+		if (!name)
+			continue;
+		if (lock_held(dirfd(list), name) > 0) {
+			r = append(&names, &n, name);
+			continue;
+		}
+		if (registry >= 0)
+			sweep_region(dirfd(list), name);
+		free(name);
+	}
+	closedir(list);
+	if (r < 0) {
+		wslx_names_free(names, n);
+		return wslx_err_sys(err, -r, "cannot list regions");
+	}
+	if (n)
+		qsort(names, n, sizeof(*names), compare_names);
+	*ret = names;
+	*ret_n = n;
+	return 0;
+}
+
+static int no_such(const char *name, struct wslx_err *err)
+{
+	return wslx_err_set(err, ENOENT, "there is no region '%s'; make it: wslx portal create %s", name, name);
+}
+
+/* 0: it is there. */
+static int check_there(struct wslx_manager *m, const char *name, struct wslx_err *err)
+{
+	cleanup_close int dir = -1;
+	int r = wslx_region_check_name(name, err);
+
+	if (r < 0)
+		return r;
+	dir = open_folder(m, err);
+	if (dir < 0)
+		return dir;
+	return lock_held(dir, name) > 0 ? 0 : no_such(name, err);
+}
+
+int wslx_region_call(struct wslx_manager *m, const char *name, const char *method, json_t *params, unsigned timeout_ms,
+		     json_t **ret, struct wslx_err *err)
+{
+	cleanup_free char *ctl = NULL;
+	int r = check_there(m, name, err);
+
+	if (r < 0) {
+		json_decref(params);
+		return r;
+	}
+	ctl = region_path(m, name, ".ctl");
+	if (!ctl) {
+		json_decref(params);
+		return wslx_err_sys(err, ENOMEM, "cannot ask the region '%s'", name);
+	}
+	return wslx_control_call_region(ctl, method, params, timeout_ms, ret, err);
+}
+
+/* ---- removing --------------------------------------------------------------------- */
+
+static int wait_free(int dir, const char *name)
+{
+	int64_t deadline = wslx_now_ms() + END_MS;
+
+	while (lock_held(dir, name) > 0) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
+
+		if (wslx_now_ms() >= deadline)
+			return -ETIMEDOUT;
+		nanosleep(&ts, NULL);
+	}
+	return 0;
+}
+
+int wslx_region_remove(struct wslx_manager *m, const char *name, struct wslx_err *err)
+{
+	cleanup_free char *ctl = NULL, *title = wslx_path("wslx-portal [%s]", name);
+	cleanup_close int dir = -1, registry = -1;
+	int r = check_there(m, name, err);
+
+	if (r < 0)
+		return r;
+	dir = open_folder(m, err);
+	if (dir < 0)
+		return dir;
+	ctl = region_path(m, name, ".ctl");
+	if (!ctl || !title)
+		return wslx_err_sys(err, ENOMEM, "cannot remove the region '%s'", name);
+	r = wslx_control_call_region(ctl, "Shutdown", NULL, ASK_MS, NULL, NULL);
+	if (r == 0)
+		r = wait_free(dir, name);
+	/* It may have ended by itself meanwhile. */
+	if (r < 0 && lock_held(dir, name) > 0) {
+		r = wslx_kill_listener(ctl, title);
+		if (r < 0 || wait_free(dir, name) < 0)
+			return wslx_err_set(err, EBUSY, "the broker of the region '%s' does not end", name);
+	}
+	registry = wslx_registry_lock(m, err);
+	if (registry < 0)
+		return registry;
+	sweep_region(dir, name);
+	return 0;
+}
+
+/* ---- machines ----------------------------------------------------------------------- */
+
+int wslx_region_config(struct wslx_manager *m, const struct wslx_settings *s, struct wslx_portal_config *ret)
+{
+	/* A window without grants is ready for those that come while the machine runs. */
+	if (!s->n_grants && !s->portal_window)
+		return 0;
+	ret->window = s->portal_window ? s->portal_window : WSLX_WINDOW_SIZE_DEFAULT;
+	for (size_t i = 0; i < s->n_grants; i++) {
+		struct wslx_portal_grant *g = &ret->grants[i];
+
+		strcpy(g->region, s->grants[i].region);
+		strcpy(g->as, s->grants[i].as);
+		g->segments = s->grants[i].segments;
+		g->readonly = s->grants[i].readonly;
+		g->socket = region_path(m, g->region, ".sock");
+		if (!g->socket)
+			return -ENOMEM;
+		ret->n_grants++;
+	}
+	return 0;
+}
+
+/* Is its machine there?  Then its supervisor. */
+static pid_t running(struct wslx_manager *m, const char *distro)
+{
+	struct wslx_machine_info info;
+
+	wslx_machine_query(m, distro, &info);
+	return info.state == WSLX_MACHINE_STOPPED ? 0 : info.pid;
+}
+
+static int sync_machine(struct wslx_manager *m, const char *distro, json_t *params, struct wslx_err *err)
+{
+	cleanup_free char *sock = wslx_machine_socket(m, distro, WSLX_CONTROL_SOCKET);
+
+	if (!sock) {
+		json_decref(params);
+		return wslx_err_sys(err, ENOMEM, "cannot ask '%s'", distro);
+	}
+	return wslx_control_call(sock, "PortalSync", params, SYNC_MS, NULL, err);
+}
+
+/* A region is there that machines may be waiting for. */
+static void sync_machines(struct wslx_manager *m, const char *region)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	char **names = NULL;
+	size_t n = 0;
+
+	if (d && wslx_store_names(m, WSLX_STORE_DISTROS, &names, &n, NULL) == 0) {
+		for (size_t i = 0; i < n; i++) {
+			if (wslx_distro_find(m, names[i], d, NULL) < 0 ||
+			    !wslx_grants_find(d->settings.grants, d->settings.n_grants, region) ||
+			    !running(m, names[i]))
+				continue;
+			if (sync_machine(m, names[i], NULL, NULL) < 0)
+				log_debug("%s was not told of the region %s", names[i], region);
+		}
+	}
+	wslx_names_free(names, n);
+	free(d);
+}
+
+/* Changes a distro's settings: adds g, or takes the grant for region away.  d->name is as it is written. */
+static int store(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, const char *region,
+		 struct wslx_distro *d, struct wslx_err *err)
+{
+	cleanup_close int lock = wslx_registry_lock(m, err);
+	struct wslx_settings *s = &d->settings;
+	int r = lock < 0 ? lock : wslx_distro_find(m, distro, d, err);
+
+	if (r < 0)
+		return r;
+	if (g)
+		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, g, err);
+	else if (wslx_grants_remove(s->grants, &s->n_grants, region) < 0)
+		r = wslx_err_set(err, ENOENT, "'%s' has no grant for the region '%s'", d->name, region);
+	return r < 0 ? r : wslx_distro_save(m, d, err);
+}
+
+int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
+		      struct wslx_err *err)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	cleanup_free char *sock = region_path(m, g->region, ".sock");
+	struct wslx_err why = { 0 };
+	json_t *params;
+	int r = d && sock ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
+
+	if (r == 0)
+		r = store(m, distro, g, g->region, d, err);
+	*ret_later = false;
+	if (r == 0 && running(m, d->name)) {
+		params = json_pack("{s:s, s:s, s:s, s:i, s:s}", "region", g->region, "as", g->as, "socket", sock,
+				   "segments", (int)g->segments, "access", g->readonly ? "ro" : "rw");
+		*ret_later = sync_machine(m, d->name, params, &why) < 0;
+		if (*ret_later)
+			log_debug("%s: %s", d->name, why.msg);
+	}
+	free(d);
+	return r;
+}
+
+int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant, int64_t generation,
+				   struct wslx_err *err)
+{
+	json_t *params = json_pack("{s:i, s:I}", "participant", (int)participant, "generation", (json_int_t)generation);
+
+	return wslx_region_call(m, region, "Revoke", params, REVOKE_MS, NULL, err);
+}
+
+/* What the machine has of the region is taken away, wherever it takes part. */
+static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid, struct wslx_err *err)
+{
+	cleanup_json json_t *reply = NULL;
+	const json_t *p;
+	size_t i;
+	int r = wslx_region_call(m, region, "Participants", NULL, ASK_MS, &reply, err);
+
+	json_array_foreach (json_object_get(reply, "participants"), i, p) {
+		const char *kind = json_string_value(json_object_get(p, "kind"));
+		const char *state = json_string_value(json_object_get(p, "state"));
+
+		if (r == 0 && kind && !strcmp(kind, "guest") && state && !strcmp(state, "live") &&
+		    json_integer_value(json_object_get(p, "pid")) == pid)
+			r = wslx_region_revoke_participant(m, region,
+							   (unsigned)json_integer_value(json_object_get(p, "index")),
+							   json_integer_value(json_object_get(p, "generation")), err);
+	}
+	return r;
+}
+
+int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *distro, struct wslx_err *err)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_err why = { 0 };
+	pid_t pid;
+	int r = d ? wslx_region_check_name(region, err) : wslx_err_sys(err, ENOMEM, "cannot revoke");
+
+	if (r == 0)
+		r = store(m, distro, NULL, region, d, err);
+	pid = r == 0 ? running(m, d->name) : 0;
+	if (pid) {
+		/* First so that it does not come back by itself. */
+		(void)!sync_machine(m, d->name, json_pack("{s:s, s:s}", "region", region, "access", "none"), NULL);
+		r = revoke_machine(m, region, pid, &why);
+		if (r == -ENOENT)
+			r = 0; /* no region, or gone in the meantime */
+		else if (r < 0)
+			r = wslx_err_set(err, -r, "the grant is gone, but '%s' may still have the region's memory: %s",
+					 d->name, why.msg);
+	}
+	free(d);
+	return r;
+}

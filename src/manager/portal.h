@@ -1,0 +1,52 @@
+/*
+ * Portal regions: their brokers, and which distro may take part in which.
+ *
+ * Theory of operation.  A region is there if $run/portal/NAME.lock is held: its
+ * broker, wslx-portal, inherits the lock from the command that starts it and
+ * holds it for its life.  Of a killed one the files are left; whoever lists or
+ * creates regions removes them, under the registry lock, so that a lock taken
+ * for that is never mistaken for a broker's.  Regions are gone after a reboot
+ * of the host; grants are settings of the distros and stay.
+ *
+ * A running machine is told: by the broker's revoking, and by PortalSync.
+ *
+ * Lock order: registry lock, then a region's.  Threads: none.
+ */
+#ifndef WSLX_MANAGER_PORTAL_H
+#define WSLX_MANAGER_PORTAL_H
+
+#include <stdbool.h>
+
+#include <jansson.h>
+
+#include "base/err.h"
+#include "base/macros.h"
+#include "manager/registry.h"
+
+#define WSLX_REGION_DIR "portal"
+
+/* size: of its address space in bytes, 0 = 64 GiB.  -EEXIST. */
+WSLX_MUST_CHECK int wslx_region_create(struct wslx_manager *m, const char *name, uint64_t size, struct wslx_err *err);
+/* Those that are there, sorted; wslx_names_free(). */
+WSLX_MUST_CHECK int wslx_region_names(struct wslx_manager *m, char ***ret, size_t *ret_n, struct wslx_err *err);
+/* Ends its broker and waits for that. */
+WSLX_MUST_CHECK int wslx_region_remove(struct wslx_manager *m, const char *name, struct wslx_err *err);
+/* Asks its broker (io.wslx.Portal).  -ENOENT: there is no such region.  As wslx_control_call(). */
+WSLX_MUST_CHECK int wslx_region_call(struct wslx_manager *m, const char *name, const char *method, json_t *params,
+				     unsigned timeout_ms, json_t **ret, struct wslx_err *err);
+
+/* Stores it with the distro and tells its machine.  *ret_later: it takes effect at the machine's next start. */
+WSLX_MUST_CHECK int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g,
+				      bool *ret_later, struct wslx_err *err);
+/* Takes it out of the distro's settings and away from its machine.  -ENOENT: there is none. */
+WSLX_MUST_CHECK int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *distro,
+				       struct wslx_err *err);
+/* Takes its memory away from one participant; generation -1: whoever has that number now. */
+WSLX_MUST_CHECK int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant,
+						   int64_t generation, struct wslx_err *err);
+
+/* What a machine with these settings is started with. */
+WSLX_MUST_CHECK int wslx_region_config(struct wslx_manager *m, const struct wslx_settings *s,
+				       struct wslx_portal_config *ret);
+
+#endif

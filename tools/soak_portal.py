@@ -1,0 +1,160 @@
+"""Portal's kill storm: processes that exchange checked records and calls over one region, one killed at a time at a random
+moment and started again.  The others must go on undisturbed, and in the end nothing may be left: no participant, arena,
+name, descriptor or memory of the dead.
+
+Used by tools/soak.py, and in small by the end-to-end tests.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+
+# No exchange takes as long on any host.
+STUCK = 90
+# What a broker may grow by, in all, over a storm: its heap's own doing.
+GROWTH_KB = 1024
+
+
+class Failed(Exception):
+    pass
+
+
+class Participant:
+    """A process.  Its lines are read by a thread, which notes when the last one came."""
+
+    def __init__(self, exe, sock, number, total):
+        self.number = number
+        self.p = subprocess.Popen([exe, sock, str(number), str(total)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True)
+        self.exchanges, self.last = 0, time.monotonic()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for _ in self.p.stdout:
+            self.exchanges += 1
+            self.last = time.monotonic()
+
+    def check(self):
+        if self.p.poll() is not None:
+            raise Failed(f"participant {self.number} ended with {self.p.returncode}: {self.p.stderr.read().strip()}")
+        if time.monotonic() - self.last > STUCK:
+            raise Failed(f"participant {self.number} is stuck")
+
+    def kill(self):
+        os.kill(self.p.pid, signal.SIGKILL)
+        self.p.wait(60)
+        err = self.p.stderr.read().strip()
+        self.close()
+        if err:
+            raise Failed(err)
+
+    def end(self):
+        """In order, when it has finished what it is doing."""
+        self.p.stdin.close()
+        try:
+            code = self.p.wait(STUCK)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"participant {self.number} does not end")
+        if code:
+            raise Failed(f"participant {self.number} ended with {code}: {self.p.stderr.read().strip()}")
+        self.close()
+
+    def close(self):
+        self.reader.join(60)
+        for f in (self.p.stdin, self.p.stdout, self.p.stderr):
+            f.close()
+
+
+def memory_kb(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return int(re.search(r"^VmRSS:\s+(\d+)", f.read(), re.M)[1])
+
+
+def info(w, region):
+    return json.loads(w.ok("portal", "stat", region, "--json"))["region"]
+
+
+def at_rest(w, region):
+    """What the broker has when everybody has left."""
+    end = time.monotonic() + 60
+    while True:
+        i = info(w, region)
+        if i["participants"] == 0 and i["arenas"] == 1:
+            return i
+        if time.monotonic() > end:
+            raise Failed(f"of the dead there is left: {i}")
+        time.sleep(0.05)
+
+
+def storm(make, number, kills, rng, say):
+    """Kills one of `number` participants after another.  Returns the exchanges of all."""
+    exchanges = 0
+    now = [make(i) for i in range(number)]
+    try:
+        for n in range(kills):
+            # The moment: when the killed one has begun, and at most so much later.
+            i = rng.randrange(number)
+            end = time.monotonic() + rng.random() * 0.1
+            while time.monotonic() < end or (now[i].exchanges == 0 and rng.random() < 0.5):
+                time.sleep(0.002)
+                for p in now:
+                    p.check()
+            now[i].kill()
+            exchanges += now[i].exchanges
+            now[i] = make(i)
+            if n % 100 == 99:
+                say(f"portal: {n + 1} of {kills} killed, {exchanges} exchanges")
+        # The survivors and the last ones started still get through to each other.
+        for p in now:
+            p.exchanges = 0
+        while any(p.exchanges < 3 for p in now):
+            for p in now:
+                p.check()
+            time.sleep(0.02)
+        for p in now:
+            p.end()
+            exchanges += p.exchanges
+        return exchanges
+    except BaseException:
+        for p in now:
+            p.p.kill()
+        raise
+
+
+def run(w, build, kills, rng, number=4, say=lambda line: None):
+    """w: a tests/e2e Wslx.  Raises Failed."""
+    region = "soak"
+    exe = os.path.join(build, "tests/portal/portal_soak")
+    sock = os.path.join(w.home, f"run/portal/{region}.sock")
+    w.ok("portal", "create", region)
+    try:
+        def make(i):
+            return Participant(exe, sock, i, number)
+
+        # Once around first: what the broker has then, it may have.
+        storm(make, number, min(kills, 20), rng, say)
+        first = at_rest(w, region)
+        before = memory_kb(first["pid"])
+        exchanges = storm(make, number, kills, rng, say)
+        last = at_rest(w, region)
+        after = memory_kb(last["pid"])
+        for key in ("pid", "segments_used", "arenas", "names", "descriptors"):
+            if last[key] != first[key]:
+                raise Failed(f"{key} was {first[key]} and is {last[key]} after {kills} kills")
+        if last["bytes"] > first["bytes"] + 65536 or after > before + GROWTH_KB:
+            raise Failed(f"the region's memory was {first['bytes']} and is {last['bytes']} bytes, "
+                         f"the broker's {before} and {after} KiB")
+        # Some are killed before they have said hello; in the end everybody leaves in order.
+        joined, died = (last[k] - first[k] for k in ("attached", "died"))
+        if died != joined - number or died > kills:
+            raise Failed(f"{kills} were killed, the broker saw {joined} join and {died} die")
+        say(f"portal: {kills} killed, {exchanges} exchanges, nobody disturbed, nothing left; "
+            f"broker {before} -> {after} KiB, {last['descriptors']} descriptors")
+        return exchanges
+    finally:
+        w("portal", "remove", region)
