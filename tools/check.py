@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ET
 
@@ -25,6 +26,7 @@ class Tally:
         self.bad = []      # names of what failed
         self.why = {}      # name -> what the test said
         self.skips = []    # (name, reason)
+        self.notes = []    # what else is to be said
 
     def ok(self, name):
         self.passed += 1
@@ -37,6 +39,14 @@ class Tally:
     def skip(self, name, reason):
         self.skipped += 1
         self.skips.append((name, reason))
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.bad += other.bad
+        self.why.update(other.why)
+        self.skips += other.skips
 
 
 def sh(argv, log, env=None, timeout=3600):
@@ -119,6 +129,14 @@ def pytest_results(t, name, xml, empty_ok=False):
             t.ok(test)
 
 
+def images(t, log):
+    """What both end-to-end suites start from."""
+    if sh(["tests/e2e/prepare.sh", "build-check"], log):
+        t.fail("images")
+    else:
+        t.ok("images")
+
+
 def e2e_tcg(t, log):
     xml = os.path.join(TOP, "build-check/e2e-tcg.xml")
     if os.path.exists(xml):
@@ -194,7 +212,7 @@ def e2e_lab(t, log):
             if "::" not in name:
                 again = emulation_faults(got[name])
                 for case in again:
-                    print(f"(emulation fault in {case}: repeated)", end=" ", flush=True)
+                    t.notes.append(f"emulation fault in {case}: repeated")
                     got[name] = take_case_out(got[name], case.split("::")[1])
                 todo += again
         results.update(got)
@@ -202,9 +220,9 @@ def e2e_lab(t, log):
             break
         with open(console, errors="replace") as f:
             if not set(todo) <= set(again) and not EMULATION_FAULT.search(f.read()):
-                print("(the emulated host stopped, its console says nothing)", end=" ", flush=True)
+                t.notes.append("the emulated host stopped, its console says nothing")
         if not got:
-            print(f"(boot {boot + 1} of the emulated host died)", end=" ", flush=True)
+            t.notes.append(f"boot {boot + 1} of the emulated host died")
     for name, text in results.items():
         xml = os.path.join(TOP, "build-check", f"kvm-{name.replace('::', '-').replace('/', '-')}.xml")
         with open(xml, "w") as f:
@@ -274,6 +292,7 @@ def check_skips(t, log):
 SAN = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 STAGES = [
     ("gcc", build("gcc", "build-check", ["-Dwerror=true"], {"CC": "gcc"})),
+    ("images", images),
     ("clang", build("clang", "build-check-clang", ["-Dwerror=true"], {"CC": "clang"})),
     ("format", fmt),
     ("tidy", tidy),
@@ -289,6 +308,52 @@ STAGES = [
 ]
 
 
+# The lab keeps one processor busy for long, and no other stage needs what it writes: it runs beside them.
+BESIDE = "e2e-kvm"
+# What it needs: the programs and the images.
+FIRST = ("gcc", "images")
+
+
+def run_stage(name, stage, logs):
+    """Runs one stage and says how it went, in one piece.  Returns its count."""
+    t = Tally()
+    log = os.path.join(logs, f"{name}.log")
+    open(log, "w").close()
+    print(f"==> {name}", flush=True)
+    start = time.monotonic()
+    try:
+        stage(t, log)
+    except Exception as e:  # a mistake in a stage is a failure of that stage
+        t.fail(f"{name}: {e!r}")
+    said = [f"    {name}: {'FAILED' if t.bad else 'ok'} ({time.monotonic() - start:.0f} s)"]
+    said += [f"    {n}" for n in t.notes]
+    for b in t.bad:
+        said.append(f"    failed: {b}")
+        said += [f"        {line}" for line in t.why[b].splitlines()[-150:]]
+    if any(not t.why[b] for b in t.bad):
+        said.append(tail(log))
+    print("\n".join(said), flush=True)
+    return t
+
+
+def run_stages(wanted, logs):
+    stages = [(n, s) for n, s in STAGES if n in wanted]
+    counts, beside = [], []
+    if len(wanted) > 1 and BESIDE in wanted:
+        beside = [s for s in stages if s[0] == BESIDE]
+        stages = [s for s in stages if s[0] != BESIDE]
+    first = [s for s in stages if s[0] in FIRST]
+    for n, s in first:
+        counts.append(run_stage(n, s, logs))
+    lane = threading.Thread(target=lambda: counts.extend([run_stage(n, s, logs) for n, s in beside]))
+    lane.start()
+    for n, s in stages:
+        if (n, s) not in first:
+            counts.append(run_stage(n, s, logs))
+    lane.join()
+    return counts
+
+
 def main():
     ap = argparse.ArgumentParser(prog="make check")
     ap.add_argument("stages", nargs="*", help="only these: " + " ".join(n for n, _ in STAGES))
@@ -300,21 +365,8 @@ def main():
     logs = os.path.join(TOP, "build-check-logs")
     os.makedirs(logs, exist_ok=True)
     t = Tally()
-    for name, stage in STAGES:
-        if args.stages and name not in args.stages:
-            continue
-        log = os.path.join(logs, f"{name}.log")
-        open(log, "w").close()
-        bad, start = len(t.bad), time.monotonic()
-        print(f"==> {name} ...", end=" ", flush=True)
-        stage(t, log)
-        new = t.bad[bad:]
-        print(f"{'ok' if not new else 'FAILED'} ({time.monotonic() - start:.0f} s)", flush=True)
-        for b in new:
-            print(f"    failed: {b}")
-            print("".join(f"        {line}\n" for line in t.why[b].splitlines()[-150:]), end="")
-        if any(not t.why[b] for b in new):
-            print(tail(log))
+    for c in run_stages(args.stages or names, logs):
+        t.add(c)
     check_skips(t, None)
     for name, reason in t.skips:
         print(f"skipped: {name}: {reason}")
