@@ -108,8 +108,16 @@ struct removal {
 static int remove_machine(void *opaque, struct wslx_err *err)
 {
 	const struct removal *rm = opaque;
-	int r = wslx_machine_forget(rm->m, rm->name);
+	cleanup_close int dir = wslx_store_open(rm->m, WSLX_STORE_DISTROS, rm->name);
+	int r;
 
+	/* One that was started with another runtime folder is not seen, but for its disk's lock. */
+	if (dir >= 0 && wslx_lock_held(dir, WSLX_DISK_FILE) > 0)
+		return wslx_err_set(err, EBUSY,
+				    "the disk of '%s' is in use by a machine that this command does not see; it was "
+				    "started with another XDG_RUNTIME_DIR: stop it with that",
+				    rm->name);
+	r = wslx_machine_forget(rm->m, rm->name);
 	if (r == -EBUSY)
 		return wslx_err_set(err, EBUSY, "'%s' was started again meanwhile", rm->name);
 	return r < 0 ? wslx_err_sys(err, -r, "cannot lock the machine '%s'", rm->name) : 0;

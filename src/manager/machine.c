@@ -320,6 +320,22 @@ static int start_or_find(struct wslx_manager *m, const struct wslx_machine_spec 
 	return r < 0 ? r : 0;
 }
 
+int wslx_machine_settle(struct wslx_manager *m, const char *name, const struct wslx_start_hooks *h,
+			struct wslx_err *err)
+{
+	int64_t silent_since = wslx_now_ms();
+	struct wslx_machine_info info;
+	int r = 0;
+
+	while (r == 0) {
+		wslx_machine_query(m, name, &info);
+		if (info.state == WSLX_MACHINE_STOPPED)
+			return 0;
+		r = wait_a_moment(m, name, &silent_since, h, err);
+	}
+	return r;
+}
+
 int wslx_machine_start(struct wslx_manager *m, const struct wslx_distro *d, const struct wslx_start_hooks *h,
 		       struct wslx_err *err)
 {

@@ -54,6 +54,11 @@ WSLX_MUST_CHECK int wslx_machine_start_spec(struct wslx_manager *m, const struct
 /* STOPPED, or what the supervisor says; STARTING while it says nothing yet. */
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
 
+/* Waits until one that starts or stops is through with it.  1: it runs, 0: it
+ * does not. */
+WSLX_MUST_CHECK int wslx_machine_settle(struct wslx_manager *m, const char *name, const struct wslx_start_hooks *h,
+					struct wslx_err *err);
+
 /* Stops it and waits until its lock is free; 0 also if it did not run.  One
  * that does not answer is killed. */
 WSLX_MUST_CHECK int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, struct wslx_err *err);

@@ -35,18 +35,21 @@ static void json_cleanup(json_t **j)
 
 static char *region_path(struct wslx_manager *m, const char *name, const char *ending)
 {
-	return wslx_path("%s/" WSLX_REGION_DIR "/%s%s", m->paths.run, name, ending);
+	return wslx_path("%s/" WSLX_REGION_DIR "/%s%s", m->paths.shared, name, ending);
 }
 
 /* The folder of all regions. */
 static int open_folder(struct wslx_manager *m, struct wslx_err *err)
 {
+	cleanup_free char *path = wslx_path("%s/" WSLX_REGION_DIR, m->paths.shared);
 	int fd;
 
-	if (mkdirat(m->run_fd, WSLX_REGION_DIR, 0700) < 0 && errno != EEXIST)
-		return wslx_err_sys(err, errno, "cannot make %s/" WSLX_REGION_DIR, m->paths.run);
-	fd = openat(m->run_fd, WSLX_REGION_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	return fd < 0 ? wslx_err_sys(err, errno, "cannot open %s/" WSLX_REGION_DIR, m->paths.run) : fd;
+	if (!path)
+		return wslx_err_sys(err, ENOMEM, "cannot look at regions");
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return wslx_err_sys(err, errno, "cannot make %s", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? wslx_err_sys(err, errno, "cannot open %s/" WSLX_REGION_DIR, m->paths.shared) : fd;
 }
 
 static int lock_held(int dir, const char *name)
@@ -82,7 +85,7 @@ static void sweep_region(int dir, const char *name)
 static int start_broker(struct wslx_manager *m, const char *name, uint64_t size, int lock, struct wslx_err *err)
 {
 	cleanup_free char *title = wslx_path("wslx-portal [%s]", name), *arg_name = wslx_path("--name=%s", name);
-	cleanup_free char *folder = wslx_path("--folder=%s/" WSLX_REGION_DIR, m->paths.run);
+	cleanup_free char *folder = wslx_path("--folder=%s/" WSLX_REGION_DIR, m->paths.shared);
 	cleanup_free char *logs = wslx_path("%s/" WSLX_REGION_DIR, m->paths.state),
 			  *log_name = wslx_path("%s.log", name);
 	cleanup_free char *segments =

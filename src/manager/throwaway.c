@@ -95,16 +95,14 @@ static int make_disk(struct wslx_manager *m, int dir, const struct wslx_throwawa
 		     const struct wslx_start_hooks *h, bool *ret_overlay, struct wslx_err *err)
 {
 	cleanup_close int fd = openat(dir, WSLX_DISK_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), over = -1;
-	struct wslx_machine_info info = { .state = WSLX_MACHINE_STOPPED };
 	int r;
 
 	*ret_overlay = false;
 	if (fd < 0)
 		return wslx_err_sys(err, errno, "cannot make a disk");
-	if (src->running)
-		wslx_machine_query(m, src->running, &info);
-	if (info.state != WSLX_MACHINE_STOPPED)
-		return copy_running(m, src, fd, h, err);
+	r = src->running ? wslx_machine_settle(m, src->running, h, err) : 0;
+	if (r != 0)
+		return r < 0 ? r : copy_running(m, src, fd, h, err);
 	if (clone_disk(src->disk, fd) == 0)
 		return 0;
 	(void)unlinkat(dir, WSLX_DISK_FILE, 0);

@@ -179,6 +179,7 @@ static int open_home(struct wslx_paths *p, const char *home, struct wslx_err *er
 	p->data = wslx_path("%s/data", abs);
 	p->state = wslx_path("%s/state", abs);
 	p->run = wslx_path("%s/run", abs);
+	p->shared = p->run ? strdup(p->run) : NULL;
 	return 0;
 }
 
@@ -190,7 +191,30 @@ static int open_xdg(struct wslx_paths *p, struct wslx_err *err)
 		return wslx_err_set(err, ENOENT, "no home folder: set HOME or WSLX_HOME");
 	p->data = data ? wslx_path("%s/wslx", data) : wslx_path("%s/.local/share/wslx", home);
 	p->state = state ? wslx_path("%s/wslx", state) : wslx_path("%s/.local/state/wslx", home);
-	return find_runtime(&p->run, err);
+	return find_runtime(&p->shared, err);
+}
+
+/* Is it where the user's data would be in the usual environment? */
+static bool usual_data(const struct stat *data)
+{
+	const struct passwd *pw = getpwuid(geteuid());
+	cleanup_free char *path = pw && pw->pw_dir ? wslx_path("%s/.local/share/wslx", pw->pw_dir) : NULL;
+	struct stat st;
+
+	return path && stat(path, &st) == 0 && st.st_dev == data->st_dev && st.st_ino == data->st_ino;
+}
+
+/* The machines' folder in the shared one: '@' is in no machine's name. */
+static int find_machines(struct wslx_paths *p, struct wslx_err *err)
+{
+	struct stat st;
+
+	if (stat(p->data, &st) < 0)
+		return wslx_err_sys(err, errno, "cannot look at %s", p->data);
+	p->run = usual_data(&st) ? strdup(p->shared)
+				 : wslx_path("%s/@%llx-%llx", p->shared, (unsigned long long)st.st_dev,
+					     (unsigned long long)st.st_ino);
+	return p->run ? 0 : wslx_err_sys(err, ENOMEM, "cannot start");
 }
 
 int wslx_paths_open(struct wslx_paths *ret, struct wslx_err *err)
@@ -200,13 +224,15 @@ int wslx_paths_open(struct wslx_paths *ret, struct wslx_err *err)
 	int r;
 
 	r = home && home[0] ? open_home(&p, home, err) : open_xdg(&p, err);
-	if (r == 0 && (!p.data || !p.state || !p.run))
+	if (r == 0 && (!p.data || !p.state || !p.shared))
 		r = wslx_err_sys(err, ENOMEM, "cannot start");
 	if (r == 0)
 		r = make_private(p.data, err);
 	if (r == 0)
 		r = make_private(p.state, err);
-	if (r == 0 && home && home[0])
+	if (r == 0 && !p.run)
+		r = find_machines(&p, err);
+	if (r == 0)
 		r = make_private(p.run, err);
 	if (r < 0) {
 		wslx_paths_free(&p);
@@ -221,6 +247,7 @@ void wslx_paths_free(struct wslx_paths *p)
 	free(p->data);
 	free(p->state);
 	free(p->run);
+	free(p->shared);
 	*p = (struct wslx_paths) { 0 };
 }
 

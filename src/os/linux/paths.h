@@ -17,7 +17,11 @@
 struct wslx_paths {
 	char *data;  /* distros, kernels, images, configuration */
 	char *state; /* consoles and logs of machines */
-	char *run;   /* sockets and locks; gone after a reboot of the host */
+	char *run;   /* sockets and locks of machines; gone after a reboot of the host */
+	/* The runtime folder that all data folders of the user share.  run is this
+	 * one, or, if data is not the user's usual folder, one in it: machines of
+	 * the same name in other data folders are others. */
+	char *shared;
 };
 
 /* WSLX_HOME, else the XDG variables, else their defaults.  Makes the three

@@ -128,8 +128,14 @@ static bool same_folder(const char *a, const char *b)
 /* The environment in which a command finds that runtime folder. */
 static void describe_environment(const char *run, char *buf, size_t size)
 {
-	const char *last = strrchr(run, '/');
+	char shared[PATH_MAX];
+	const char *last;
 
+	/* A folder for another data folder than the usual one lies in the runtime folder. */
+	snprintf(shared, sizeof(shared), "%.*s",
+		 (int)(strstr(run, "/@") ? strstr(run, "/@") - run : (ptrdiff_t)strlen(run)), run);
+	run = shared;
+	last = strrchr(run, '/');
 	if (last && last != run && !strcmp(last, "/wslx"))
 		snprintf(buf, size, "set XDG_RUNTIME_DIR=%.*s", (int)(last - run), run);
 	else if (!strncmp(run, "/tmp/wslx-", 10) && !strchr(run + 10, '/'))

@@ -326,6 +326,26 @@ static void on_withdrawn(void *opaque, const struct wslx_statefile_op *op)
 	h->seen++;
 }
 
+/* A machine of another runtime folder shows only by the lock on its disk. */
+static void test_unregister_spares_an_unseen_machine(void **state)
+{
+	struct home *h = *state;
+	struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	struct wslx_err err = { 0 };
+	char path[512];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/distros/one/" WSLX_DISK_FILE, h->m->paths.data);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &fl), 0);
+	assert_int_equal(wslx_distro_unregister(h->m, "one", &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "XDG_RUNTIME_DIR"));
+	assert_int_equal(access(path, F_OK), 0);
+	close(fd);
+	assert_int_equal(wslx_distro_unregister(h->m, "one", NULL), 0);
+}
+
 static void test_unregister_spares_the_next_one(void **state)
 {
 	struct home *h = *state;
@@ -447,6 +467,7 @@ int main(void)
 		T(test_stopping_one_that_hangs),
 		T(test_crash_under_a_command),
 		T(test_unregister_stops),
+		T(test_unregister_spares_an_unseen_machine),
 		T(test_unregister_spares_the_next_one),
 		T(test_throwaway),
 		T(test_throwaway_of_a_killed_owner),

@@ -106,7 +106,7 @@ static void in_descriptions(void **state)
 
 static void in_machines(void **state)
 {
-	struct wslx_manager m = { .paths.run = (char *)"/run/test" };
+	struct wslx_manager m = { .paths.shared = (char *)"/run/test" };
 	struct wslx_settings s = wslx_settings_default;
 	struct wslx_portal_config c = { 0 };
 

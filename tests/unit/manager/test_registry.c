@@ -303,7 +303,8 @@ static void test_paths(void **state)
 {
 	struct home *h = *state;
 	char data[128], run[128];
-	struct wslx_paths p;
+	struct wslx_paths p, q;
+	char other[128];
 	struct stat st;
 
 	snprintf(data, sizeof(data), "%s/xdg-data", h->dir);
@@ -318,6 +319,17 @@ static void test_paths(void **state)
 	assert_memory_equal(p.run, run, strlen(run));
 	assert_int_equal(stat(p.run, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0700);
+	/* Machines of the same name in other data folders are others; Portal's regions are the user's. */
+	snprintf(other, sizeof(other), "%s/xdg-other", h->dir);
+	setenv("XDG_DATA_HOME", other, 1);
+	assert_int_equal(wslx_paths_open(&q, NULL), 0);
+	assert_string_not_equal(p.run, q.run);
+	assert_string_equal(p.shared, q.shared);
+	wslx_paths_free(&q);
+	setenv("XDG_DATA_HOME", data, 1);
+	assert_int_equal(wslx_paths_open(&q, NULL), 0);
+	assert_string_equal(p.run, q.run);
+	wslx_paths_free(&q);
 	wslx_paths_free(&p);
 	/* A runtime folder that others can enter is not used. */
 	assert_int_equal(chmod(run, 0755), 0);
