@@ -6,12 +6,14 @@ long() {
     local what=$1 period=${LONG_PERIOD:-10} ticker="" status=0
     shift
     if [ ! -t 2 ]; then
-        # Waits on a pipe that nobody writes to: a sleep of its own would outlive the ticker,
-        # and keep the log open.
+        # The sleep ends with the ticker, and does not keep the log open.
         (
-            exec 3<> <(:) >/dev/null
+            pause=""
+            trap '[ -z "$pause" ] || kill "$pause" 2>/dev/null; exit 0' TERM
             for ((s = period; ; s += period)); do
-                read -rt "$period" -u 3 || true
+                sleep "$period" </dev/null >/dev/null 2>&1 &
+                pause=$!
+                wait "$pause" || true
                 echo "==> still $what ($s s)" >&2
             done
         ) &
