@@ -4,11 +4,16 @@ against glibc, in the machines static against musl."""
 import hashlib
 import json
 import os
+import random
 import subprocess
+import sys
 
 import pytest
 
-from conftest import BUILD, Wslx, wait_for
+from conftest import BUILD, TOP, wait_for
+
+sys.path.insert(0, os.path.join(TOP, "tools"))
+import soak_guests
 
 EXAMPLES = os.path.join(BUILD, "examples/portal")
 ANSWER = "42\n1999998\n"
@@ -91,6 +96,11 @@ def test_killed_in_a_machine(shared):
     server.communicate(timeout=60)
     wait_for("its name is gone", lambda: owner(shared, "double") is None)
     shared.asks(shared.host("client"), shared.inside(0, "server"))
+
+
+def test_machines_killed(wslx, mini_tar):
+    """In small what `make soak` does fifty times."""
+    soak_guests.run(wslx, BUILD, mini_tar, 2, random.Random(1))
 
 
 def test_direct_io_into_a_region(shared):
