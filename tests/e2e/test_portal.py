@@ -116,6 +116,50 @@ def test_direct_io_into_a_region(shared):
         assert direct.wait(60) == 0
 
 
+@pytest.fixture
+def scribbled(shared):
+    """A region of its own for shared's first machine, and a program there that writes without end."""
+    w, region, d = shared.wslx, f"s{os.urandom(4).hex()}", shared.distros[0]
+    exe = os.path.join(BUILD, "tests/portal/portal_scribble")
+    put(w, d, exe + "_musl", "/usr/bin/scribble")
+    w.ok("portal", "create", region)
+    w.ok("portal", "grant", region, d, "--size", "4M")
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with w.popen("-d", d, "-e", "/usr/bin/scribble", region, "write", **pipes) as writer, \
+            subprocess.Popen([exe, region, "watch"], env=dict(os.environ, WSLX_HOME=w.home), **pipes) as watcher:
+        yield region, d, writer, watcher
+        writer.kill()
+        watcher.kill()
+    w("portal", "revoke", region, d)
+    w.ok("portal", "remove", region)
+
+
+def checksum(watcher):
+    watcher.stdin.write(b"\n")
+    watcher.stdin.flush()
+    return watcher.stdout.readline()
+
+
+def test_revoked_while_it_writes(shared, scribbled):
+    """The program in the machine writes on, into nothing; what the host sees does not change any more."""
+    region, d, writer, watcher = scribbled
+    pid = shared.wslx.vmm_pid(d)
+    assert writer.stdout.readline() and (before := checksum(watcher))
+    wait_for("the host sees it write", lambda: checksum(watcher) != before)
+    shared.wslx.ok("portal", "revoke", region, d)
+    last = checksum(watcher)
+    for _ in range(20):
+        for _ in range(3):
+            assert writer.stdout.readline(), writer.stderr.read()
+        assert checksum(watcher) == last
+    writer.stdin.close()
+    assert writer.wait(60) == 0, writer.stderr.read()
+    assert checksum(watcher) == last
+    assert shared.wslx.vmm_pid(d) == pid
+    # The machine has its other region, and everybody's bytes in it, as before.
+    shared.asks(shared.inside(0, "client"), shared.host("server"))
+
+
 def test_no_drivers_without_a_grant(shared, mini, wslx):
     with_window = wslx.sh("cat /proc/modules; ls /dev", distro=shared.distros[0])
     assert "virtio_pmem" in with_window and "dax0.0" in with_window
