@@ -34,6 +34,7 @@ class Machine(Participant):
 
     def kill(self):
         victims = self.victims()
+        self.check()
         victim = self.rng.choice([*victims, 0])
         self.killed = "all of it" if not victim else "supervisor" if victim == victims[0] else comm(victim)
         if victim:
@@ -41,19 +42,19 @@ class Machine(Participant):
                 os.kill(victim, signal.SIGKILL)
             except OSError:
                 self.killed = "nothing"
-        if not victim or self.killed == "nothing":
-            self.w.ok("terminate", self.distro, "--force")
+        all_of_it = not victim or self.killed == "nothing"
         end = time.monotonic() + 60
-        while any(alive(v) for v in victims):
+        while self.p.poll() is None or any(alive(v) for v in victims):
             if time.monotonic() > end:
                 raise Failed(f"{self.killed} of {self.distro} was killed, and there is left: "
-                             f"{[comm(v) for v in victims if alive(v)]}")
+                             f"{[comm(v) for v in victims if alive(v)] or 'wslx'}")
+            # Once more if it had not begun to start.
+            if all_of_it:
+                self.w.ok("terminate", self.distro, "--force")
             time.sleep(0.02)
-        self.p.wait(60)
-        said = [line for line in self.p.stderr.read().splitlines() if line.startswith("participant")]
+        # A guest that has lost its supervisor is dead to the others, who use their memory for something else, and runs
+        # on for a moment: what its program says then is no complaint.
         self.close()
-        if said:
-            raise Failed(said[0])
 
 
 def comm(pid):
