@@ -4,12 +4,15 @@
 machines: kills wslx, wslx-vmm, its children or passt at random moments, and checks after each that the next command works,
 that nothing is left behind, and at the end that the image is clean.
 portal: kills processes that exchange records and calls over a Portal region (tools/soak_portal.py).
+guests: kills machines whose programs do that (tools/soak_guests.py).
 
-usage: tools/soak.py [machines] [portal] [--rounds N] [--kills N] [--seed N] [--engine tcg|kvm] [--build DIR]
+usage: tools/soak.py [machines] [portal] [guests] [--rounds N] [--kills N] [--guest-kills N] [--guests N] [--seed N]
+                     [--engine tcg|kvm] [--build DIR]
 """
 
 import argparse
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -20,7 +23,7 @@ import threading
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(TOP, "tests/e2e"))
-PARTS = ["machines", "portal"]
+PARTS = ["machines", "portal", "guests"]
 
 
 def build_all(build, images):
@@ -52,10 +55,33 @@ def soak_portal(args, conftest):
     return 0
 
 
-def soak_machines(args, conftest):
+def new_machine_home(args):
     home = new_home()
     os.makedirs(os.path.join(home, "data"))
     shutil.copytree(os.path.join(args.build, "e2e/home/data/kernels"), os.path.join(home, "data/kernels"), symlinks=True)
+    return home
+
+
+def soak_guests(args, conftest):
+    import soak_guests
+    import soak_portal
+
+    w = conftest.Wslx(new_machine_home(args))
+    print(f"guests: seed {args.seed}, {args.guest_kills} kills, {args.guests} machines, engine {args.engine}", flush=True)
+    try:
+        tar = conftest.make_mini_tar(pathlib.Path(w.home))
+        soak_guests.run(w, args.build, tar, args.guest_kills, random.Random(args.seed), args.guests,
+                        say=lambda line: print(line, flush=True))
+    except soak_portal.Failed as e:
+        print(f"guests: {e}")
+        return 1
+    finally:
+        shutil.rmtree(w.home, ignore_errors=True)
+    return 0
+
+
+def soak_machines(args, conftest):
+    home = new_machine_home(args)
     w = conftest.Wslx(home)
     w.ok("import", "soak", os.path.join(args.build, "e2e/debian.tar"), "--kernel", "cloud", "--size", "8G", timeout=900)
     rng = random.Random(args.seed)
@@ -95,11 +121,12 @@ def soak_machines(args, conftest):
     return r.returncode
 
 
-
 def main():
     ap = argparse.ArgumentParser(prog="make soak")
     ap.add_argument("--rounds", type=int, default=100, help="of machines")
     ap.add_argument("--kills", type=int, default=1000, help="of processes that use Portal")
+    ap.add_argument("--guest-kills", type=int, default=50, help="of machines that use Portal")
+    ap.add_argument("--guests", type=int, default=2, help="machines that use Portal at a time")
     ap.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     ap.add_argument("--engine", default="tcg")
     ap.add_argument("--build", default=os.path.join(TOP, "build-check"))
@@ -111,10 +138,10 @@ def main():
     parts = args.parts or PARTS
     os.environ["WSLX_E2E_ENGINE"] = args.engine
     os.environ["WSLX_E2E_BUILD"] = args.build
-    build_all(args.build, "machines" in parts)
+    build_all(args.build, "machines" in parts or "guests" in parts)
     import conftest
 
-    run = {"machines": soak_machines, "portal": soak_portal}
+    run = {"machines": soak_machines, "portal": soak_portal, "guests": soak_guests}
     return max([run[p](args, conftest) for p in parts])
 
 

@@ -2,7 +2,7 @@
 moment and started again.  The others must go on undisturbed, and in the end nothing may be left: no participant, arena,
 name, descriptor or memory of the dead.
 
-Used by tools/soak.py, and in small by the end-to-end tests.
+Used by tools/soak.py, and in small by the end-to-end tests.  tools/soak_guests.py does the same to machines.
 """
 
 import json
@@ -26,10 +26,10 @@ class Failed(Exception):
 class Participant:
     """A process.  Its lines are read by a thread, which notes when the last one came."""
 
-    def __init__(self, exe, sock, number, total):
+    def __init__(self, argv, number, start=None):
         self.number = number
-        self.p = subprocess.Popen([exe, sock, str(number), str(total)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True)
+        self.p = start() if start else subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                                        stderr=subprocess.PIPE, text=True)
         self.exchanges, self.last = 0, time.monotonic()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -91,20 +91,26 @@ def at_rest(w, region):
         time.sleep(0.05)
 
 
-def storm(make, number, kills, rng, say):
-    """Kills one of `number` participants after another.  Returns the exchanges of all."""
+def soon(rng):
+    """The moment to kill one: after so many seconds, and not before it has begun (or, as often, perhaps before)."""
+    return rng.random() * 0.1, rng.random() < 0.5
+
+
+def storm(make, number, kills, rng, say, victims=None, moment=soon, note=lambda p: None):
+    """Kills one of the first `victims` (all) of `number` participants after another.  Returns the exchanges of all."""
     exchanges = 0
     now = [make(i) for i in range(number)]
     try:
         for n in range(kills):
-            # The moment: when the killed one has begun, and at most so much later.
-            i = rng.randrange(number)
-            end = time.monotonic() + rng.random() * 0.1
-            while time.monotonic() < end or (now[i].exchanges == 0 and rng.random() < 0.5):
+            i = rng.randrange(victims or number)
+            after, begun = moment(rng)
+            end = time.monotonic() + after
+            while time.monotonic() < end or (begun and now[i].exchanges == 0):
                 time.sleep(0.002)
                 for p in now:
                     p.check()
             now[i].kill()
+            note(now[i])
             exchanges += now[i].exchanges
             now[i] = make(i)
             if n % 100 == 99:
@@ -123,7 +129,20 @@ def storm(make, number, kills, rng, say):
     except BaseException:
         for p in now:
             p.p.kill()
+            p.p.wait()
         raise
+
+
+def check_rest(first, last, before, kills):
+    """Has the broker at rest more than it had, before so many were killed?  Returns its memory."""
+    after = memory_kb(last["pid"])
+    for key in ("pid", "segments_used", "arenas", "names", "descriptors"):
+        if last[key] != first[key]:
+            raise Failed(f"{key} was {first[key]} and is {last[key]} after {kills} kills")
+    if last["bytes"] > first["bytes"] + 65536 or after > before + GROWTH_KB:
+        raise Failed(f"the region's memory was {first['bytes']} and is {last['bytes']} bytes, "
+                     f"the broker's {before} and {after} KiB")
+    return after
 
 
 def run(w, build, kills, rng, number=4, say=lambda line: None):
@@ -134,7 +153,7 @@ def run(w, build, kills, rng, number=4, say=lambda line: None):
     w.ok("portal", "create", region)
     try:
         def make(i):
-            return Participant(exe, sock, i, number)
+            return Participant([exe, sock, str(i), str(number)], i)
 
         # Once around first: what the broker has then, it may have.
         storm(make, number, min(kills, 20), rng, say)
@@ -142,13 +161,7 @@ def run(w, build, kills, rng, number=4, say=lambda line: None):
         before = memory_kb(first["pid"])
         exchanges = storm(make, number, kills, rng, say)
         last = at_rest(w, region)
-        after = memory_kb(last["pid"])
-        for key in ("pid", "segments_used", "arenas", "names", "descriptors"):
-            if last[key] != first[key]:
-                raise Failed(f"{key} was {first[key]} and is {last[key]} after {kills} kills")
-        if last["bytes"] > first["bytes"] + 65536 or after > before + GROWTH_KB:
-            raise Failed(f"the region's memory was {first['bytes']} and is {last['bytes']} bytes, "
-                         f"the broker's {before} and {after} KiB")
+        after = check_rest(first, last, before, kills)
         # Some are killed before they have said hello; in the end everybody leaves in order.
         joined, died = (last[k] - first[k] for k in ("attached", "died"))
         if died != joined - number or died > kills:

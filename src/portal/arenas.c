@@ -181,12 +181,17 @@ static void copy_table(portal *p)
 	}
 }
 
+bool wslx_portal_behind(const portal *p)
+{
+	return PORTAL_LOAD_ACQ(p->epoch_word) != p->epoch || (p->window && wslx_portal_window_news(p->window));
+}
+
 int wslx_portal_refresh_locked(portal *p)
 {
-	uint32_t epoch = PORTAL_LOAD_ACQ(p->epoch_word);
+	uint32_t epoch = PORTAL_LOAD_ACQ(p->epoch_word), was = p->epoch;
 	int r = 0;
 
-	if (epoch == p->epoch || epoch & 1)
+	if (!wslx_portal_behind(p) || epoch & 1)
 		return wslx_portal_host_up(p) ? 0 : -EPIPE;
 	if (p->sock >= 0) {
 		r = sync_broker(p);
@@ -199,7 +204,7 @@ int wslx_portal_refresh_locked(portal *p)
 	if (r == 0 && p->ctl && !p->revoked)
 		PORTAL_STORE_REL(&p->ctl->epoch_seen, p->epoch);
 	/* Whoever waits for everybody's having seen it is told. */
-	if (r == 0 && p->ctl)
+	if (r == 0 && p->ctl && p->epoch != was)
 		wslx_portal_kick(p, 0);
 	return r;
 }

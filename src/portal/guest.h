@@ -56,6 +56,7 @@ struct wslx_portal_window {
 	const struct portal_window_entry *entry;
 	const struct portal_window_arena *arenas;
 	uint64_t life; /* of the entry */
+	uint32_t seen; /* the tables' count of changes */
 	struct wslx_portal_bell bell;
 };
 
@@ -79,6 +80,8 @@ WSLX_MUST_CHECK int wslx_portal_window_entry(const struct wslx_portal_window *w,
 bool wslx_portal_window_same(const struct wslx_portal_window *w);
 /* Maps arena 0, of which nothing is known yet. */
 WSLX_MUST_CHECK int wslx_portal_window_map_host(portal *p);
+/* Do the tables say something new?  Also at the same epoch: an arena is there that there was no room for. */
+bool wslx_portal_window_news(const struct wslx_portal_window *w);
 /* Maps what has changed; p.epoch is then what it is as of.  Under the lock. */
 WSLX_MUST_CHECK int wslx_portal_window_sync(portal *p);
 void wslx_portal_window_free(struct wslx_portal_window *w); /* NULL is fine */

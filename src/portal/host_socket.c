@@ -165,6 +165,18 @@ void wslx_host_on_stranger(portal_host *h, int fd)
 		wslx_host_leave(h, i, true);
 }
 
+static int on_sync(portal_host *h, unsigned i, const struct wslx_portal_msg *q)
+{
+	if (q->flags & PORTAL_SYNC_AGAIN) {
+		if (q->index >= PORTAL_MAX_ARENAS)
+			return -EPROTO;
+		/* One that was taken away meanwhile is news by itself. */
+		if (h->member[i].sent[q->index] == told(h, i, q->index))
+			h->member[i].sent[q->index] = 0;
+	}
+	return answer(h, i);
+}
+
 /* Whoever waits for everybody looks at it when it next dispatches: now. */
 static int on_synced(portal_host *h, unsigned i, uint32_t epoch)
 {
@@ -191,7 +203,7 @@ static int on_message(portal_host *h, unsigned i)
 		return -EPROTO;
 	switch (q.op) {
 	case PORTAL_OP_SYNC:
-		return answer(h, i);
+		return on_sync(h, i, &q);
 	case PORTAL_OP_KICK:
 		if (q.index >= PORTAL_MAX_PARTICIPANTS)
 			return -EPROTO;

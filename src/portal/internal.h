@@ -155,6 +155,8 @@ WSLX_MUST_CHECK int wslx_portal_broker_connect(const char *name);
 /* arenas.c: -EPIPE when the host is gone. */
 WSLX_MUST_CHECK int wslx_portal_refresh(portal *p); /* takes the lock */
 WSLX_MUST_CHECK int wslx_portal_refresh_locked(portal *p);
+/* Is there anything to refresh? */
+bool wslx_portal_behind(const portal *p);
 WSLX_MUST_CHECK int wslx_portal_take_geometry(portal *p);
 /* The broker's answer to HELLO after WELCOME. */
 WSLX_MUST_CHECK int wslx_portal_receive_first(portal *p);

@@ -98,7 +98,7 @@ static int resolve_locked(portal *p, uint64_t off, uint32_t generation, size_t l
 
 	if (is_own(p, off))
 		return resolve_own_locked(p, off, generation, len);
-	if (PORTAL_LOAD_ACQ(p->epoch_word) != p->epoch) {
+	if (wslx_portal_behind(p)) {
 		r = wslx_portal_refresh_locked(p);
 		if (r < 0)
 			return r;

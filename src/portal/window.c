@@ -257,11 +257,19 @@ static int sync_arena(portal *p, unsigned index)
 	return here ? put_in_place(p, index, &a, &at) : take_away(p, index, &a);
 }
 
+bool wslx_portal_window_news(const struct wslx_portal_window *w)
+{
+	return PORTAL_LOAD_ACQ(&w->tables->event) != w->seen;
+}
+
 int wslx_portal_window_sync(portal *p)
 {
 	const struct portal_window_entry *e = p->window->entry;
 
+	if (!wslx_portal_window_same(p->window))
+		return -EPIPE;
 	for (int i = 0; i < TRIES; i++) {
+		uint32_t seen = PORTAL_LOAD_SEQ(&p->window->tables->event);
 		uint32_t epoch = PORTAL_LOAD_SEQ(&e->epoch);
 		int r = 0;
 
@@ -273,6 +281,7 @@ int wslx_portal_window_sync(portal *p)
 		if (!wslx_portal_window_same(p->window))
 			return -EPIPE;
 		if (r == 0 && PORTAL_LOAD_SEQ(&e->epoch) == epoch) {
+			p->window->seen = seen;
 			PORTAL_STORE_REL(&p->epoch, epoch);
 			return 0;
 		}

@@ -172,10 +172,8 @@ def wslx(prepared):
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def mini_tar(tmp_path_factory):
+def make_mini_tar(d):
     """A tiny root file system: busybox and an /etc, for tests that only need something to boot."""
-    d = tmp_path_factory.mktemp("mini")
     root = d / "root"
     for sub in ("bin", "etc", "root", "tmp", "proc", "sys", "dev", "run", "usr/bin", "var", "home/user"):
         (root / sub).mkdir(parents=True)
@@ -192,6 +190,11 @@ def mini_tar(tmp_path_factory):
     subprocess.run(["tar", "-C", str(root), "--owner=0", "--group=0", "--numeric-owner", "-cf", str(out), "."],
                    check=True)
     return str(out)
+
+
+@pytest.fixture(scope="session")
+def mini_tar(tmp_path_factory):
+    return make_mini_tar(tmp_path_factory.mktemp("mini"))
 
 
 @pytest.fixture

@@ -4,11 +4,16 @@ against glibc, in the machines static against musl."""
 import hashlib
 import json
 import os
+import random
 import subprocess
+import sys
 
 import pytest
 
-from conftest import BUILD, Wslx, wait_for
+from conftest import BUILD, TOP, wait_for
+
+sys.path.insert(0, os.path.join(TOP, "tools"))
+import soak_guests
 
 EXAMPLES = os.path.join(BUILD, "examples/portal")
 ANSWER = "42\n1999998\n"
@@ -93,6 +98,11 @@ def test_killed_in_a_machine(shared):
     shared.asks(shared.host("client"), shared.inside(0, "server"))
 
 
+def test_machines_killed(wslx, mini_tar):
+    """In small what `make soak` does fifty times."""
+    soak_guests.run(wslx, BUILD, mini_tar, 2, random.Random(1))
+
+
 def test_direct_io_into_a_region(shared):
     """The guest's disk reads into a Portal page, and a host process has the bytes."""
     d = shared.distros[1]
@@ -104,6 +114,50 @@ def test_direct_io_into_a_region(shared):
         assert hashlib.sha256(out).hexdigest() == want, err
         direct.stdin.close()
         assert direct.wait(60) == 0
+
+
+@pytest.fixture
+def scribbled(shared):
+    """A region of its own for shared's first machine, and a program there that writes without end."""
+    w, region, d = shared.wslx, f"s{os.urandom(4).hex()}", shared.distros[0]
+    exe = os.path.join(BUILD, "tests/portal/portal_scribble")
+    put(w, d, exe + "_musl", "/usr/bin/scribble")
+    w.ok("portal", "create", region)
+    w.ok("portal", "grant", region, d, "--size", "4M")
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with w.popen("-d", d, "-e", "/usr/bin/scribble", region, "write", **pipes) as writer, \
+            subprocess.Popen([exe, region, "watch"], env=dict(os.environ, WSLX_HOME=w.home), **pipes) as watcher:
+        yield region, d, writer, watcher
+        writer.kill()
+        watcher.kill()
+    w("portal", "revoke", region, d)
+    w.ok("portal", "remove", region)
+
+
+def checksum(watcher):
+    watcher.stdin.write(b"\n")
+    watcher.stdin.flush()
+    return watcher.stdout.readline()
+
+
+def test_revoked_while_it_writes(shared, scribbled):
+    """The program in the machine writes on, into nothing; what the host sees does not change any more."""
+    region, d, writer, watcher = scribbled
+    pid = shared.wslx.vmm_pid(d)
+    assert writer.stdout.readline() and (before := checksum(watcher))
+    wait_for("the host sees it write", lambda: checksum(watcher) != before)
+    shared.wslx.ok("portal", "revoke", region, d)
+    last = checksum(watcher)
+    for _ in range(20):
+        for _ in range(3):
+            assert writer.stdout.readline(), writer.stderr.read()
+        assert checksum(watcher) == last
+    writer.stdin.close()
+    assert writer.wait(60) == 0, writer.stderr.read()
+    assert checksum(watcher) == last
+    assert shared.wslx.vmm_pid(d) == pid
+    # The machine has its other region, and everybody's bytes in it, as before.
+    shared.asks(shared.inside(0, "client"), shared.host("server"))
 
 
 def test_no_drivers_without_a_grant(shared, mini, wslx):

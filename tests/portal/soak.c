@@ -1,7 +1,7 @@
 /*
  * One of several participants that talk to each other all the time and check every byte, while others are killed.
  *
- * usage: portal_soak SOCKET NUMBER PARTICIPANTS
+ * usage: portal_soak SOCKET|REGION NUMBER PARTICIPANTS
  * Serves "echo-N" (records) and "sum-N" (calls), publishes "object-N", and uses those of the others.  Prints a line
  * after each exchange.  Ends in order when its standard input ends; with 3 when somebody else's death, or life,
  * disturbed it.
@@ -269,17 +269,24 @@ static bool told_to_end(void)
 
 int main(int argc, char **argv)
 {
-	struct portal_attach a = { .size = sizeof(a), .path = argc > 3 ? argv[1] : "", .name = "soak" };
+	struct portal_attach a = { .size = sizeof(a), .name = "soak", .timeout_ns = PATIENCE };
 	pthread_t echo, calls;
 	struct portal_handle h;
+	struct timespec seed;
 	char name[32];
 	void *object;
 
 	if (argc != 4)
 		return 2;
+	if (strchr(argv[1], '/'))
+		a.path = argv[1];
+	else
+		a.region = argv[1];
 	self = (unsigned)strtoul(argv[2], NULL, 10);
 	others = (unsigned)strtoul(argv[3], NULL, 10);
-	srand((unsigned)getpid());
+	/* In a machine that is started again the process numbers are the same ones. */
+	clock_gettime(CLOCK_REALTIME, &seed);
+	srand((unsigned)getpid() ^ (unsigned)seed.tv_nsec);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	must(portal_attach(&a, &p), "attach");
 	must(portal_alloc(p, OBJECT, &h, &object), "alloc");

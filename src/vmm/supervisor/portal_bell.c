@@ -48,10 +48,12 @@ void wslx_vmportal_bell_end(struct grant *g)
 static void on_end(struct grant *g)
 {
 	wslx_vmportal_bell_close(g);
-	if (g->state == GRANT_WAITING)
+	if (g->state == GRANT_WAITING) {
 		wslx_vmportal_place_release(&g->p->places, g->index);
-	else
+		wslx_vmportal_room(g->p);
+	} else {
 		wslx_vmportal_leave(g, true);
+	}
 }
 
 /* 0, or -EPROTO: that is no participant's number. */

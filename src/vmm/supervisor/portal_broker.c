@@ -46,7 +46,9 @@ static int say_all(struct grant *g)
 		g->say_synced = r < 0;
 	}
 	if (r == 0 && g->say_sync) {
-		r = say(g, &(struct wslx_portal_msg) { .op = PORTAL_OP_SYNC });
+		r = say(g, &(struct wslx_portal_msg) { .op = PORTAL_OP_SYNC,
+						       .flags = g->say_again ? PORTAL_SYNC_AGAIN : 0,
+						       .index = g->say_again ? g->again : 0 });
 		g->say_sync = r < 0;
 	}
 	while (r == 0 && g->kicks) {
@@ -105,7 +107,7 @@ static void forget(struct grant *g)
 	wslx_close(&g->arena_fd);
 	memset(g->arenas, 0, sizeof(g->arenas));
 	g->arena_waits = g->shown = g->own_revoked = false;
-	g->say_synced = g->say_sync = false;
+	g->say_synced = g->say_sync = g->say_again = false;
 	g->kicks = 0;
 	g->state = GRANT_WAITING;
 }
@@ -200,6 +202,7 @@ static void cleared(struct grant *g)
 		wslx_vmportal_place_release(&g->p->places, g->index);
 	if (again && g->p->running)
 		wslx_vmportal_join(g);
+	wslx_vmportal_room(g->p);
 }
 
 void wslx_vmportal_leave(struct grant *g, bool join_again)
@@ -304,8 +307,10 @@ static void arena_step(struct grant *g)
 		a->place = wslx_vmportal_place_take(&g->p->places, g->index, m->segments);
 	if (m->access == PORTAL_ACCESS_NONE || !a->place) {
 		*a = (struct grant_arena) { 0 };
-		if (m->access != PORTAL_ACCESS_NONE)
+		if (m->access != PORTAL_ACCESS_NONE) {
+			a->segments = m->segments;
 			no_room(g);
+		}
 	} else {
 		*a = (struct grant_arena) { m->life, a->place, m->segments, m->access };
 		wslx_vmportal_map(g, a->place, a->segments,
@@ -378,6 +383,7 @@ static int on_done(struct grant *g, const struct wslx_portal_msg *m)
 	wslx_vmportal_place_release(&g->p->places, g->index);
 	g->state = GRANT_READY;
 	wslx_vmportal_bell_ready(g);
+	wslx_vmportal_room(g->p);
 	return 0;
 }
 
@@ -427,14 +433,46 @@ static int receive(struct grant *g)
 	return r < 0 ? r : 1;
 }
 
-/* The broker's news are asked for when the last answer is in place. */
+/* Is there one that was left out and that would fit by now?  It is asked for once: if it comes it is taken, or left
+ * out anew. */
+static bool left_out(struct grant *g, uint32_t *ret)
+{
+	for (uint32_t i = 0; i < PORTAL_MAX_ARENAS; i++) {
+		struct grant_arena *a = &g->arenas[i];
+
+		if (a->place || !wslx_vmportal_place_fits(&g->p->places, a->segments))
+			continue;
+		a->segments = 0;
+		*ret = i;
+		return true;
+	}
+	return false;
+}
+
+/* The broker's news are asked for when the last answer is in place, and so is what was left out of it. */
 static void ask(struct grant *g)
 {
-	if (g->state == GRANT_READY && g->news != g->epoch && !(g->news & 1)) {
+	if (g->state != GRANT_READY)
+		return;
+	g->say_again = left_out(g, &g->again);
+	if (g->say_again || (g->news != g->epoch && !(g->news & 1))) {
 		/* An answer to this one is at least as new. */
 		g->news = g->epoch;
 		g->say_sync = true;
 		g->state = GRANT_ANSWER;
+	}
+}
+
+void wslx_vmportal_room(struct wslx_vmportal *p)
+{
+	for (size_t i = 0; p->running && i < p->n_grants; i++) {
+		struct grant *g = &p->grants[i];
+
+		if (g->state != GRANT_READY)
+			continue;
+		ask(g);
+		if (g->state == GRANT_ANSWER)
+			wslx_vmportal_flush(g);
 	}
 }
 

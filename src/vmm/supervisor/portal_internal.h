@@ -46,6 +46,7 @@ WSLX_MUST_CHECK int wslx_vmportal_places_open(struct portal_places *p, uint32_t 
 void wslx_vmportal_places_close(struct portal_places *p);
 /* The first segment, or 0: there is no room. */
 uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint32_t segments);
+bool wslx_vmportal_place_fits(const struct portal_places *p, uint32_t segments);
 /* Not to be taken by others before release. */
 void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments);
 /* The same, and what is mapped there stays until somebody takes the place. */
@@ -65,8 +66,8 @@ enum grant_state {
 };
 
 struct grant_arena {
-	uint64_t life; /* as the broker said; 0: not in the window */
-	uint32_t place, segments, access;
+	uint64_t life;                    /* as the broker said; 0: not in the window */
+	uint32_t place, segments, access; /* segments and no place: there was no room for it */
 };
 
 struct grant {
@@ -98,6 +99,8 @@ struct grant {
 	struct grant_arena arenas[PORTAL_MAX_ARENAS];
 	/* To be sent. */
 	bool say_synced, say_sync;
+	bool say_again; /* say_sync: for this one, too, that there is room for by now */
+	uint32_t again;
 	uint64_t kicks; /* bit a participant */
 
 	int bell; /* our end, -1 = none */
@@ -132,6 +135,8 @@ void wslx_vmportal_leave(struct grant *g, bool join_again);
 /* At once, without unmapping: the boot is over. */
 void wslx_vmportal_drop(struct grant *g);
 void wslx_vmportal_go_on(struct grant *g);
+/* Window segments were given back: somebody may have waited for them. */
+void wslx_vmportal_room(struct wslx_vmportal *p);
 /* Sends what is to be sent, as far as there is room. */
 void wslx_vmportal_flush(struct grant *g);
 

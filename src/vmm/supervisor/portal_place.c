@@ -57,6 +57,11 @@ uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint3
 	return first;
 }
 
+bool wslx_vmportal_place_fits(const struct portal_places *p, uint32_t segments)
+{
+	return segments && find(p, 1, p->n, segments);
+}
+
 void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments)
 {
 	for (uint32_t s = first; s < first + segments; s++)

@@ -131,6 +131,38 @@ static void guest_to_guest(void **state)
 	vm_end(&w);
 }
 
+/* What there was no room for is there when there is, though nothing else has changed. */
+static void room_comes_late(void **state)
+{
+	struct portal_info before, after;
+	struct portal_object o;
+	portal *host, *guest;
+	const void *at;
+	static struct vm v;
+	void *to;
+
+	vm_start(&v, &b, "test");
+	guest = vm_attach(&v);
+	vm_full(&v);
+	host = broker_attach(&b, "host");
+	assert_int_equal(portal_create(host, "late", 4096, NULL, &to), 0);
+	memcpy(to, "there", 6);
+	assert_int_equal(portal_wait_for(guest, "late", LONG, &o), 0);
+	while (!__atomic_load_n(&v.left_out, __ATOMIC_SEQ_CST))
+		usleep(1000);
+	assert_int_not_equal(portal_map(guest, &o, &at, NULL), 0);
+	portal_get_info(guest, &before);
+	vm_room(&v);
+	while (portal_map(guest, &o, &at, NULL) != 0)
+		usleep(1000);
+	assert_string_equal(at, "there");
+	portal_get_info(guest, &after);
+	assert_int_equal(before.epoch, after.epoch);
+	portal_detach(guest);
+	portal_detach(host);
+	vm_end(&v);
+}
+
 /* ---- many threads, one doorbell ---- */
 
 #define THREADS 6
@@ -601,6 +633,7 @@ int main(void)
 		T(host_serves),
 		T(guest_serves),
 		T(guest_to_guest),
+		T(room_comes_late),
 		T(many_threads_wait),
 		T(one_process_an_entry),
 		T(host_that_does_not_answer),

@@ -169,6 +169,40 @@ static void last_event_arrives(void **state)
 	broker_end(&b);
 }
 
+/* The messages ARENA of an answer. */
+static unsigned count_arenas(struct vmm *v, uint32_t flags, uint32_t index)
+{
+	struct wslx_portal_msg m;
+	unsigned n = 0;
+
+	say(v, (struct wslx_portal_msg) { .op = PORTAL_OP_SYNC, .flags = flags, .index = index });
+	do {
+		assert_true(hear(v, &m, 20000));
+		n += m.op == PORTAL_OP_ARENA;
+	} while (m.op != PORTAL_OP_DONE);
+	return n;
+}
+
+/* What it had no room for it may ask for again; what there is nothing of stays nothing. */
+static void arena_once_more(void **state)
+{
+	struct wslx_portal_msg m;
+	struct broker b;
+	struct vmm v;
+
+	broker_start(&b, NULL);
+	join(&v, &b);
+	assert_int_equal(count_arenas(&v, 0, 0), 0);
+	assert_int_equal(count_arenas(&v, PORTAL_SYNC_AGAIN, 0), 1);
+	assert_int_equal(count_arenas(&v, PORTAL_SYNC_AGAIN, 0), 1);
+	assert_int_equal(count_arenas(&v, PORTAL_SYNC_AGAIN, PORTAL_MAX_ARENAS - 1), 0);
+	say(&v,
+	    (struct wslx_portal_msg) { .op = PORTAL_OP_SYNC, .flags = PORTAL_SYNC_AGAIN, .index = PORTAL_MAX_ARENAS });
+	assert_true(recv(v.sock, &m, sizeof(m), 0) <= 0);
+	close(v.sock);
+	broker_end(&b);
+}
+
 /* Says one last thing and is gone; the next participant is there before anybody looks. */
 static int last_words(void *arg)
 {
@@ -220,7 +254,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(vmm_is_waited_for),    cmocka_unit_test(synced_ends_the_wait),
 		cmocka_unit_test(synced_must_be_true),  cmocka_unit_test(last_event_arrives),
-		cmocka_unit_test(last_words_are_heard),
+		cmocka_unit_test(last_words_are_heard), cmocka_unit_test(arena_once_more),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

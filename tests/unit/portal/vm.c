@@ -108,6 +108,11 @@ static void place(struct vm *v, const struct wslx_portal_msg *m, int fd)
 	drop_run(v, m->index, m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD);
 	if (m->access == PORTAL_ACCESS_NONE)
 		return;
+	if (m->access == PORTAL_ACCESS_READ && __atomic_load_n(&v->full, __ATOMIC_SEQ_CST)) {
+		__atomic_store_n(&v->left_out, m->index, __ATOMIC_SEQ_CST);
+		close(fd);
+		return;
+	}
 	if (v->cursor + m->segments > VM_SEGMENTS)
 		v->cursor = 1;
 	pthread_mutex_lock(&v->lock);
@@ -136,6 +141,7 @@ static void receive(struct vm *v)
 	} while (m.op != PORTAL_OP_DONE);
 	v->epoch = m.epoch;
 	PORTAL_STORE_SEQ(&vm_entry(v)->epoch, m.epoch);
+	__atomic_fetch_add(&((struct portal_window *)(void *)v->tables)->event, 1, __ATOMIC_SEQ_CST);
 	m = (struct wslx_portal_msg) { .op = PORTAL_OP_SYNCED, .epoch = v->epoch };
 	(void)!send(v->sock, &m, sizeof(m), MSG_NOSIGNAL);
 }
@@ -252,6 +258,14 @@ static void commands(struct vm *v)
 		leave(v);
 		join(v);
 	}
+	if (__atomic_exchange_n(&v->room, false, __ATOMIC_SEQ_CST)) {
+		struct wslx_portal_msg m = { .op = PORTAL_OP_SYNC, .flags = PORTAL_SYNC_AGAIN, .index = v->left_out };
+
+		v->full = false;
+		MUST(send(v->sock, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m));
+		receive(v);
+		ring(v);
+	}
 	if (__atomic_exchange_n(&v->withdraw, false, __ATOMIC_SEQ_CST)) {
 		leave(v);
 		end_bell(v);
@@ -335,6 +349,16 @@ static void command(struct vm *v, bool *flag)
 {
 	__atomic_store_n(flag, true, __ATOMIC_SEQ_CST);
 	MUST(write(v->wake[1], "", 1) == 1);
+}
+
+void vm_full(struct vm *v)
+{
+	__atomic_store_n(&v->full, true, __ATOMIC_SEQ_CST);
+}
+
+void vm_room(struct vm *v)
+{
+	command(v, &v->room);
 }
 
 void vm_end(struct vm *v)

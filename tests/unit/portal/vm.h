@@ -40,7 +40,8 @@ struct vm {
 	pthread_t thread;
 	pthread_mutex_t lock; /* guards the rest: the guest maps from its own thread */
 	int new_bell;
-	bool stop, cut, withdraw;
+	bool stop, cut, withdraw, full, room;
+	uint32_t left_out; /* an arena that came while it was full; 0: none */
 	uint32_t epoch, cursor;
 	struct vm_run run[PORTAL_MAX_ARENAS];
 	struct vm_mapping mapping[VM_MAPPINGS];
@@ -54,6 +55,9 @@ struct portal_window_entry *vm_entry(struct vm *v);
 struct portal_window_arena *vm_places(struct vm *v);
 /* The doorbell's connection ends, as when the guest's process has died. */
 void vm_cut(struct vm *v);
+/* From now on there is no room for others' arenas, until there is. */
+void vm_full(struct vm *v);
+void vm_room(struct vm *v);
 /* The grant ends. */
 void vm_withdraw(struct vm *v);
 

@@ -329,6 +329,36 @@ static void test_full_window(void **state)
 	teardown(&m);
 }
 
+/* ... until something else gives its room back, and the guest is rung for it. */
+static void test_room_again(void **state)
+{
+	struct machine m;
+
+	setup_segments(&m, 2);
+	broker_up(&m, 0);
+	boot(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	assert_int_equal(portal_host_object(m.h, "first", 15, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	settle(&m);
+	assert_int_equal(portal_host_object(m.h, "second", 20, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	until(&m, warned);
+	settle(&m);
+	assert_int_equal(arenas(&m)[2].segments, 15);
+	assert_int_equal(arenas(&m)[3].life, 0);
+	while (read_all(bell) > 0)
+		;
+	assert_int_equal(portal_host_unpublish(m.h, "first"), 0);
+	settle(&m);
+	assert_int_equal(arenas(&m)[2].life, 0);
+	assert_int_equal(arenas(&m)[3].segments, 20);
+	assert_true(read_all(bell) > 0);
+	assert_true(up_to_date(&m));
+	close(bell);
+	teardown(&m);
+}
+
 static void test_refused(void **state)
 {
 	struct machine m;
@@ -438,6 +468,7 @@ int main(void)
 		cmocka_unit_test(test_broker_ends),
 		cmocka_unit_test(test_broker_comes_late),
 		cmocka_unit_test(test_full_window),
+		cmocka_unit_test(test_room_again),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_map_fails),
