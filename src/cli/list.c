@@ -97,8 +97,7 @@ static json_t *row_json(struct cli *c, const struct row *row)
 		json_object_set_new(o, "engine", json_string(wslx_engine_name(s->engine)));
 		json_object_set_new(o, "kernel", json_string(s->kernel));
 		json_object_set_new(o, "cpus", json_integer(s->cpus ? s->cpus : wslx_default_cpus()));
-		json_object_set_new(o, "memory",
-				    json_integer((json_int_t)(s->memory ? s->memory : wslx_default_memory())));
+		json_object_set_new(o, "memory", json_integer((json_int_t)wslx_settings_memory(s)));
 		json_object_set_new(o, "disk_size", json_integer((json_int_t)row->d->disk_size));
 		json_object_set_new(o, "created", json_integer(row->d->created));
 	}
