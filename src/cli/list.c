@@ -266,11 +266,11 @@ int cli_status(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 	char name[WSLX_NAME_MAX + 1], kernel[WSLX_NAME_MAX + 1];
 	enum wslx_engine engine;
 	struct wslx_err why = { 0 };
+	int r = wslx_distro_default(c->m, name, &why);
 
-	if (wslx_distro_default(c->m, name, &why) == 0)
-		printf("Default Distribution: %s\n", name);
-	else
-		printf("Default Distribution: none\n");
+	if (r < 0 && r != -ENOENT)
+		cli_warn("%s", why.msg);
+	printf("Default Distribution: %s\n", r == 0 ? name : "none");
 	if (wslx_kernel_choose(c->m, NULL, kernel, &why) == 0)
 		printf("Default Kernel: %s\n", kernel);
 	else

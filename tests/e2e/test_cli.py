@@ -2,6 +2,7 @@
 
 import glob
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -106,6 +107,39 @@ def test_least_memory(wslx, mini, mini_tar):
     wslx.fails("config", mini, "kernel=", "memory=64M", needle="96M")
     for kernel in ("cloud", "standard"):
         assert wslx.ok("run", mini, "--memory", "96M", "--kernel", kernel, "--", "echo up") == "up\n"
+
+
+# ---- doctor and status, without any machine
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Nothing is installed."""
+    return Wslx(str(tmp_path))
+
+
+def test_doctor_without_a_kernel(fresh):
+    last = fresh("doctor").out.splitlines()[-1]
+    assert re.fullmatch(r"Machines can run here, on the (kvm|tcg) engine; no kernel is installed yet: "
+                        "wslx install debian", last), last
+
+
+def test_doctor_promises_what_there_is(fresh):
+    """Neither engine has a DAX window, both revoke."""
+    assert not re.search("DAX|revocation|snapshots", fresh.ok("doctor"))
+
+
+def test_broken_state_is_a_warning(fresh, mini_tar):
+    fresh.ok("import", "one", mini_tar, "--size", "1G")
+    data = pathlib.Path(fresh.home, "data")
+    assert " distro " not in fresh.ok("doctor")
+    (data / "config.json").write_text("{ not json")
+    r = fresh("status")
+    assert r.returncode == 0 and "config.json" in r.err and len(r.err.splitlines()) == 1
+    assert "Default Distribution: none" in r.out
+    (data / "distros/one/distro.json").write_text("{ not json")
+    lines = [s for s in fresh.ok("doctor").splitlines() if s.split()[1:2] == ["distro"]]
+    assert [s.split()[:3] for s in lines] == [["warn", "distro", "config.json"], ["warn", "distro", "one"]], lines
+    assert "distro.json" in lines[1]
 
 
 # ---- wsl.exe's words
