@@ -144,6 +144,14 @@ def test_broken_state_is_a_warning(fresh, mini_tar):
 
 # ---- wsl.exe's words
 
+def test_home_alone(fresh, wslx):
+    """`wslx ~`, of which the shell makes `wslx $HOME`: a shell at home."""
+    for word in ("~", "/some/where"):
+        fresh.fails(word, needle="no distribution is installed", env={"HOME": "/some/where"})
+        assert wslx(word, input="pwd\n", env={"HOME": "/some/where"}).out == "/root\n"
+    fresh.fails("/some/where/else", needle="unknown verb", env={"HOME": "/some/where"})
+    fresh.fails("~", "ls", needle="unknown verb")
+
 def test_words_of_wsl(wslx, mini):
     wslx.ok("--set-default-version", "2")
     wslx.fails("--set-default-version", "1", needle="no version 1")
