@@ -215,6 +215,49 @@ def test_export_after_a_kill(wslx, mini, tmp_path):
     assert wslx.sh("cat /root/synced", distro=mini) == "synced\n"
 
 
+def test_export_that_is_cut_short(fresh, mini_tar, tmp_path):
+    """Nothing ever has the archive's name but a whole archive."""
+    fresh.ok("import", "one", mini_tar, "--size", "1G")
+    # It takes long to compress.
+    noise = tmp_path / "noise/etc"
+    noise.mkdir(parents=True)
+    (noise / "noise").write_bytes(os.urandom(100 << 20))
+    subprocess.run(["tar", "-C", noise.parent, "-cf", str(tmp_path / "noise.tar"), "etc"], check=True)
+    fresh.ok("import", "noise", str(tmp_path / "noise.tar"), "--size", "1G")
+    out = tmp_path / "out"
+    out.mkdir()
+    target = out / "x.tar.xz"
+
+    def started(stop):
+        p = fresh.popen("export", "noise", str(target))
+        wait_for("the export has begun", lambda: any(f.stat().st_size for f in out.iterdir()))
+        assert not target.exists()
+        p.send_signal(stop)
+        p.wait(60)
+        assert not target.exists()
+
+    started(signal.SIGTERM)
+    assert not list(out.iterdir())
+    started(signal.SIGKILL)
+    part, = out.iterdir()
+    assert part.name.startswith(".wslx-export-") and stat.S_IMODE(part.stat().st_mode) == 0o600
+    part.unlink()
+
+    # Somebody else's file of that name stays.
+    p = fresh.popen("export", "noise", str(out / "x.tar.gz"))
+    wait_for("the export has begun", lambda: list(out.iterdir()))
+    (out / "x.tar.gz").write_text("mine")
+    err = p.communicate()[1].decode()
+    assert p.returncode == 255 and "somebody else" in err and len(err.splitlines()) == 1, err
+    assert (out / "x.tar.gz").read_text() == "mine" and len(list(out.iterdir())) == 1
+
+    fresh.ok("export", "one", str(out / "y.tar"))
+    fresh.ok("export", "one", "z.tar", cwd=str(out))
+    assert sorted(f.name for f in out.iterdir()) == ["x.tar.gz", "y.tar", "z.tar"]
+    fresh.fails("export", "one", str(out) + "/none/", needle="none/")
+    fresh.fails("export", "one", "", needle="no name of a file")
+
+
 def test_export_mistakes(wslx, mini, tmp_path):
     wslx.fails("export", "nosuch", str(tmp_path / "x"), needle="nosuch")
     wslx.fails("export", mini, str(tmp_path / "no/such/x"), needle="no/such/x")
