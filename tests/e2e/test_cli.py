@@ -53,6 +53,7 @@ def test_throwaway_over_a_stopped_distro(wslx, mini):
         if not glob.glob(os.path.join(wslx.home, "state/machines/run-*/disk.wslxo")):
             return  # cloned
         err = wslx.fails("-d", mini, "-e", "true", needle="`wslx run`")
+        wslx.fails("unregister", mini, needle="or stop it: wslx terminate run-")
         wslx.ok("terminate", re.search(r"wslx terminate (run-\S+)", err)[1])
         assert p.wait(60) != 0
     finally:
