@@ -251,7 +251,8 @@ const struct cli_verb cli_verbs[] = {
 	  .min_pos = 1,
 	  .max_pos = 2,
 	  .summary = "manage kernels",
-	  .details = "FILE is a bzImage, an ELF vmlinux, or a Debian kernel package (.deb).\n",
+	  .details =
+		  "FILE is a bzImage, an ELF vmlinux, or a Debian kernel package (.deb), which brings its modules.\n",
 	  OPTS(kernel_opts),
 	  .run = cli_kernel },
 	{ .name = "portal",
