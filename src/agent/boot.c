@@ -284,6 +284,10 @@ void machine_run(void)
 	    (r = wslx_loop_timer(m.loop, on_control_timer, &m, &m.control_timer)) < 0 || (r = device_init(&m)) < 0)
 		die("cannot start", r);
 	r = listen_sessions(&m);
+	if (r == -EAFNOSUPPORT)
+		die("the kernel lacks vsock: build it in, or add the kernel with its modules: "
+		    "wslx kernel add FILE --modules DIR",
+		    r);
 	if (r < 0)
 		die("no vsock", r);
 	control_try(&m);

@@ -86,6 +86,9 @@ extern const struct cli_verb cli_verbs[];
 extern const size_t cli_n_verbs;
 extern const struct cli_verb cli_exec_verb; /* no verb: run a command in a distro */
 
+/* Is this all that was typed after `wslx`, the home folder is meant: wsl.exe's
+ * "~", which the shell has turned into $HOME. */
+bool cli_is_home(const char *word);
 /* NULL: no such verb. */
 const struct cli_verb *cli_find_verb(const char *word);
 WSLX_MUST_CHECK int cli_parse(const struct cli_verb *v, int argc, const char *const *argv, struct cli_opts *ret,

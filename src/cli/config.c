@@ -60,7 +60,7 @@ static void show(struct cli *c, const struct wslx_distro *d)
 	show_defaulted("engine", wslx_engine_name(s->engine), s->engine == WSLX_ENGINE_AUTO);
 	show_kernel(c, s);
 	/* Always a multiple of 2 MiB. */
-	snprintf(text, sizeof(text), "%" PRIu64 "M", (s->memory ? s->memory : wslx_default_memory()) / WSLX_MIB);
+	snprintf(text, sizeof(text), "%" PRIu64 "M", wslx_settings_memory(s) / WSLX_MIB);
 	show_defaulted("memory", text, !s->memory);
 	snprintf(text, sizeof(text), "%u", s->cpus ? s->cpus : wslx_default_cpus());
 	show_defaulted("cpus", text, !s->cpus);

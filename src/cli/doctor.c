@@ -57,9 +57,13 @@ int cli_doctor(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		if (k->mend[0])
 			printf("%33s to mend it: %s\n", "", k->mend);
 	}
-	printf(d->engine_works ? "\nMachines run here, on the %s engine.\n"
-			       : "\nNo machine can run here: no engine works.\n",
-	       d->engine);
+	if (!d->engine_works)
+		puts("\nNo machine can run here: no engine works.");
+	else if (!d->has_kernel)
+		printf("\nMachines can run here, on the %s engine; no kernel is installed yet: wslx install debian\n",
+		       d->engine);
+	else
+		printf("\nMachines run here, on the %s engine.\n", d->engine);
 	r = d->engine_works ? 0 : CLI_FAILED;
 	free(d);
 	return r;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "manager/distros.h"
+#include "os/linux/fd.h"
 
 static bool ends_in(const char *file, const char *suffix)
 {
@@ -59,53 +61,105 @@ static int choose_format(struct cli *c, const struct cli_opts *o, enum wslx_expo
 	return 0;
 }
 
-/* *ret_new: the file is ours to remove.  One that exists is not written over,
- * unless it is none that keeps anything, as a pipe. */
-static int open_out(const char *file, bool *ret_new, struct wslx_err *err)
+/* What is written to: under a name beside the target until all of it is there,
+ * so that one that was cut short, by a kill even, never looks like an archive. */
+struct out {
+	const char *file;
+	char *temp; /* NULL: written to directly */
+	int fd;
+};
+
+static void end_out(struct out *o)
 {
-	cleanup_close int fd = -1;
+	if (o->temp)
+		(void)unlink(o->temp);
+	free(o->temp);
+	wslx_close(&o->fd);
+}
+
+static int open_temp(struct out *o, struct wslx_err *err)
+{
+	const char *slash = strrchr(o->file, '/');
+
+	if (!*o->file || (slash && !slash[1]))
+		return wslx_err_set(err, EINVAL, "'%s' is no name of a file", o->file);
+	o->temp = wslx_path("%.*s.wslx-export-XXXXXX", slash ? (int)(slash + 1 - o->file) : 0, o->file);
+	if (!o->temp)
+		return wslx_err_sys(err, ENOMEM, "cannot write %s", o->file);
+	/* It holds whatever the distribution kept from other users: 0600. */
+	o->fd = mkostemp(o->temp, O_CLOEXEC);
+	if (o->fd >= 0)
+		return 0;
+	wslx_err_sys(err, errno, "cannot write %s", o->file);
+	free(o->temp);
+	o->temp = NULL;
+	return -err->code;
+}
+
+/* One that exists is not written over, unless it is none that keeps anything,
+ * as a pipe. */
+static int open_out(struct out *o, struct wslx_err *err)
+{
 	struct stat st;
 
-	*ret_new = false;
-	if (!strcmp(file, "-")) {
+	if (!strcmp(o->file, "-")) {
 		if (isatty(STDOUT_FILENO))
 			return wslx_err_set(err, EINVAL,
 					    "the standard output is a terminal; give a file, or pipe the archive on");
-		fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-		return fd < 0 ? wslx_err_sys(err, errno, "cannot write to the standard output") : TAKE_FD(fd);
+		o->fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+		return o->fd < 0 ? wslx_err_sys(err, errno, "cannot write to the standard output") : 0;
 	}
-	fd = open(file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0600);
-	*ret_new = fd >= 0;
-	if (fd < 0 && errno == EEXIST) {
-		if (stat(file, &st) == 0 && S_ISREG(st.st_mode))
-			return wslx_err_set(err, EEXIST, "%s exists already; remove it, or choose another name", file);
-		fd = open(file, O_WRONLY | O_CLOEXEC | O_NOCTTY);
-	}
-	return fd < 0 ? wslx_err_sys(err, errno, "cannot write %s", file) : TAKE_FD(fd);
+	if (lstat(o->file, &st) < 0)
+		return errno == ENOENT ? open_temp(o, err) : wslx_err_sys(err, errno, "cannot write %s", o->file);
+	if (stat(o->file, &st) == 0 && S_ISREG(st.st_mode))
+		return wslx_err_set(err, EEXIST, "%s exists already; remove it, or choose another name", o->file);
+	o->fd = open(o->file, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+	return o->fd < 0 ? wslx_err_sys(err, errno, "cannot write %s", o->file) : 0;
 }
 
-/* It holds whatever the distribution kept from other users: 0600. */
+/* Nor one that has come into being meanwhile. */
+static int publish_out(struct out *o, struct wslx_err *err)
+{
+	int r;
+
+	if (!o->temp)
+		return 0;
+	if (fsync(o->fd) < 0)
+		return wslx_err_sys(err, errno, "cannot write %s", o->file);
+	r = renameat2(AT_FDCWD, o->temp, AT_FDCWD, o->file, RENAME_NOREPLACE);
+	/* Some file systems cannot do it in one step. */
+	if (r < 0 && errno == EINVAL && access(o->file, F_OK) < 0)
+		r = rename(o->temp, o->file);
+	else if (r < 0 && errno == EINVAL)
+		errno = EEXIST;
+	if (r < 0 && errno == EEXIST)
+		return wslx_err_set(err, EEXIST, "%s has been made by somebody else meanwhile; it is left alone",
+				    o->file);
+	if (r < 0)
+		return wslx_err_sys(err, errno, "cannot write %s", o->file);
+	free(o->temp);
+	o->temp = NULL;
+	return 0;
+}
+
 int cli_export(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
+	cleanup_with(end_out) struct out out = { .file = o->pos[1], .fd = -1 };
 	struct wslx_export_result res = { 0 };
 	enum wslx_export_format format;
 	struct wslx_task task;
-	cleanup_close int fd = -1;
-	bool made = false;
 	int r = choose_format(c, o, &format, err);
 
 	if (r == 0)
-		r = fd = open_out(o->pos[1], &made, err);
+		r = open_out(&out, err);
 	if (r < 0)
 		return r;
 	cli_interrupt_catch();
 	task = cli_progress_task();
-	r = wslx_distro_export(c->m, o->pos[0], format, fd, &task, &res, err);
+	r = wslx_distro_export(c->m, o->pos[0], format, out.fd, &task, &res, err);
 	cli_progress_clear();
-	if (r == 0 && made && fsync(fd) < 0)
-		r = wslx_err_sys(err, errno, "cannot write %s", o->pos[1]);
-	if (r < 0 && made)
-		(void)unlink(o->pos[1]);
+	if (r == 0)
+		r = publish_out(&out, err);
 	if (r == 0 && res.sockets)
 		cli_warn("%" PRIu64 " socket%s left out: an archive cannot hold them", res.sockets,
 			 res.sockets == 1 ? " was" : "s were");

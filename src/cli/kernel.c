@@ -64,6 +64,7 @@ static int list(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 static int add(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
 	struct wslx_task task;
+	struct wslx_kernel_info info;
 	char name[WSLX_NAME_MAX + 1];
 	int r;
 
@@ -71,9 +72,13 @@ static int add(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 	task = cli_progress_task();
 	r = wslx_kernel_install(c->m, o->pos[1], o->name, o->modules, &task, name, err);
 	cli_progress_clear();
-	if (r == 0)
-		printf("%s\n", name);
-	return r;
+	if (r < 0)
+		return r;
+	printf("%s\n", name);
+	if (wslx_kernel_load(c->m, name, &info, NULL) == 0 && !info.has_modules)
+		cli_warn("added without modules: the drivers virtio_pci, virtio_blk, ext4 and vsock must be built in; "
+			 "else: --modules DIR");
+	return 0;
 }
 
 /* What cannot be started any more is said: after --force, it is the user's wish. */

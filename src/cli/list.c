@@ -97,8 +97,7 @@ static json_t *row_json(struct cli *c, const struct row *row)
 		json_object_set_new(o, "engine", json_string(wslx_engine_name(s->engine)));
 		json_object_set_new(o, "kernel", json_string(s->kernel));
 		json_object_set_new(o, "cpus", json_integer(s->cpus ? s->cpus : wslx_default_cpus()));
-		json_object_set_new(o, "memory",
-				    json_integer((json_int_t)(s->memory ? s->memory : wslx_default_memory())));
+		json_object_set_new(o, "memory", json_integer((json_int_t)wslx_settings_memory(s)));
 		json_object_set_new(o, "disk_size", json_integer((json_int_t)row->d->disk_size));
 		json_object_set_new(o, "created", json_integer(row->d->created));
 	}
@@ -267,11 +266,11 @@ int cli_status(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 	char name[WSLX_NAME_MAX + 1], kernel[WSLX_NAME_MAX + 1];
 	enum wslx_engine engine;
 	struct wslx_err why = { 0 };
+	int r = wslx_distro_default(c->m, name, &why);
 
-	if (wslx_distro_default(c->m, name, &why) == 0)
-		printf("Default Distribution: %s\n", name);
-	else
-		printf("Default Distribution: none\n");
+	if (r < 0 && r != -ENOENT)
+		cli_warn("%s", why.msg);
+	printf("Default Distribution: %s\n", r == 0 ? name : "none");
 	if (wslx_kernel_choose(c->m, NULL, kernel, &why) == 0)
 		printf("Default Kernel: %s\n", kernel);
 	else

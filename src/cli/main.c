@@ -47,11 +47,21 @@ static int no_verb(int n, char **words, struct wslx_err *err)
 		line ? line : "CMD...");
 }
 
+/* What an only word that cli_is_home() knows means. */
+static const char *const home_words[] = { "--cd", "~", NULL };
+
+static bool wants_home(int argc, char **argv)
+{
+	return argc == 2 && cli_is_home(argv[1]);
+}
+
 /* Which verb, and where its arguments begin. */
 static int pick_verb(int argc, char **argv, const struct cli_verb **ret, int *ret_first, struct wslx_err *err)
 {
 	*ret = argc > 1 ? cli_find_verb(argv[1]) : NULL;
 	*ret_first = *ret ? 2 : 1;
+	if (!*ret && wants_home(argc, argv))
+		*ret = &cli_exec_verb;
 	if (*ret)
 		return 0;
 	if (argc > 1 && argv[1][0] != '-')
@@ -103,7 +113,10 @@ int main(int argc, char **argv)
 	r = pick_verb(argc, argv, &c.verb, &first, &err);
 	if (r == 0) {
 		c.as_wsl = first == 2 && argv[1][0] == '-';
-		r = cli_parse(c.verb, argc - first, (const char *const *)argv + first, &o, &err);
+		if (wants_home(argc, argv))
+			r = cli_parse(c.verb, 2, home_words, &o, &err);
+		else
+			r = cli_parse(c.verb, argc - first, (const char *const *)argv + first, &o, &err);
 	}
 	if (r == 0 && o.help) {
 		if (c.verb == &cli_exec_verb)

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -130,6 +131,13 @@ static int take(struct parse *p, bool *literal)
 	if (*literal || word[0] != '-' || !word[1])
 		return take_word(p, word);
 	return word[1] == '-' ? take_long(p, word) : take_letters(p, word);
+}
+
+bool cli_is_home(const char *word)
+{
+	const char *home = getenv("HOME");
+
+	return !strcmp(word, "~") || (home && home[0] == '/' && !strcmp(word, home));
 }
 
 int cli_parse(const struct cli_verb *v, int argc, const char *const *argv, struct cli_opts *ret, struct wslx_err *err)

@@ -27,7 +27,8 @@
 #define MACHINE_OPTS                                                                                                   \
 	TEXT("engine", 0, engine, "auto|kvm|tcg", "what runs the machine (default: the best that works)"),             \
 		TEXT("kernel", 0, kernel, "NAME", "a kernel of `wslx kernel list`"),                                   \
-		TEXT("memory", 0, memory, "SIZE", "such as 512M or 2G (default: half of the host's, at most 4G)"),     \
+		TEXT("memory", 0, memory, "SIZE",                                                                      \
+		     "such as 512M or 2G, 240G at most (default: half of the host's, 4G at most)"),                    \
 		TEXT("cpus", 0, cpus, "N", "processors (default: the host's)"),                                        \
 		TEXT("net", 0, net, "passt|none|tap:IF", "network (default: passt)"),                                  \
 		LIST("publish", 'p', publish, "[ADDR:]HOST:GUEST[/udp]",                                               \
@@ -250,7 +251,8 @@ const struct cli_verb cli_verbs[] = {
 	  .min_pos = 1,
 	  .max_pos = 2,
 	  .summary = "manage kernels",
-	  .details = "FILE is a bzImage, an ELF vmlinux, or a Debian kernel package (.deb).\n",
+	  .details =
+		  "FILE is a bzImage, an ELF vmlinux, or a Debian kernel package (.deb), which brings its modules.\n",
 	  OPTS(kernel_opts),
 	  .run = cli_kernel },
 	{ .name = "portal",

@@ -23,8 +23,9 @@
 #include "os/linux/fd.h"
 
 /* Beyond apt and what Debian calls essential: what one misses at once in a
- * shell, and what the guest's own tools need (ip, modprobe). */
-#define PACKAGES "ca-certificates,iproute2,iputils-ping,kmod,less,nano,netbase,procps,sudo"
+ * shell (mount is not essential to Debian), and what the guest's own tools need
+ * (ip, modprobe). */
+#define PACKAGES "ca-certificates,iproute2,iputils-ping,kmod,less,mount,nano,netbase,procps,sudo"
 
 #define PIPE_SIZE (1 << 20)
 

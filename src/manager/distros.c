@@ -125,7 +125,7 @@ static int remove_machine(void *opaque, struct wslx_err *err)
 
 int wslx_distro_unregister(struct wslx_manager *m, const char *name, struct wslx_err *err)
 {
-	char real[WSLX_NAME_MAX + 1];
+	char real[WSLX_NAME_MAX + 1], user[WSLX_THROWAWAY_NAME];
 	struct removal rm = { .m = m, .name = real };
 	int r = wslx_store_lookup(m, WSLX_STORE_DISTROS, name, real);
 
@@ -144,6 +144,11 @@ int wslx_distro_unregister(struct wslx_manager *m, const char *name, struct wslx
 			break;
 		nanosleep(&ts, NULL);
 	}
+	if (r == -EBUSY && wslx_throwaway_over(m, real, user) == 0)
+		wslx_err_set(err, EBUSY,
+			     "the distribution '%s' is in use by the throw-away machine '%s' of `wslx run`: wait until "
+			     "its command ends, or stop it: wslx terminate %s",
+			     real, user, user);
 	return r < 0 ? r : promote(m, err);
 }
 

@@ -23,6 +23,7 @@
 #include "os/linux/spawn.h"
 
 #define SPACE_LOW (2 * WSLX_GIB)
+#define BROKEN_NAMED 8u
 #define LANDLOCK_VERSION_QUERY 1u
 
 static const char *const verdicts[] = { "ok", "warn", "fail" };
@@ -73,9 +74,7 @@ static void check_engines(struct wslx_manager *m, bool fresh, struct wslx_doctor
 	add(d, "engine", "tcg", e.tcg ? WSLX_OK : kvm ? WSLX_WARN : WSLX_FAIL, "%s", e.tcg_reason);
 	if (d->engine_works)
 		add(d, "engine", "auto", WSLX_OK, "picks %s%s", d->engine,
-		    kvm ? ""
-			: "; programs in a machine run some 20 times slower than on kvm; there are no snapshots "
-			  "with memory, no DAX window and no Portal revocation");
+		    kvm ? "" : "; programs in a machine run some 20 times slower than on kvm");
 	else
 		mend(add(d, "engine", "auto", WSLX_FAIL, "no engine works"), "mend one of the two above");
 	wslx_engines_free(&e);
@@ -96,8 +95,9 @@ static void check_kernels(struct wslx_manager *m, struct wslx_doctor *d)
 		return;
 	}
 	wslx_names_free(names, n);
+	d->has_kernel = n;
 	if (wslx_kernel_choose(m, NULL, chosen, &err) < 0) {
-		c = add(d, "kernel", "default", WSLX_WARN, "%zu installed; %s", n, err.msg);
+		add(d, "kernel", "default", WSLX_WARN, "%zu installed; %s", n, err.msg);
 		return;
 	}
 	if (wslx_kernel_load(m, chosen, &info, &err) < 0 || wslx_kernel_examine(m, chosen, &info, &err) < 0) {
@@ -107,6 +107,38 @@ static void check_kernels(struct wslx_manager *m, struct wslx_doctor *d)
 	}
 	add(d, "kernel", "default", WSLX_OK, "%.60s (%s), %zu installed", chosen,
 	    info.version[0] ? info.version : "release not known", n);
+}
+
+/* ---- Distributions ---- */
+
+static void check_config(struct wslx_manager *m, struct wslx_doctor *d)
+{
+	char name[WSLX_NAME_MAX + 1];
+	struct wslx_err err = { 0 };
+	int r = wslx_distro_default(m, name, &err);
+
+	if (r < 0 && r != -ENOENT)
+		add(d, "distro", WSLX_CONFIG_JSON, WSLX_WARN, "%s", err.msg);
+}
+
+/* Those that cannot be read; the others need no line. */
+static void check_distros(struct wslx_manager *m, struct wslx_doctor *d)
+{
+	struct wslx_distro *one = malloc(sizeof(*one));
+	struct wslx_err err = { 0 };
+	char **names = NULL;
+	size_t n = 0, broken = 0;
+
+	if (one && wslx_store_names(m, WSLX_STORE_DISTROS, &names, &n, &err) < 0)
+		add(d, "distro", "store", WSLX_FAIL, "%s", err.msg);
+	for (size_t i = 0; one && i < n; i++)
+		if (wslx_distro_find(m, names[i], one, &err) < 0 && broken++ < BROKEN_NAMED)
+			mend(add(d, "distro", names[i], WSLX_WARN, "%s", err.msg),
+			     "correct the file; or delete the distribution: wslx unregister NAME");
+	if (broken > BROKEN_NAMED)
+		add(d, "distro", "others", WSLX_WARN, "%zu more cannot be read", broken - BROKEN_NAMED);
+	wslx_names_free(names, n);
+	free(one);
 }
 
 static void check_own(struct wslx_doctor *d)
@@ -276,6 +308,8 @@ void wslx_doctor_examine(struct wslx_manager *m, bool fresh, struct wslx_doctor 
 	*ret = (struct wslx_doctor) { 0 };
 	check_engines(m, fresh, ret);
 	check_kernels(m, ret);
+	check_config(m, ret);
+	check_distros(m, ret);
 	check_own(ret);
 	check_packages(ret);
 	check_host(ret);

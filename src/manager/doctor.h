@@ -27,6 +27,7 @@ struct wslx_doctor {
 	struct wslx_check checks[WSLX_CHECKS_MAX];
 	size_t n;
 	bool engine_works;  /* at least one */
+	bool has_kernel;    /* any */
 	const char *engine; /* what auto picks; "none" */
 };
 

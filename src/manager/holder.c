@@ -39,6 +39,19 @@ static bool has_open(const char *pid, const struct stat *want)
 	return false;
 }
 
+bool wslx_held_together(const struct stat *a, const struct stat *b)
+{
+	DIR *proc = opendir("/proc");
+	const struct dirent *d;
+	bool found = false;
+
+	while (proc && !found && (d = readdir(proc)))
+		found = isdigit((unsigned char)d->d_name[0]) && has_open(d->d_name, a) && has_open(d->d_name, b);
+	if (proc)
+		closedir(proc);
+	return found;
+}
+
 /* A pidfd makes sure that we kill what we looked at. */
 int wslx_kill_listener(const char *sock_path, const char *title)
 {

@@ -2,6 +2,9 @@
 #ifndef WSLX_MANAGER_HOLDER_H
 #define WSLX_MANAGER_HOLDER_H
 
+#include <stdbool.h>
+#include <sys/stat.h>
+
 #include "base/macros.h"
 
 /* Kills the process that has the lock file open and is called title (argv[0],
@@ -9,7 +12,10 @@
  * for one more to ask.  -ESRCH. */
 WSLX_MUST_CHECK int wslx_kill_holder(int dirfd, const char *lock, const char *title);
 
-/* The same for a confined one, whose descriptors cannot be looked at: by the
+/* Has one process both files open?  Best effort, for a message only. */
+bool wslx_held_together(const struct stat *a, const struct stat *b);
+
+/* The same as wslx_kill_holder for a confined one, whose descriptors cannot be looked at: by the
  * stream socket it listens on. */
 WSLX_MUST_CHECK int wslx_kill_listener(const char *sock_path, const char *title);
 

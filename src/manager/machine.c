@@ -141,7 +141,7 @@ static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *s
 	c->name = strdup(spec->name);
 	c->engine = engine;
 	c->cpus = s->cpus ? s->cpus : wslx_default_cpus();
-	c->memory = s->memory ? s->memory : wslx_default_memory();
+	c->memory = wslx_settings_memory(s);
 	c->shared_memory = engine == WSLX_ENGINE_TCG;
 	c->runtime_dir = wslx_path("%s/%s", m->paths.run, spec->name);
 	c->state_dir = wslx_machine_state_dir(m, spec->name);

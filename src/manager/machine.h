@@ -86,10 +86,12 @@ char *wslx_machine_state_dir(struct wslx_manager *m, const char *name);
 
 /* ---- Throw-away machines (throwaway.c) ---- */
 
+#define WSLX_THROWAWAY_NAME 32
+
 struct wslx_throwaway {
-	char name[32];   /* of the machine */
-	int owner_fd;    /* lock: while it is held, the machine is wanted */
-	int source_lock; /* shared lock on what its disk lies over; -1 = none */
+	char name[WSLX_THROWAWAY_NAME]; /* of the machine */
+	int owner_fd;                   /* lock: while it is held, the machine is wanted */
+	int source_lock;                /* shared lock on what its disk lies over; -1 = none */
 };
 
 struct wslx_throwaway_source {
@@ -109,6 +111,9 @@ WSLX_MUST_CHECK int wslx_throwaway_start(struct wslx_manager *m, struct wslx_thr
 void wslx_throwaway_end(struct wslx_manager *m, struct wslx_throwaway *t);
 /* Ends those whose owner died.  Best effort. */
 void wslx_throwaway_sweep(struct wslx_manager *m);
+/* The throw-away machine whose command keeps the distro of that name from being
+ * removed, because its disk lies over the distro's.  -ENOENT. */
+WSLX_MUST_CHECK int wslx_throwaway_over(struct wslx_manager *m, const char *distro, char ret[WSLX_THROWAWAY_NAME]);
 /* Is this the name of a throw-away machine? */
 bool wslx_throwaway_is(struct wslx_manager *m, const char *name);
 

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,13 +147,22 @@ static int set_engine(struct wslx_settings *s, const char *v, struct wslx_err *e
 
 static int set_memory(struct wslx_settings *s, const char *v, struct wslx_err *err)
 {
+	bool plain = *v && v[strspn(v, "0123456789")] == '\0';
 	uint64_t size = 0;
+	int r = *v ? wslx_size_parse(v, &size) : 0;
 
-	if (*v && wslx_size_parse(v, &size) < 0)
+	if (r < 0 && r != -ERANGE)
 		return wslx_err_set(err, EINVAL, "'%s' is no amount of memory: write something like 512M or 2G", v);
-	if (*v && (size < WSLX_MEMORY_MIN || size > WSLX_MEMORY_MAX))
-		return wslx_err_set(err, EINVAL, "memory of %s is out of range: 32M to 1024G", v);
-	s->memory = wslx_align_down(size, MEMORY_STEP);
+	if (r < 0 || size > WSLX_MEMORY_MAX)
+		return wslx_err_set(err, EINVAL, "memory of %s is out of range: at most %uG", v,
+				    (unsigned)(WSLX_MEMORY_MAX / WSLX_GIB));
+	if (*v && size < WSLX_MEMORY_MIN)
+		return wslx_err_set(
+			err, EINVAL,
+			"memory of %s%s is too little: at least %uM, or %uM with a kernel that is chosen with --kernel",
+			v, plain && size && size < WSLX_MIB ? " bytes (write M for MiB, as in 512M)" : "",
+			(unsigned)(WSLX_MEMORY_DEBIAN / WSLX_MIB), (unsigned)(WSLX_MEMORY_MIN / WSLX_MIB));
+	s->memory = size;
 	return 0;
 }
 
@@ -286,17 +296,41 @@ int wslx_settings_set(struct wslx_settings *s, const char *key, const char *valu
 		"unknown setting '%s': engine, memory, cpus, kernel, user, net, publish, portal, portal-window", key);
 }
 
+/* As it was written, or in the largest unit that says exactly as much. */
+static void format_memory(uint64_t n, char buf[24])
+{
+	const char *unit = "BKM";
+
+	for (; unit[1] && n % 1024 == 0; unit++)
+		n /= 1024;
+	snprintf(buf, 24, "%" PRIu64 "%c", n, *unit);
+}
+
 int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err)
 {
+	char text[24];
+
 	if (s->net.n_publish && s->net.mode != WSLX_NET_PASST)
 		return wslx_err_set(err, EINVAL, "ports can be published on the passt network only");
-	if (s->memory && s->memory < WSLX_MEMORY_DEBIAN && !s->kernel[0])
-		return wslx_err_set(
-			err, EINVAL,
-			"memory of %uM is too little for Debian's kernels, which need %uM; a kernel that is "
-			"chosen with --kernel may do with less",
-			(unsigned)(s->memory / WSLX_MIB), (unsigned)(WSLX_MEMORY_DEBIAN / WSLX_MIB));
+	if (s->memory && s->memory < WSLX_MEMORY_DEBIAN && !s->kernel[0]) {
+		format_memory(s->memory, text);
+		return wslx_err_set(err, EINVAL,
+				    "memory of %s is too little for Debian's kernels, which need %uM; a kernel that is "
+				    "chosen with --kernel may do with less",
+				    text, (unsigned)(WSLX_MEMORY_DEBIAN / WSLX_MIB));
+	}
+	if (!wslx_memory_fits(s->memory, s->portal_window)) {
+		format_memory(s->memory, text);
+		return wslx_err_set(err, EINVAL,
+				    "memory of %s and a window of %uM are too much together: 255G is the most", text,
+				    (unsigned)(s->portal_window / WSLX_MIB));
+	}
 	return 0;
+}
+
+uint64_t wslx_settings_memory(const struct wslx_settings *s)
+{
+	return s->memory ? wslx_align_down(s->memory, MEMORY_STEP) : wslx_default_memory();
 }
 
 uint64_t wslx_default_memory(void)

@@ -13,16 +13,14 @@
 #include "manager/grant.h"
 #include "proto/vmconfig.h"
 
-#define WSLX_MEMORY_MIN (32 * WSLX_MIB)
 /* What Debian's kernels need to boot: measured 72 MiB for the cloud kernel, 88
  * for the standard one. */
 #define WSLX_MEMORY_DEBIAN (96 * WSLX_MIB)
-#define WSLX_MEMORY_MAX (1024 * WSLX_GIB)
 #define WSLX_USER_MAX 256
 
 struct wslx_settings {
 	enum wslx_engine engine;        /* AUTO: WSLX_ENGINE, else the best that works */
-	uint64_t memory;                /* bytes, a multiple of 2 MiB; 0 = by the host's */
+	uint64_t memory;                /* bytes as asked for; 0 = by the host's */
 	unsigned cpus;                  /* 0 = the host's */
 	char kernel[WSLX_NAME_MAX + 1]; /* "" = the default kernel */
 	char user[WSLX_USER_MAX + 1];   /* "" = the distro's own */
@@ -41,7 +39,7 @@ WSLX_MUST_CHECK int wslx_settings_set(struct wslx_settings *s, const char *key, 
 				      struct wslx_err *err);
 
 /* What only shows when all are set: ports without passt; too little memory for
- * the default kernel, which is Debian's. */
+ * the default kernel, which is Debian's; no room for memory and window. */
 WSLX_MUST_CHECK int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err);
 
 /* "512M", "2G", "1.5G" is none; plain bytes, K, M, G, T and KB, MB, GB, TB (all
@@ -56,6 +54,9 @@ void wslx_publish_format(const struct wslx_publish *p, char buf[WSLX_PUBLISH_TEX
 /* "none", "passt", "tap:NAME" */
 #define WSLX_NET_TEXT 24
 void wslx_net_format(const struct wslx_net_config *net, char buf[WSLX_NET_TEXT]);
+
+/* What a machine of these settings gets: whole pages of 2 MiB. */
+uint64_t wslx_settings_memory(const struct wslx_settings *s);
 
 /* What memory = 0 and cpus = 0 mean on this host. */
 uint64_t wslx_default_memory(void);

@@ -31,6 +31,7 @@
 #include "base/log.h"
 #include "dev/backend/overlay.h"
 #include "manager/copy.h"
+#include "manager/holder.h"
 #include "manager/lock.h"
 #include "manager/machine.h"
 #include "os/linux/fd.h"
@@ -202,6 +203,31 @@ void wslx_throwaway_end(struct wslx_manager *m, struct wslx_throwaway *t)
 	wslx_close(&t->owner_fd);
 	wslx_close(&t->source_lock);
 	t->name[0] = '\0';
+}
+
+/* The command of `run` has both open: the lock of what it runs, and its machine's. */
+int wslx_throwaway_over(struct wslx_manager *m, const char *distro, char ret[WSLX_THROWAWAY_NAME])
+{
+	cleanup_free char *lock = wslx_path("%s/" WSLX_LOCK_FILE, distro);
+	int fd = openat(m->machines_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = -ENOENT;
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *d;
+	struct stat source, owner;
+	bool known = lock && fstatat(m->store_fd[WSLX_STORE_DISTROS], lock, &source, 0) == 0;
+
+	while (known && dir && r < 0 && (d = readdir(dir))) {
+		cleanup_free char *path = wslx_path("%s/" OWNER_FILE, d->d_name);
+
+		if (strncmp(d->d_name, PREFIX, strlen(PREFIX)) != 0 || strlen(d->d_name) >= WSLX_THROWAWAY_NAME)
+			continue;
+		if (!path || fstatat(m->machines_fd, path, &owner, 0) < 0 || !wslx_held_together(&source, &owner))
+			continue;
+		strcpy(ret, d->d_name);
+		r = 0;
+	}
+	if (dir)
+		closedir(dir);
+	return r;
 }
 
 struct stale {

@@ -17,8 +17,8 @@
 #define VERSION 1
 #define TEXT_MAX 4096u
 #define MEMORY_ALIGN (2 * WSLX_MIB)
-#define MEMORY_MIN (32 * WSLX_MIB)
-#define MEMORY_MAX (1ull << 44)
+/* Where the PCI window begins, less the hole below 4 GiB, which displaces a GiB of memory. */
+#define MEMORY_AND_WINDOW_MAX (255 * WSLX_GIB)
 #define MAX_SEGMENTS (1u << 19)
 #define BOOT_TIMEOUT_MAX_MS (24u * 3600 * 1000)
 
@@ -97,6 +97,13 @@ bool wslx_region_name_ok(const char *name)
 bool wslx_window_bytes_ok(uint64_t size)
 {
 	return size >= WSLX_WINDOW_SIZE_MIN && size <= WSLX_WINDOW_SIZE_MAX && !(size & (size - 1));
+}
+
+bool wslx_memory_fits(uint64_t memory, uint64_t window)
+{
+	/* A window begins at a whole GiB. */
+	return memory <= WSLX_MEMORY_MAX && window <= MEMORY_AND_WINDOW_MAX &&
+	       (!window || (memory + WSLX_GIB - 1) / WSLX_GIB * WSLX_GIB <= MEMORY_AND_WINDOW_MAX - window);
 }
 
 const char *wslx_engine_name(enum wslx_engine e)
@@ -471,7 +478,7 @@ static int decode_root(json_t *root, struct wslx_vm_config *c, struct wslx_err *
 	if (c->engine == WSLX_ENGINE_AUTO)
 		fail(&d, "engine", "want kvm or tcg");
 	c->cpus = (unsigned)take_number(&d, "cpus", 1, WSLX_MAX_CPUS);
-	c->memory = take_number(&d, "memory", MEMORY_MIN, MEMORY_MAX);
+	c->memory = take_number(&d, "memory", WSLX_MEMORY_MIN, WSLX_MEMORY_MAX);
 	if (c->memory % MEMORY_ALIGN)
 		fail(&d, "memory", "not a multiple of 2 MiB");
 	c->shared_memory = take_bool(&d, "shared_memory");
@@ -489,6 +496,8 @@ static int decode_root(json_t *root, struct wslx_vm_config *c, struct wslx_err *
 	/* Written only for a machine that has it. */
 	if (d.r == 0 && json_object_get(root, "portal"))
 		d.r = decode_portal(take(&d, "portal"), &c->portal, err);
+	if (d.r == 0 && !wslx_memory_fits(c->memory, c->portal.window))
+		fail(&d, "memory", "no room for it and Portal's window: 255 GiB for both");
 	return finish(&d);
 }
 

@@ -112,6 +112,13 @@ bool wslx_region_name_ok(const char *name);
 #define WSLX_WINDOW_SIZE_MAX (64 * WSLX_GIB)
 #define WSLX_WINDOW_SIZE_DEFAULT (256 * WSLX_MIB)
 bool wslx_window_bytes_ok(uint64_t size);
+/* Of a machine.  On kvm, RAM from 4 GiB on and Portal's window behind it end
+ * below the PCI window at 256 GiB; the same holds on tcg, whose processor could
+ * address more, so that a machine may change its engine. */
+#define WSLX_MEMORY_MIN (32 * WSLX_MIB)
+#define WSLX_MEMORY_MAX (240 * WSLX_GIB)
+/* Is there room for both?  window: 0 = none. */
+bool wslx_memory_fits(uint64_t memory, uint64_t window);
 /* A host name for a machine or distro of that name. */
 #define WSLX_HOSTNAME_MAX 63 /* the longest label */
 void wslx_hostname_from(const char *name, char ret[WSLX_HOSTNAME_MAX + 1]);

@@ -246,6 +246,22 @@ def test_kernel_without_drivers(wslx, prepared, tmp_path):
     assert "bare" not in wslx.ok("kernel", "list")
 
 
+def test_modular_kernel_without_modules(wslx, mini, prepared, tmp_path):
+    """It is warned of, and the failed start says what is missing."""
+    deb = [f for f in os.listdir(f"{prepared}/cloud") if f.endswith(".deb")][0]
+    subprocess.run(["dpkg-deb", "-x", f"{prepared}/cloud/{deb}", str(tmp_path / "x")], check=True)
+    vmlinuz = next((tmp_path / "x/boot").glob("vmlinuz*"))
+    r = wslx("kernel", "add", str(vmlinuz), "--name", "bare")
+    try:
+        assert (r.returncode, r.out) == (0, "bare\n") and len(r.err.splitlines()) == 1, r.err
+        assert "without modules" in r.err and "--modules DIR" in r.err
+        r = wslx("run", mini, "--kernel", "bare", "--net", "none", "--", "true")
+        assert r.returncode == 255
+        assert "the kernel lacks vsock" in r.err and "wslx kernel add FILE --modules DIR" in r.err, r.err
+    finally:
+        wslx("kernel", "remove", "bare")
+
+
 def test_agent_that_never_answers(wslx, mini):
     """init= has no meaning for an initramfs, rdinit= does: a machine whose agent cannot start."""
     r = wslx("run", mini, "--", "true", env={"WSLX_CMDLINE": "rdinit=/no/such/init", "WSLX_BOOT_TIMEOUT_MS": "20000"})

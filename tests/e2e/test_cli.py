@@ -2,6 +2,7 @@
 
 import glob
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -52,6 +53,7 @@ def test_throwaway_over_a_stopped_distro(wslx, mini):
         if not glob.glob(os.path.join(wslx.home, "state/machines/run-*/disk.wslxo")):
             return  # cloned
         err = wslx.fails("-d", mini, "-e", "true", needle="`wslx run`")
+        wslx.fails("unregister", mini, needle="or stop it: wslx terminate run-")
         wslx.ok("terminate", re.search(r"wslx terminate (run-\S+)", err)[1])
         assert p.wait(60) != 0
     finally:
@@ -108,7 +110,48 @@ def test_least_memory(wslx, mini, mini_tar):
         assert wslx.ok("run", mini, "--memory", "96M", "--kernel", kernel, "--", "echo up") == "up\n"
 
 
+# ---- doctor and status, without any machine
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Nothing is installed."""
+    return Wslx(str(tmp_path))
+
+
+def test_doctor_without_a_kernel(fresh):
+    last = fresh("doctor").out.splitlines()[-1]
+    assert re.fullmatch(r"Machines can run here, on the (kvm|tcg) engine; no kernel is installed yet: "
+                        "wslx install debian", last), last
+
+
+def test_doctor_promises_what_there_is(fresh):
+    """Neither engine has a DAX window, both revoke."""
+    assert not re.search("DAX|revocation|snapshots", fresh.ok("doctor"))
+
+
+def test_broken_state_is_a_warning(fresh, mini_tar):
+    fresh.ok("import", "one", mini_tar, "--size", "1G")
+    data = pathlib.Path(fresh.home, "data")
+    assert " distro " not in fresh.ok("doctor")
+    (data / "config.json").write_text("{ not json")
+    r = fresh("status")
+    assert r.returncode == 0 and "config.json" in r.err and len(r.err.splitlines()) == 1
+    assert "Default Distribution: none" in r.out
+    (data / "distros/one/distro.json").write_text("{ not json")
+    lines = [s for s in fresh.ok("doctor").splitlines() if s.split()[1:2] == ["distro"]]
+    assert [s.split()[:3] for s in lines] == [["warn", "distro", "config.json"], ["warn", "distro", "one"]], lines
+    assert "distro.json" in lines[1]
+
+
 # ---- wsl.exe's words
+
+def test_home_alone(fresh, wslx):
+    """`wslx ~`, of which the shell makes `wslx $HOME`: a shell at home."""
+    for word in ("~", "/some/where"):
+        fresh.fails(word, needle="no distribution is installed", env={"HOME": "/some/where"})
+        assert wslx(word, input="pwd\n", env={"HOME": "/some/where"}).out == "/root\n"
+    fresh.fails("/some/where/else", needle="unknown verb", env={"HOME": "/some/where"})
+    fresh.fails("~", "ls", needle="unknown verb")
 
 def test_words_of_wsl(wslx, mini):
     wslx.ok("--set-default-version", "2")
@@ -171,6 +214,49 @@ def test_export_after_a_kill(wslx, mini, tmp_path):
     with tarfile.open(tmp_path / "x.tar") as t:
         assert t.extractfile("./root/synced").read() == b"synced\n"
     assert wslx.sh("cat /root/synced", distro=mini) == "synced\n"
+
+
+def test_export_that_is_cut_short(fresh, mini_tar, tmp_path):
+    """Nothing ever has the archive's name but a whole archive."""
+    fresh.ok("import", "one", mini_tar, "--size", "1G")
+    # It takes long to compress.
+    noise = tmp_path / "noise/etc"
+    noise.mkdir(parents=True)
+    (noise / "noise").write_bytes(os.urandom(100 << 20))
+    subprocess.run(["tar", "-C", noise.parent, "-cf", str(tmp_path / "noise.tar"), "etc"], check=True)
+    fresh.ok("import", "noise", str(tmp_path / "noise.tar"), "--size", "1G")
+    out = tmp_path / "out"
+    out.mkdir()
+    target = out / "x.tar.xz"
+
+    def started(stop):
+        p = fresh.popen("export", "noise", str(target))
+        wait_for("the export has begun", lambda: any(f.stat().st_size for f in out.iterdir()))
+        assert not target.exists()
+        p.send_signal(stop)
+        p.wait(60)
+        assert not target.exists()
+
+    started(signal.SIGTERM)
+    assert not list(out.iterdir())
+    started(signal.SIGKILL)
+    part, = out.iterdir()
+    assert part.name.startswith(".wslx-export-") and stat.S_IMODE(part.stat().st_mode) == 0o600
+    part.unlink()
+
+    # Somebody else's file of that name stays.
+    p = fresh.popen("export", "noise", str(out / "x.tar.gz"))
+    wait_for("the export has begun", lambda: list(out.iterdir()))
+    (out / "x.tar.gz").write_text("mine")
+    err = p.communicate()[1].decode()
+    assert p.returncode == 255 and "somebody else" in err.splitlines()[-1], err
+    assert (out / "x.tar.gz").read_text() == "mine" and len(list(out.iterdir())) == 1
+
+    fresh.ok("export", "one", str(out / "y.tar"))
+    fresh.ok("export", "one", "z.tar", cwd=str(out))
+    assert sorted(f.name for f in out.iterdir()) == ["x.tar.gz", "y.tar", "z.tar"]
+    fresh.fails("export", "one", str(out) + "/none/", needle="none/")
+    fresh.fails("export", "one", "", needle="no name of a file")
 
 
 def test_export_mistakes(wslx, mini, tmp_path):

@@ -166,8 +166,8 @@ void wslx_holder_describe(const struct wslx_holder *h, const char *runtime_dir, 
 			 h->machine, h->pid, h->run, parent, how);
 		return;
 	}
-	snprintf(buf, size, " by the machine '%s' (process %s)%s; stop it: wslx terminate %s", h->machine, h->pid,
-		 strncmp(h->machine, "run-", 4) ? ""
+	snprintf(buf, size, " by the machine '%s' (process %s)%s stop it: wslx terminate %s", h->machine, h->pid,
+		 strncmp(h->machine, "run-", 4) ? ";"
 						: ", a throw-away one of `wslx run`: wait until its command ends, or",
 		 h->machine);
 }

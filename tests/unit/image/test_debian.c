@@ -154,6 +154,7 @@ static void install(struct image *im, struct wslx_debian_params *p)
 static void test_install(void **state)
 {
 	struct world *w = *state;
+	static const char *const wanted[] = { ",iproute2,", ",less,", ",mount,", ",procps," };
 	struct wslx_debian_params p = { .suite = "trixie", .include = "vim" };
 	struct image im;
 
@@ -173,6 +174,9 @@ static void test_install(void **state)
 	assert_null(strstr(args, "other.example"));
 	assert_null(strstr(args, "localhost"));
 	assert_non_null(strstr(args, ",vim\n"));
+	/* What apt's own packages lack, and everybody types. */
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+		assert_non_null(strstr(args, wanted[i]));
 	assert_string_equal(get(w, "mm.proxy"), "http://proxy.example:3128\n");
 
 	/* Not the host's: mmdebstrap's own idea of the mirror, or the one given. */

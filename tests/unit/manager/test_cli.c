@@ -81,6 +81,22 @@ static void test_exec_forms(void **state)
 	assert_int_equal(o.n_tail, 1);
 }
 
+static void test_home(void **state)
+{
+	cleanup_free char *home = getenv("HOME") ? strdup(getenv("HOME")) : NULL;
+
+	assert_int_equal(setenv("HOME", "/home/me", 1), 0);
+	assert_true(cli_is_home("~") && cli_is_home("/home/me"));
+	assert_false(cli_is_home("/home/m") || cli_is_home("/home/me/x") || cli_is_home("ls"));
+	/* No folder, no verb, nothing. */
+	assert_int_equal(setenv("HOME", "list", 1), 0);
+	assert_false(cli_is_home("list"));
+	assert_int_equal(unsetenv("HOME"), 0);
+	assert_false(cli_is_home("/home/me"));
+	if (home)
+		assert_int_equal(setenv("HOME", home, 1), 0);
+}
+
 static void test_run_forms(void **state)
 {
 	struct cli_opts o;
@@ -335,6 +351,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_table_is_sound),
 		cmocka_unit_test(test_exec_forms),
+		cmocka_unit_test(test_home),
 		cmocka_unit_test(test_run_forms),
 		cmocka_unit_test(test_mistakes),
 		cmocka_unit_test(test_settings_from_options),

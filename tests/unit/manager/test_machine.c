@@ -394,6 +394,22 @@ static void test_throwaway(void **state)
 	assert_false(exists(h->m->run_fd, name) || exists(h->m->machines_fd, name));
 }
 
+static void test_unregister_names_a_throwaway(void **state)
+{
+	struct home *h = *state;
+	struct wslx_throwaway t;
+	struct wslx_err err = { 0 };
+	cleanup_free char *how = NULL;
+
+	assert_int_equal(run_one(h, &t, NULL), 0);
+	assert_true(asprintf(&how, "or stop it: wslx terminate %s", t.name) > 0);
+	assert_int_equal(wslx_distro_unregister(h->m, "one", &err), -EBUSY);
+	if (!strstr(err.msg, how))
+		fail_msg("%s", err.msg);
+	wslx_throwaway_end(h->m, &t);
+	assert_int_equal(wslx_distro_unregister(h->m, "one", &err), 0);
+}
+
 static void test_throwaway_of_a_killed_owner(void **state)
 {
 	struct home *h = *state;
@@ -470,6 +486,7 @@ int main(void)
 		T(test_unregister_spares_an_unseen_machine),
 		T(test_unregister_spares_the_next_one),
 		T(test_throwaway),
+		T(test_unregister_names_a_throwaway),
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),
 		T(test_missing_programs_are_named),

@@ -107,7 +107,7 @@ static void test_set(void **state)
 
 	*s = wslx_settings_default;
 	assert_int_equal(wslx_settings_set(s, "memory", "129M", NULL), 0);
-	assert_true(s->memory == 128 * WSLX_MIB);
+	assert_true(s->memory == 129 * WSLX_MIB && wslx_settings_memory(s) == 128 * WSLX_MIB);
 	assert_int_equal(wslx_settings_set(s, "cpus", "4", NULL), 0);
 	assert_int_equal(s->cpus, 4);
 	assert_int_equal(wslx_settings_set(s, "net", "tap:tap0", NULL), 0);
@@ -160,6 +160,83 @@ static void test_check(void **state)
 	assert_int_equal(wslx_settings_set(s, "net", "none", NULL), 0);
 	assert_int_equal(wslx_settings_check(s, &err), -EINVAL);
 	free(s);
+}
+
+static void test_memory_limits(void **state)
+{
+	static const struct {
+		const char *memory, *window, *said; /* NULL: it is fine */
+	} list[] = {
+		{ "240G", "", NULL },
+		{ "240G", "8G", NULL },
+		{ "191G", "64G", NULL },
+		{ "195585M", "64G", "memory of 195585M and a window of 65536M are too much together: 255G" },
+		{ "1T", "", "memory of 1T is out of range: at most 240G" },
+		{ "241G", "", "at most 240G" },
+		{ "99999999999T", "", "memory of 99999999999T is out of range: at most 240G" },
+		{ "95M", "", "memory of 95M is too little for Debian's kernels, which need 96M" },
+		{ "97280K", "", "memory of 95M is too little" },
+		{ "97283K", "", "memory of 97283K is too little" },
+		{ "1", "", "memory of 1 bytes (write M for MiB, as in 512M) is too little: at least 96M, or 32M with" },
+		{ "512", "", "memory of 512 bytes (write M" },
+		{ "0", "", "memory of 0 is too little: at least 96M" },
+		{ "31M", "", "memory of 31M is too little: at least 96M, or 32M with" },
+	};
+	struct wslx_settings *s = malloc(sizeof(*s));
+
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++) {
+		struct wslx_err err = { 0 };
+		int r;
+
+		*s = wslx_settings_default;
+		assert_int_equal(wslx_settings_set(s, "portal-window", list[i].window, NULL), 0);
+		r = wslx_settings_set(s, "memory", list[i].memory, &err);
+		if (r == 0)
+			r = wslx_settings_check(s, &err);
+		assert_int_equal(r, list[i].said ? -EINVAL : 0);
+		if (list[i].said && !strstr(err.msg, list[i].said))
+			fail_msg("%s: %s", list[i].memory, err.msg);
+	}
+	free(s);
+}
+
+/* The last place where it is checked. */
+static void test_memory_of_a_machine(void **state)
+{
+	static const struct {
+		uint64_t memory, window;
+		bool ok;
+	} list[] = {
+		{ 240 * WSLX_GIB, 0, true },
+		{ 240 * WSLX_GIB + 2 * WSLX_MIB, 0, false },
+		{ 191 * WSLX_GIB, 64 * WSLX_GIB, true },
+		{ 191 * WSLX_GIB + 2 * WSLX_MIB, 64 * WSLX_GIB, false },
+		{ UINT64_C(1) << 44, 0, false },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++) {
+		struct wslx_vm_config c = {
+			.name = (char *)"m",
+			.engine = WSLX_ENGINE_KVM,
+			.cpus = 1,
+			.memory = list[i].memory,
+			.runtime_dir = (char *)"/r",
+			.state_dir = (char *)"/s",
+			.kernel = (char *)"/k",
+			.portal.window = list[i].window,
+		};
+		cleanup_free char *json = NULL;
+		struct wslx_vm_config *back = NULL;
+		struct wslx_err err = { 0 };
+		int r;
+
+		assert_int_equal(wslx_vm_config_encode(&c, &json), 0);
+		r = wslx_vm_config_decode(json, strlen(json), &back, &err);
+		if (r != (list[i].ok ? 0 : -EINVAL))
+			fail_msg("%zu: %d %s", i, r, err.msg);
+		assert_true(list[i].ok || strstr(err.msg, "memory"));
+		wslx_vm_config_free(back);
+	}
 }
 
 static void test_defaults(void **state)
@@ -274,6 +351,8 @@ int main(void)
 		cmocka_unit_test(test_publish),
 		cmocka_unit_test(test_set),
 		cmocka_unit_test(test_check),
+		cmocka_unit_test(test_memory_limits),
+		cmocka_unit_test(test_memory_of_a_machine),
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_distro_round_trip),
 		cmocka_unit_test(test_distro_strict),

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "os/linux/fd.h"
 #include "os/linux/paths.h"
+#include "vmm/supervisor/holder.h"
 #include "vmm/supervisor/open.h"
 #include "vmm/supervisor/run_internal.h"
 
@@ -358,6 +359,19 @@ static void test_disk_holder(void **state)
 	}
 }
 
+static void test_holder_in_words(void **state)
+{
+	struct wslx_holder h = { .pid = "7", .comm = "wslx-vmm", .machine = "run-1" };
+	char text[256];
+
+	wslx_holder_describe(&h, "/run/x", text, sizeof(text));
+	assert_string_equal(text, " by the machine 'run-1' (process 7), a throw-away one of `wslx run`: wait until its "
+				  "command ends, or stop it: wslx terminate run-1");
+	strcpy(h.machine, "deb");
+	wslx_holder_describe(&h, "/run/x", text, sizeof(text));
+	assert_string_equal(text, " by the machine 'deb' (process 7); stop it: wslx terminate deb");
+}
+
 static void test_bad_start(void **state)
 {
 	struct machine m;
@@ -417,7 +431,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_full_host_disk), cmocka_unit_test(test_no_end_of_last_words),
 		cmocka_unit_test(test_hostile_child),  cmocka_unit_test(test_net_socket_of_each_run),
 		cmocka_unit_test(test_disk_lock),      cmocka_unit_test(test_bad_start),
-		cmocka_unit_test(test_disk_holder),
+		cmocka_unit_test(test_disk_holder),    cmocka_unit_test(test_holder_in_words),
 	};
 
 	machine_main(argc, argv);
