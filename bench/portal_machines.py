@@ -18,8 +18,8 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PORT = "7000"
 REGION = "bench"
 GRANT = "64M"
-# Who asks whom.
 FIGURES = ["trip.p50", "record.p50", "rpc.p50", "rpc.p99", "asleep.p50", "bulk.p50", "memcpy.p50"]
+# Who asks whom.
 PLACES = [("host-host", None, None), ("host-guest", None, 0), ("guest-host", 0, None), ("guest-guest", 0, 1)]
 
 
