@@ -23,7 +23,7 @@ bench:
 	@/usr/bin/python3 bench/bench.py
 
 bench-portal:
-	@tools/packages.sh build
+	@tools/packages.sh build run check
 	@/usr/bin/python3 bench/portal.py $(PARTS)
 
 # make lab CMD='build/wslx doctor': runs CMD in an emulated host with a complete KVM.

@@ -483,16 +483,21 @@ static void bench_bulk(void)
 		memset(mine, 1, n);
 		memset(plain, 2, n);
 		for (unsigned k = 0; k < times; k++) {
-			uint64_t t[3];
+			uint64_t t[2];
 
+			/* Each once before, so that both begin with the same things in the caches. */
+			memcpy(to, plain, n);
 			t[0] = now();
 			memcpy(to, plain, n);
 			t[1] = now();
+			a[k] = (double)n / (double)(t[1] - t[0]);
 			must(portal_resolve(q, h, n, &from), "resolve");
 			memcpy(to, from, n);
-			t[2] = now();
-			a[k] = (double)n / (double)(t[1] - t[0]);
-			b[k] = (double)n / (double)(t[2] - t[1]);
+			t[0] = now();
+			must(portal_resolve(q, h, n, &from), "resolve");
+			memcpy(to, from, n);
+			t[1] = now();
+			b[k] = (double)n / (double)(t[1] - t[0]);
 		}
 		printf("bulk.%u.memcpy %.3f\n", mib[i], at(a, times, 0.5));
 		printf("bulk.%u.portal %.3f\n", mib[i], at(b, times, 0.5));

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
-"""Portal's benchmarks, host to host: a table of ratios, and a plot.
+"""Portal's benchmarks: a table of ratios, and a plot.
 
-usage: bench/portal.py [--build DIR] [--rounds N] [--runs N] [--svg FILE] [rtt|spsc|rpc|bulk|fan|flat ...]
-Figures are medians of --runs runs of bench/portal.c; in each run the peers take turns batch by batch.
+usage: bench/portal.py [--build DIR] [--rounds N] [--runs N] [--svg FILE] [rtt|spsc|rpc|bulk|fan|flat|tcg|lab ...]
+Host to host: figures are medians of --runs runs of bench/portal.c; in each run the peers take turns batch by batch.
+tcg, lab: between host and machines of the tcg engine, and of the kvm engine in the lab (bench/portal_machines.py), built in
+--machines.  In both everything in a machine is emulated: only the ratios mean anything.
 """
 
 import argparse
@@ -11,8 +13,12 @@ import statistics
 import subprocess
 import sys
 
+import portal_machines
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PARTS = ["rtt", "spsc", "rpc", "bulk", "fan", "flat"]
+NATIVE = ["rtt", "spsc", "rpc", "bulk", "fan", "flat"]
+MACHINES = ["tcg", "lab"]
+PARTS = NATIVE + MACHINES
 
 
 def measure(build, part, rounds, runs):
@@ -96,10 +102,10 @@ def bars(x, y, title, values, unit):
     top = max(v for _, v in values)
     for i, (label, v) in enumerate(values):
         yy = y + 14 + 20 * i
-        w = max(1, 220 * v / top)
+        w = max(1, 200 * v / top)
         out.append(f'<text x="{x}" y="{yy + 11}">{label}</text>'
-                   f'<rect x="{x + 110}" y="{yy}" width="{w:.0f}" height="14" fill="{"#3a7" if "portal" in label else "#99a"}"/>'
-                   f'<text x="{x + 116 + w:.0f}" y="{yy + 11}">{v:.4g} {unit}</text>')
+                   f'<rect x="{x + 130}" y="{yy}" width="{w:.0f}" height="14" fill="{"#3a7" if "portal" in label else "#99a"}"/>'
+                   f'<text x="{x + 136 + w:.0f}" y="{yy + 11}">{v:.4g} {unit}</text>')
     return out
 
 
@@ -123,6 +129,9 @@ def plot(results, path):
     if r := results.get("flat"):
         charts.append(("alloc and free by region", [(f"portal, {k} MiB", m(r, f"flat.mib.{k}.alloc"))
                                                     for k in (4, 64, 1024, 65536)], "ns"))
+    for part in MACHINES:
+        if r := results.get(part):
+            charts += portal_machines.charts(part, r)
     body, y = [], [20, 20]
     for i, (title, values, unit) in enumerate(charts):
         body += bars(20 + 440 * (i % 2), y[i % 2], title, values, unit)
@@ -137,6 +146,8 @@ def main():
     ap.add_argument("--build", default=os.path.join(TOP, "build-bench"))
     ap.add_argument("--rounds", type=int, default=2000)
     ap.add_argument("--runs", type=int, default=5)
+    ap.add_argument("--trips", type=int, default=1000, help="between host and machines")
+    ap.add_argument("--machines", default=os.path.join(TOP, "build-check"), help="build folder of tcg and lab")
     ap.add_argument("--svg")
     ap.add_argument("parts", nargs="*", help=" ".join(PARTS))
     args = ap.parse_args()
@@ -149,6 +160,17 @@ def main():
     subprocess.run(["ninja", "-C", args.build, "--quiet", "bench/portal_bench"], check=True)
     t, results = Table(), {}
     for part in args.parts or PARTS:
+        if part in MACHINES:
+            try:
+                figures = portal_machines.measure(os.path.abspath(args.machines), part, args.trips)
+            except (subprocess.SubprocessError, portal_machines.Incomplete) as e:
+                print(f"{part}: no figures: {e}", file=sys.stderr)
+                t.missed += 1
+                continue
+            results[part] = figures
+            for row in portal_machines.rows(part, figures):
+                t.add(*row)
+            continue
         results[part] = measure(args.build, part, args.rounds, 1 if part == "flat" else args.runs)
         report(part, results[part], t)
     t.show()
