@@ -251,7 +251,7 @@ int portal_host_create(const struct portal_host_params *p, portal_host **ret);
 void portal_host_destroy(portal_host *h); /* NULL is fine; participants see -EPIPE */
 int portal_host_fd(const portal_host *h);
 int portal_host_dispatch(portal_host *h, int timeout_ms);
-/* Takes over a connected SOCK_SEQPACKET socket, as if it had connected to path. */
+/* Takes over a connected SOCK_SEQPACKET socket, as if it had connected to path: it has a second to say HELLO. */
 int portal_host_serve(portal_host *h, int sock);
 
 /* A participant without a socket: a guest whose VMM is this process. */

@@ -15,7 +15,6 @@
 #include "portal/atomic.h"
 #include "portal/directory.h"
 
-#define LISTENER 0x200000000ull
 #define DEFAULT_SEGMENTS 32768u
 #define DEFAULT_SLOTS 1024u
 #define DEFAULT_EACH 512u
@@ -100,7 +99,7 @@ static int make_tables(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32
 
 static int start_listening(portal_host *h, const char *path)
 {
-	struct epoll_event e = { .events = EPOLLIN, .data.u64 = LISTENER };
+	struct epoll_event e = { .events = EPOLLIN, .data.u64 = WSLX_HOST_LISTENER };
 
 	h->path = strdup(path);
 	if (!h->path)
@@ -126,7 +125,11 @@ static int create(portal_host *h, const struct portal_host_params *p)
 	h->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (h->epoll < 0)
 		return -errno;
-	r = make_tables(h, name, segments, slots);
+	r = wslx_host_strangers_init(h);
+	if (r == 0)
+		r = wslx_host_keep_spare(h);
+	if (r == 0)
+		r = make_tables(h, name, segments, slots);
 	if (r == 0 && p->path)
 		r = start_listening(h, p->path);
 	return r;
@@ -143,7 +146,11 @@ int portal_host_create(const struct portal_host_params *p, portal_host **ret)
 	if (!h)
 		return -ENOMEM;
 	pthread_mutex_init(&h->lock, NULL);
-	h->epoll = h->listener = -1;
+	h->epoll = h->listener = h->timer = -1;
+	for (unsigned i = 0; i < ARRAY_SIZE(h->spare); i++)
+		h->spare[i] = -1;
+	for (unsigned i = 0; i < WSLX_HOST_STRANGERS; i++)
+		h->stranger[i].sock = -1;
 	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++)
 		h->arena[i].fd = h->arena[i].ro = -1;
 	for (unsigned i = 0; i < PORTAL_MAX_PARTICIPANTS; i++)
@@ -175,6 +182,8 @@ void portal_host_destroy(portal_host *h)
 		munmap(h->base, (size_t)h->arena[0].segments << PORTAL_SEGMENT_SHIFT);
 	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++)
 		wslx_host_arena_close(&h->arena[i]);
+	wslx_host_strangers_free(h);
+	wslx_host_use_spare(h);
 	wslx_close(&h->listener);
 	wslx_close(&h->epoll);
 	if (h->path)
@@ -191,12 +200,22 @@ int portal_host_fd(const portal_host *h)
 	return h->epoll;
 }
 
-static void on_connection(portal_host *h)
+static void on_event(portal_host *h, uint64_t word, uint32_t events)
 {
-	cleanup_close int sock = accept4(h->listener, NULL, NULL, SOCK_CLOEXEC);
-
-	if (sock >= 0 && wslx_host_accept(h, sock) == 0)
-		(void)TAKE_FD(sock);
+	switch (word & WSLX_HOST_WHAT) {
+	case WSLX_HOST_LISTENER:
+		wslx_host_on_connection(h);
+		break;
+	case WSLX_HOST_TIMER:
+		wslx_host_on_timer(h);
+		break;
+	case WSLX_HOST_STRANGER:
+		wslx_host_on_stranger(h, (unsigned)word);
+		break;
+	default:
+		wslx_host_on_socket(h, (unsigned)word, events);
+		break;
+	}
 }
 
 int portal_host_dispatch(portal_host *h, int timeout_ms)
@@ -207,16 +226,8 @@ int portal_host_dispatch(portal_host *h, int timeout_ms)
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
 	pthread_mutex_lock(&h->lock);
-	for (int i = 0; i < n; i++) {
-		uint64_t word = e[i].data.u64;
-
-		if (word == LISTENER)
-			on_connection(h);
-		else if (word >> 32)
-			wslx_host_on_stranger(h, (int)(uint32_t)word);
-		else
-			wslx_host_on_socket(h, (unsigned)word, e[i].events);
-	}
+	for (int i = 0; i < n; i++)
+		on_event(h, e[i].data.u64, e[i].events);
 	pthread_mutex_unlock(&h->lock);
 	return 0;
 }

@@ -53,9 +53,26 @@ struct wslx_host_member {
 	void *opaque;
 };
 
+/* A connection that has not said HELLO. */
+struct wslx_host_stranger {
+	int sock; /* -1: none */
+	int64_t deadline;
+};
+
+#define WSLX_HOST_STRANGERS 64u
+
+/* epoll's words: a member's index, or one of these (a stranger's with its index). */
+#define WSLX_HOST_WHAT 0xffffffff00000000ull
+#define WSLX_HOST_STRANGER 0x100000000ull
+#define WSLX_HOST_LISTENER 0x200000000ull
+#define WSLX_HOST_TIMER 0x300000000ull
+
 struct portal_host {
 	pthread_mutex_t lock;
-	int epoll, listener;
+	int epoll, listener, timer;
+	int spare[2];       /* descriptors that replacing an arena's memory may always use */
+	int64_t deaf_until; /* the listener is not watched; 0: it is */
+	struct wslx_host_stranger stranger[WSLX_HOST_STRANGERS];
 	char *path;
 	uint8_t *base; /* arena 0 */
 	struct portal_header *hdr;
@@ -83,6 +100,9 @@ WSLX_MUST_CHECK int wslx_host_arena_new(portal_host *h, uint32_t segments, unsig
 void wslx_host_arena_dead(portal_host *h, unsigned a);
 /* New memory with the same bytes, which the old writer cannot reach. */
 WSLX_MUST_CHECK int wslx_host_arena_replace(portal_host *h, unsigned a, unsigned owner, enum portal_arena_state state);
+/* Only for as long as it takes to close as many: revoking must not fail for want of descriptors. */
+void wslx_host_use_spare(portal_host *h);
+int wslx_host_keep_spare(portal_host *h);
 void wslx_host_arena_close(struct wslx_host_arena *a);
 enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, unsigned a);
 void wslx_host_epoch_begin(portal_host *h);
@@ -96,11 +116,22 @@ void wslx_host_event(portal_host *h, unsigned i);
 void wslx_host_event_all(portal_host *h);
 
 /* host_socket.c */
-WSLX_MUST_CHECK int wslx_host_accept(portal_host *h, int sock);
+/* Hears a stranger: 0: sock is a member's, or was; 1: it has said nothing yet; -errno: it is to be closed. */
+WSLX_MUST_CHECK int wslx_host_greet(portal_host *h, int sock);
 void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events);
 /* To a guest's VMM: ring the guest. */
 void wslx_host_tell_vmm(portal_host *h, unsigned i);
-void wslx_host_on_stranger(portal_host *h, int sock);
+
+/* host_strangers.c */
+WSLX_MUST_CHECK int wslx_host_strangers_init(portal_host *h);
+void wslx_host_strangers_free(portal_host *h);
+/* Takes sock unless it fails. */
+WSLX_MUST_CHECK int wslx_host_accept(portal_host *h, int sock);
+void wslx_host_on_connection(portal_host *h);
+void wslx_host_on_stranger(portal_host *h, unsigned k);
+void wslx_host_on_timer(portal_host *h);
+/* Are there enough left besides fd to let somebody in? */
+bool wslx_host_has_descriptors(int fd);
 
 /* host_names.c */
 void wslx_host_mailbox(portal_host *h, unsigned i);

@@ -182,7 +182,24 @@ static int copy_bytes(int to, int from, off_t size)
 	return 0;
 }
 
-int wslx_host_arena_replace(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
+int wslx_host_keep_spare(portal_host *h)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(h->spare); i++) {
+		if (h->spare[i] < 0)
+			h->spare[i] = fcntl(h->epoll, F_DUPFD_CLOEXEC, 0);
+		if (h->spare[i] < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+void wslx_host_use_spare(portal_host *h)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(h->spare); i++)
+		wslx_close(&h->spare[i]);
+}
+
+static int replace(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
 {
 	struct wslx_host_arena *a = &h->arena[i];
 	off_t size = (off_t)a->segments << PORTAL_SEGMENT_SHIFT;
@@ -203,6 +220,16 @@ int wslx_host_arena_replace(portal_host *h, unsigned i, unsigned owner, enum por
 	write_table(h, i);
 	wslx_host_epoch_end(h);
 	return 0;
+}
+
+int wslx_host_arena_replace(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
+{
+	int r;
+
+	wslx_host_use_spare(h);
+	r = replace(h, i, owner, state);
+	(void)!wslx_host_keep_spare(h); /* as many have been closed; if another thread took them, the next time */
+	return r;
 }
 
 enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, unsigned i)

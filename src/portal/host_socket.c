@@ -10,35 +10,17 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "os/linux/fd.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
 #include "portal/host.h"
 
-/* epoll's word for a socket that has not said HELLO. */
-#define STRANGER 0x100000000ull
-
 static int watch(portal_host *h, int op, int fd, uint32_t events, uint64_t word)
 {
 	struct epoll_event e = { .events = events, .data.u64 = word };
 
 	return epoll_ctl(h->epoll, op, fd, &e) < 0 ? -errno : 0;
-}
-
-int wslx_host_accept(portal_host *h, int sock)
-{
-	struct ucred u;
-	socklen_t n = sizeof(u);
-	int r;
-
-	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &u, &n) < 0)
-		return -errno;
-	if (u.uid != geteuid())
-		return -EACCES;
-	r = wslx_fd_nonblock(sock, 1);
-	return r < 0 ? r : watch(h, EPOLL_CTL_ADD, sock, EPOLLIN, STRANGER | (uint32_t)sock);
 }
 
 /* What arena a is to member i, as one word to compare. */
@@ -128,6 +110,8 @@ static int welcome(portal_host *h, int sock, const struct wslx_portal_msg *q, un
 		return -EINVAL;
 	if (!q->segments || q->segments > h->max_each)
 		return -EDQUOT;
+	if (!wslx_host_has_descriptors(sock))
+		return -EMFILE;
 	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &u, &n) < 0)
 		return -errno;
 	p.id = q->kind == PORTAL_KIND_GUEST ? q->id : (uint32_t)u.pid;
@@ -137,20 +121,17 @@ static int welcome(portal_host *h, int sock, const struct wslx_portal_msg *q, un
 	return r;
 }
 
-void wslx_host_on_stranger(portal_host *h, int fd)
+int wslx_host_greet(portal_host *h, int sock)
 {
-	cleanup_close int sock = fd;
 	struct wslx_portal_msg q, w = { .op = PORTAL_OP_WELCOME, .version = PORTAL_VERSION };
 	ssize_t n = recv(sock, &q, sizeof(q), MSG_DONTWAIT);
 	unsigned i = 0;
 	int r;
 
-	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
-		sock = -1;
-		return;
-	}
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 1;
 	if (n != sizeof(q))
-		return;
+		return -EPROTO;
 	r = welcome(h, sock, &q, &i);
 	w.status = r;
 	w.index = i;
@@ -158,11 +139,11 @@ void wslx_host_on_stranger(portal_host *h, int fd)
 	w.life = r < 0 ? 0 : PORTAL_LIFE_GENERATION(h->parts[i].life);
 	n = send(sock, &w, sizeof(w), MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (r < 0)
-		return;
-	(void)TAKE_FD(sock); /* the member's now */
+		return r;
 	h->member[i].greeted = true;
-	if (n < 0 || watch(h, EPOLL_CTL_MOD, fd, EPOLLIN, i) < 0 || answer(h, i) < 0)
+	if (n < 0 || watch(h, EPOLL_CTL_MOD, sock, EPOLLIN, i) < 0 || answer(h, i) < 0)
 		wslx_host_leave(h, i, true);
+	return 0;
 }
 
 static int on_sync(portal_host *h, unsigned i, const struct wslx_portal_msg *q)

@@ -168,7 +168,8 @@ static const struct {
 	{ SCMP_SYS(memfd_create), BROKER },
 	{ SCMP_SYS(ftruncate), BROKER },
 	{ SCMP_SYS(fchmod), BROKER },
-	{ SCMP_SYS(geteuid), BROKER }, /* is it the same user who connects? */
+	{ SCMP_SYS(geteuid), BROKER },         /* is it the same user who connects? */
+	{ SCMP_SYS(timerfd_settime), BROKER }, /* how long a stranger is waited for */
 	{ SCMP_SYS(unlink), BROKER },
 	{ SCMP_SYS(unlinkat), BROKER },
 };

@@ -3,7 +3,9 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "os/linux/fd.h"
@@ -537,6 +539,165 @@ static void read_only_means_it(void **state)
 	broker_end(&b);
 }
 
+/* Connects and says nothing, many times more than the broker keeps. */
+static int crowd(void *arg)
+{
+	const struct broker *b = arg;
+	int s[300], r = 0;
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+		return 1;
+	l.rlim_cur = l.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &l) < 0)
+		return 2;
+	for (unsigned i = 0; i < ARRAY_SIZE(s) && r == 0; i++) {
+		s[i] = wslx_unix_connect_within(b->path, SOCK_SEQPACKET, 5000);
+		r = s[i] < 0 ? 3 : 0;
+	}
+	tell(pipe_to_parent[1]);
+	hear(pipe_to_child[0]);
+	return r;
+}
+
+/* The lowest number that is free: with none below it, how many are open. */
+static int next_descriptor(void)
+{
+	int fd = dup(0);
+
+	assert_true(fd >= 0);
+	close(fd);
+	return fd;
+}
+
+static void limit_descriptors(rlim_t n)
+{
+	struct rlimit l;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &l), 0);
+	l.rlim_cur = n;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &l), 0);
+}
+
+static int64_t used_ns(pthread_t t)
+{
+	struct timespec ts;
+	clockid_t c;
+
+	assert_int_equal(pthread_getcpuclockid(t, &c), 0);
+	assert_int_equal(clock_gettime(c, &ts), 0);
+	return ts.tv_sec * SEC + ts.tv_nsec;
+}
+
+static void silent_crowd(void **state)
+{
+	struct portal_host_stat st;
+	struct rlimit old;
+	struct broker b;
+	int pid, before;
+	portal *p;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	pipes_open();
+	broker_start(&b, NULL);
+	before = next_descriptor();
+	limit_descriptors((rlim_t)before + 150);
+	pid = child_start(crowd, &b);
+	hear(pipe_to_parent[0]);
+	/* They are all there still, and nobody else minds. */
+	p = broker_attach(&b, "fine");
+	assert_non_null(p);
+	assert_int_equal(portal_host_object(b.h, "x", 1, 0, 0), 0);
+	assert_int_equal(portal_host_unpublish(b.h, "x"), 0);
+	portal_detach(p);
+	assert_int_equal(portal_host_stat(b.h, &st), 0);
+	assert_int_equal(st.attached, 1);
+	/* Their time is over. */
+	for (unsigned i = 0; i < 100 && next_descriptor() > before; i++)
+		usleep(100000);
+	assert_int_equal(next_descriptor(), before);
+	tell(pipe_to_child[1]);
+	child_wait(pid);
+	limit_descriptors(old.rlim_cur);
+	broker_end(&b);
+	pipes_close();
+}
+
+/* Says HELLO at once, and is heard in the end. */
+static int patient(void *arg)
+{
+	const struct broker *b = arg;
+	struct wslx_portal_msg m = { .op = PORTAL_OP_HELLO,
+				     .version = PORTAL_VERSION,
+				     .kind = PORTAL_KIND_PROCESS,
+				     .segments = 1,
+				     .name = "patient" };
+	int s;
+
+	limit_descriptors(4096);
+	s = wslx_unix_connect(b->path, SOCK_SEQPACKET);
+	if (s < 0 || send(s, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m))
+		return 1;
+	tell(pipe_to_parent[1]);
+	if (recv(s, &m, sizeof(m), 0) != sizeof(m) || m.op != PORTAL_OP_WELCOME)
+		return 2;
+	return m.status;
+}
+
+static void no_descriptors(void **state)
+{
+	struct portal_info info;
+	struct rlimit old;
+	struct broker b;
+	int64_t before;
+	portal *p;
+	int pid;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	pipes_open();
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "revoked");
+	portal_get_info(p, &info);
+	limit_descriptors((rlim_t)next_descriptor());
+	assert_int_equal(dup(0), -1);
+	pid = child_start(patient, &b);
+	hear(pipe_to_parent[0]);
+	/* There is one who cannot be let in: it does not keep the broker awake. */
+	before = used_ns(b.thread);
+	usleep(500000);
+	assert_true(used_ns(b.thread) - before < SEC / 10);
+	assert_int_equal(portal_host_revoke(b.h, info.self, 0), 0);
+	assert_int_equal(dup(0), -1);
+	limit_descriptors(old.rlim_cur);
+	child_wait(pid);
+	portal_detach(p);
+	broker_end(&b);
+	pipes_close();
+}
+
+/* A participant takes three: what is kept for others is not touched. */
+static void nearly_no_descriptors(void **state)
+{
+	struct rlimit old;
+	struct broker b;
+	int pid, n;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	pipes_open();
+	broker_start(&b, NULL);
+	n = next_descriptor();
+	limit_descriptors((rlim_t)n + 10);
+	pid = child_start(crowd, &b);
+	hear(pipe_to_parent[0]);
+	assert_int_equal(portal_host_object(b.h, "x", 1, 0, 0), 0);
+	assert_int_equal(portal_host_object(b.h, "y", 1, 0, 0), 0);
+	tell(pipe_to_child[1]);
+	child_wait(pid);
+	limit_descriptors(old.rlim_cur);
+	broker_end(&b);
+	pipes_close();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -545,7 +706,8 @@ int main(void)
 		cmocka_unit_test(quiesce_and_a_late_one), cmocka_unit_test(broker_ends_first),
 		cmocka_unit_test(broker_is_killed),       cmocka_unit_test(killed_at_random),
 		cmocka_unit_test(guests_are_waited_for),  cmocka_unit_test(garbage_on_the_socket),
-		cmocka_unit_test(read_only_means_it),
+		cmocka_unit_test(read_only_means_it),     cmocka_unit_test(silent_crowd),
+		cmocka_unit_test(no_descriptors),         cmocka_unit_test(nearly_no_descriptors),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
