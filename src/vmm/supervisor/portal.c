@@ -173,10 +173,12 @@ int wslx_vmportal_remove(struct wslx_vmportal *p, const char *region)
 	if (!g || g->removed)
 		return -ENOENT;
 	g->revoked = g->removed = true;
-	if (g->state == GRANT_WAITING)
+	/* WAITING: it may be about to join again, and a program may hold the doorbell meanwhile. */
+	if (g->state == GRANT_WAITING) {
+		wslx_timer_disarm(g->timer);
 		show_name(g);
-	else
-		wslx_vmportal_leave(g, false);
+	}
+	wslx_vmportal_leave(g, false);
 	return 0;
 }
 

@@ -143,6 +143,8 @@ void wslx_vmportal_join(struct grant *g)
 	int64_t now = wslx_now_ms(), next = g->joined_ms + JOIN_INTERVAL_MS;
 	int r;
 
+	if (g->revoked)
+		return;
 	if (g->joined_ms && now < next) {
 		wslx_timer_arm(g->timer, (uint64_t)(next - now));
 		return;
@@ -208,11 +210,9 @@ static void cleared(struct grant *g)
 void wslx_vmportal_leave(struct grant *g, bool join_again)
 {
 	g->join_again = join_again && !g->revoked;
-	if (g->state == GRANT_CLEARING)
-		return;
 	if (!join_again)
 		wslx_vmportal_bell_end(g);
-	if (g->state == GRANT_WAITING)
+	if (g->state == GRANT_CLEARING || g->state == GRANT_WAITING)
 		return;
 	g->state = GRANT_CLEARING;
 	wslx_watch_free(g->watch);
