@@ -114,6 +114,12 @@ static int grant_new(struct wslx_vmportal *p, const struct wslx_portal_grant *c)
 	return 0;
 }
 
+static bool same_terms(const struct wslx_portal_grant *a, const struct wslx_portal_grant *b)
+{
+	return a->readonly == b->readonly && a->segments == b->segments && !strcmp(a->as, b->as) &&
+	       !strcmp(a->socket, b->socket);
+}
+
 static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
 {
 	char *socket = strdup(c->socket);
@@ -123,6 +129,11 @@ static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
 	free(g->config.socket);
 	g->config = *c;
 	g->config.socket = socket;
+	/* In force on other terms: those end, for the program that has attached, too. */
+	if (g->state != GRANT_WAITING && !g->revoked) {
+		wslx_vmportal_bell_end(g);
+		wslx_vmportal_leave(g, true);
+	}
 	g->revoked = g->removed = false;
 	g->gone_warned = false;
 	if (g->state == GRANT_WAITING)
@@ -159,7 +170,7 @@ int wslx_vmportal_add(struct wslx_vmportal *p, const struct wslx_portal_grant *c
 	}
 	if (!g)
 		r = grant_new(p, c);
-	else if (g->state == GRANT_WAITING || g->revoked)
+	else if (g->state == GRANT_WAITING || g->revoked || !same_terms(&g->config, c))
 		r = grant_change(g, c);
 	if (r == 0)
 		wslx_vmportal_retry(p);
@@ -184,9 +195,16 @@ int wslx_vmportal_remove(struct wslx_vmportal *p, const char *region)
 
 void wslx_vmportal_retry(struct wslx_vmportal *p)
 {
-	for (size_t i = 0; p->running && i < p->n_grants; i++)
-		if (p->grants[i].state == GRANT_WAITING && !p->grants[i].revoked)
-			wslx_vmportal_join(&p->grants[i]);
+	for (size_t i = 0; p->running && i < p->n_grants; i++) {
+		struct grant *g = &p->grants[i];
+
+		if (g->revoked)
+			continue;
+		if (g->state == GRANT_WAITING)
+			wslx_vmportal_join(g);
+		else if (g->state == GRANT_CLEARING)
+			g->join_again = true;
+	}
 }
 
 json_t *wslx_vmportal_describe(const struct wslx_vmportal *p)

@@ -190,6 +190,13 @@ static bool clear_next(struct grant *g)
 	return true;
 }
 
+/* Not while a program still holds its doorbell: it may go on writing there. */
+static void release_places(struct grant *g)
+{
+	if (g->bell < 0 || !g->bell_ending)
+		wslx_vmportal_place_release(&g->p->places, g->index);
+}
+
 static void cleared(struct grant *g)
 {
 	bool again = g->join_again;
@@ -198,10 +205,8 @@ static void cleared(struct grant *g)
 	if (g->sock >= 0 && g->say_synced)
 		(void)!say_all(g);
 	forget(g);
-	if (g->revoked)
-		wslx_vmportal_page_name(&g->p->page, g->index, "");
-	if (g->bell < 0 || !g->bell_ending)
-		wslx_vmportal_place_release(&g->p->places, g->index);
+	wslx_vmportal_page_name(&g->p->page, g->index, g->revoked ? "" : g->config.as);
+	release_places(g);
 	if (again && g->p->running)
 		wslx_vmportal_join(g);
 	wslx_vmportal_room(g->p);
@@ -380,7 +385,7 @@ static int on_done(struct grant *g, const struct wslx_portal_msg *m)
 	if (!g->shown)
 		show_entry(g);
 	wslx_vmportal_page_epoch(&g->p->page, g->index, g->epoch);
-	wslx_vmportal_place_release(&g->p->places, g->index);
+	release_places(g);
 	g->state = GRANT_READY;
 	wslx_vmportal_bell_ready(g);
 	wslx_vmportal_room(g->p);

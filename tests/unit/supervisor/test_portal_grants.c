@@ -114,12 +114,118 @@ static void test_remove_while_it_is_cleared(void **state)
 	teardown(&m);
 }
 
+/* ---- given again ------------------------------------------------------------------------- */
+
+static void test_grant_on_other_terms(void **state)
+{
+	struct wslx_portal_grant g;
+	struct machine m;
+	uint8_t *old;
+
+	setup(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	old = arena(&m, own(&m));
+	g = m.config.grants[0];
+	/* On the same terms it stays as it is. */
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+	settle(&m);
+	assert_true(up_to_date(&m) && entry(&m)->part_generation == 1);
+	g.readonly = true;
+	g.segments = 0;
+	strcpy(g.as, "other");
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+	assert_false(granted(&m));
+	assert_true(bell_ended(&m));
+	until(&m, up_to_date);
+	assert_int_equal(entry(&m)->access, PORTAL_WINDOW_READ);
+	assert_string_equal(entry(&m)->as, "other");
+	assert_int_equal(arenas(&m)[own(&m)].segments, 1);
+	/* The program that writes on does so into nothing. */
+	assert_true(arena(&m, own(&m)) != old && arena(&m, own(&m)) != old + 2 * WSLX_MIB);
+	old[70000] = 55;
+	assert_int_equal(host_sees(&m, own(&m), 70000), 0);
+	close(bell);
+	settle(&m);
+	until(&m, up_to_date);
+	assert_int_equal(entry(&m)->access, PORTAL_WINDOW_READ);
+	teardown(&m);
+}
+
+static void test_grant_before_the_last_is_cleared(void **state)
+{
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	m.hold = true;
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	assert_int_equal(m.portal->grants[0].state, GRANT_CLEARING);
+	assert_int_equal(wslx_vmportal_add(m.portal, &m.config.grants[0]), 0);
+	m.hold = false;
+	answer_jobs(&m);
+	until(&m, up_to_date);
+	assert_int_equal(entry(&m)->part_generation, 2);
+	teardown(&m);
+}
+
+/* The new broker is there before the window is cleared of the old one's arenas. */
+static void test_broker_is_back_before_the_last_is_cleared(void **state)
+{
+	struct machine m;
+	int64_t end;
+
+	setup(&m);
+	until(&m, up_to_date);
+	m.hold = true;
+	broker_down(&m);
+	end = wslx_now_ms() + 20000;
+	while (m.portal->grants[0].state != GRANT_CLEARING && wslx_now_ms() < end)
+		assert_int_equal(wslx_loop_once(m.loop, 20), 0);
+	broker_up(&m, 0);
+	wslx_vmportal_retry(m.portal);
+	m.hold = false;
+	answer_jobs(&m);
+	until(&m, up_to_date);
+	teardown(&m);
+}
+
+/* A program that still holds its doorbell may go on writing where it could. */
+static void test_places_are_kept_for_who_holds_the_doorbell(void **state)
+{
+	uint32_t place;
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	place = arenas(&m)[own(&m)].window_segment;
+	broker_down(&m);
+	until(&m, gone);
+	until(&m, bell_ended);
+	broker_up(&m, 0);
+	wslx_vmportal_retry(m.portal);
+	until(&m, up_to_date);
+	assert_int_not_equal(m.portal->places.owner[place], 0);
+	close(bell);
+	settle(&m);
+	until(&m, up_to_date);
+	assert_int_equal(m.portal->places.owner[place], 0);
+	teardown(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nobody_outlives_a_revocation),
 		cmocka_unit_test(test_remove_while_it_waits_for_its_turn),
 		cmocka_unit_test(test_remove_while_it_is_cleared),
+		cmocka_unit_test(test_grant_on_other_terms),
+		cmocka_unit_test(test_grant_before_the_last_is_cleared),
+		cmocka_unit_test(test_broker_is_back_before_the_last_is_cleared),
+		cmocka_unit_test(test_places_are_kept_for_who_holds_the_doorbell),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
