@@ -135,7 +135,7 @@ static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
 		wslx_vmportal_leave(g, true);
 	}
 	g->revoked = g->removed = false;
-	g->gone_warned = false;
+	g->gone_warned = g->lost_warned = g->full_warned = false;
 	if (g->state == GRANT_WAITING)
 		show_name(g);
 	return 0;

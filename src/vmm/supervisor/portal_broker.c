@@ -78,7 +78,10 @@ static void watch(struct grant *g, uint32_t events)
 
 static void lost(struct grant *g, int err)
 {
-	wslx_vmportal_say(g, "the broker is gone (%s)", strerror(-err));
+	/* A guest can have it tried again ten times a second. */
+	if (!g->lost_warned)
+		wslx_vmportal_say(g, "the broker is gone (%s)", strerror(-err));
+	g->lost_warned = true;
 	wslx_vmportal_leave(g, false);
 }
 
@@ -115,6 +118,7 @@ static void forget(struct grant *g)
 void wslx_vmportal_drop(struct grant *g)
 {
 	forget(g);
+	g->full_warned = false;
 	wslx_timer_disarm(g->timer);
 	g->busy = false;
 }
@@ -163,7 +167,7 @@ void wslx_vmportal_join(struct grant *g)
 		g->gone_warned = true;
 		return;
 	}
-	g->gone_warned = g->full_warned = false;
+	g->gone_warned = false;
 	g->state = GRANT_HELLO;
 	watch(g, EPOLLIN);
 }
@@ -296,8 +300,10 @@ static void arena_step(struct grant *g)
 	const struct wslx_portal_msg *m = &g->arena;
 	struct grant_arena *a = &g->arenas[m->index];
 
-	/* As on the host: what a dead one published is still read. */
-	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD) {
+	/* As on the host: what a dead one published is still read.  But if what is
+	 * mapped is not that one, it was taken away before its writer went. */
+	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
+	    PORTAL_LIFE_GENERATION(m->life) == PORTAL_LIFE_GENERATION(a->life)) {
 		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
 		*a = (struct grant_arena) { 0 };
 	}
@@ -387,6 +393,7 @@ static int on_done(struct grant *g, const struct wslx_portal_msg *m)
 	wslx_vmportal_page_epoch(&g->p->page, g->index, g->epoch);
 	release_places(g);
 	g->state = GRANT_READY;
+	g->lost_warned = false;
 	wslx_vmportal_bell_ready(g);
 	wslx_vmportal_room(g->p);
 	return 0;

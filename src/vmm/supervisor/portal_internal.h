@@ -75,11 +75,13 @@ struct grant {
 	unsigned index;
 	struct wslx_portal_grant config; /* socket owned */
 	enum grant_state state;
-	bool revoked;     /* by the host; not joined again of our own accord */
-	bool removed;     /* ... nor listed: another grant may have its place */
-	bool join_again;  /* CLEARING: and then? */
-	bool gone_warned; /* that the broker is not there */
-	bool full_warned; /* that the window is full */
+	bool revoked;    /* by the host; not joined again of our own accord */
+	bool removed;    /* ... nor listed: another grant may have its place */
+	bool join_again; /* CLEARING: and then? */
+	/* Once, whatever the guest does: that the broker is not there, until it is; that
+	 * it ends the connection, until an answer of its is in place; that the window is
+	 * full, until the next boot. */
+	bool gone_warned, lost_warned, full_warned;
 	int64_t joined_ms;
 	/* A mapping is under way: limit.  WAITING: until it may join again. */
 	struct wslx_timer *timer;

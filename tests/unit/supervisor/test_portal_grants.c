@@ -114,6 +114,90 @@ static void test_remove_while_it_is_cleared(void **state)
 	teardown(&m);
 }
 
+static uint8_t *map_object(struct machine *m, const char *name, char byte)
+{
+	unsigned a = 2;
+	int fd;
+
+	assert_int_equal(portal_host_object(m->h, name, 2, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	settle(m);
+	assert_true(up_to_date(m));
+	while (a < PORTAL_MAX_ARENAS - 1 && (!arenas(m)[a].life || arenas(m)[a].access == PORTAL_WINDOW_WRITE))
+		a++;
+	fd = portal_host_arena_fd(m->h, a, 1);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, &byte, 1, 5000), 1);
+	close(fd);
+	assert_int_equal(arena(m, a)[5000], byte);
+	return arena(m, a);
+}
+
+/* What was taken away just before it died is not read on, unlike what just died. */
+static void test_taken_away_and_then_dead(void **state)
+{
+	struct machine m;
+	uint8_t *at;
+
+	setup(&m);
+	until(&m, up_to_date);
+	at = map_object(&m, "dies", 'd');
+	assert_int_equal(portal_host_unpublish(m.h, "dies"), 0);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	assert_int_equal(at[5000], 'd');
+	at = map_object(&m, "secret", 's');
+	/* Both before the machine's side looks at either. */
+	(void)!portal_host_grant(m.h, "secret", entry(&m)->participant, PORTAL_NONE, 0);
+	assert_int_equal(portal_host_unpublish(m.h, "secret"), 0);
+	assert_int_equal(at[5000], 's');
+	settle(&m);
+	assert_true(up_to_date(&m));
+	assert_int_equal(at[5000], 0);
+	teardown(&m);
+}
+
+/* ---- warnings ------------------------------------------------------------------------------ */
+
+/* Attaches and leaves, and waits each time until that has been tried. */
+static void patient_guest(struct machine *m)
+{
+	for (int i = 0; i < 4; i++) {
+		int fd = wslx_vmportal_doorbell(m->portal, PORTAL_DOORBELL_PORT);
+
+		assert_true(fd >= 0);
+		settle(m);
+		close(fd);
+		settle(m);
+	}
+}
+
+/* One line for each reason, however often a guest has it tried again. */
+static void test_few_warnings(void **state)
+{
+	struct machine m;
+
+	setup_segments(&m, 5);
+	broker_up(&m, 4);
+	boot(&m);
+	until(&m, warned);
+	assert_non_null(strstr(m.warning, strerror(EDQUOT)));
+	m.warning[0] = '\0';
+	patient_guest(&m);
+	assert_string_equal(m.warning, "");
+	teardown(&m);
+	setup_segments(&m, 20);
+	broker_up(&m, 0);
+	boot(&m);
+	until(&m, up_to_date);
+	assert_int_equal(portal_host_object(m.h, "large", 11, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	until(&m, warned);
+	assert_non_null(strstr(m.warning, "full"));
+	m.warning[0] = '\0';
+	patient_guest(&m);
+	assert_string_equal(m.warning, "");
+	teardown(&m);
+}
+
 /* ---- given again ------------------------------------------------------------------------- */
 
 static void test_grant_on_other_terms(void **state)
@@ -222,6 +306,8 @@ int main(void)
 		cmocka_unit_test(test_nobody_outlives_a_revocation),
 		cmocka_unit_test(test_remove_while_it_waits_for_its_turn),
 		cmocka_unit_test(test_remove_while_it_is_cleared),
+		cmocka_unit_test(test_taken_away_and_then_dead),
+		cmocka_unit_test(test_few_warnings),
 		cmocka_unit_test(test_grant_on_other_terms),
 		cmocka_unit_test(test_grant_before_the_last_is_cleared),
 		cmocka_unit_test(test_broker_is_back_before_the_last_is_cleared),
