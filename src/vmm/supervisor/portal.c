@@ -49,6 +49,9 @@ static void on_mapped(void *opaque, int err)
 	}
 	g->busy = false;
 	wslx_timer_disarm(g->timer);
+	/* Everybody has something else there now. */
+	if (g->covered_segments)
+		wslx_vmportal_page_punch(&g->p->page, g->covered_first, g->covered_segments);
 	wslx_vmportal_go_on(g);
 }
 
@@ -73,6 +76,8 @@ void wslx_vmportal_map(struct grant *g, uint32_t first, uint32_t segments, enum 
 	int r;
 
 	g->busy = true;
+	g->covered_first = first;
+	g->covered_segments = kind == WSLX_WINDOW_OWN ? 0 : segments;
 	wslx_timer_arm(g->timer, MAP_LIMIT_MS);
 	r = g->p->params.map(g->p->params.opaque, &m, on_mapped, g);
 	if (r < 0 && r != -ECONNRESET)

@@ -24,6 +24,9 @@ struct portal_page {
 
 WSLX_MUST_CHECK int wslx_vmportal_page_open(struct portal_page *p, uint64_t window);
 void wslx_vmportal_page_close(struct portal_page *p);
+/* Gives the memory of that run back, which lies under an arena: what the guest
+ * has there costs the host once, not twice. */
+void wslx_vmportal_page_punch(struct portal_page *p, uint32_t first, uint32_t segments);
 /* Everything but life is taken from e. */
 void wslx_vmportal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e);
 /* What a region is called that is not there yet; "" = nothing.  Only while there is no grant. */
@@ -86,6 +89,7 @@ struct grant {
 	/* A mapping is under way: limit.  WAITING: until it may join again. */
 	struct wslx_timer *timer;
 	bool busy;
+	uint32_t covered_first, covered_segments; /* ... of an arena over the window's own memory; 0: of that itself */
 
 	int sock;
 	struct wslx_watch *watch; /* NULL while busy */

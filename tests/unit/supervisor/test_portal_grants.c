@@ -1,4 +1,6 @@
 /* Grants that are taken back, narrowed and given again while a guest does its worst. */
+#include <sys/stat.h>
+
 #include "portal_machine.h"
 
 /* ---- taking back ------------------------------------------------------------------------ */
@@ -156,6 +158,44 @@ static void test_taken_away_and_then_dead(void **state)
 	teardown(&m);
 }
 
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static uint64_t held(struct machine *m)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(m->portal->page.fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* The window's own memory that a guest has filled is not kept below arenas. */
+static void test_no_memory_below_arenas(void **state)
+{
+	const uint64_t all = WINDOW - WSLX_WINDOW_DATA - WSLX_WINDOW_SEGMENT;
+	struct machine m;
+	uint64_t before;
+	uint8_t *at;
+
+	setup(&m);
+	until(&m, up_to_date);
+	halt(&m);
+	boot(&m);
+	memset(data(&m) + WSLX_WINDOW_SEGMENT, 1, all);
+	before = held(&m);
+	assert_true(before >= all);
+	until(&m, up_to_date);
+	assert_true(held(&m) + 2 * WSLX_WINDOW_SEGMENT <= before);
+	before = held(&m);
+	at = map_object(&m, "object", 'o');
+	assert_int_equal(before - held(&m), 2 * WSLX_WINDOW_SEGMENT);
+	/* What comes back is empty, and the neighbours are as they were. */
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	until(&m, gone);
+	assert_int_equal(at[5000], 0);
+	assert_int_equal(at[2 * WSLX_WINDOW_SEGMENT], 1);
+	teardown(&m);
+}
+
 /* ---- warnings ------------------------------------------------------------------------------ */
 
 /* Attaches and leaves, and waits each time until that has been tried. */
@@ -307,6 +347,7 @@ int main(void)
 		cmocka_unit_test(test_remove_while_it_waits_for_its_turn),
 		cmocka_unit_test(test_remove_while_it_is_cleared),
 		cmocka_unit_test(test_taken_away_and_then_dead),
+		cmocka_unit_test(test_no_memory_below_arenas),
 		cmocka_unit_test(test_few_warnings),
 		cmocka_unit_test(test_grant_on_other_terms),
 		cmocka_unit_test(test_grant_before_the_last_is_cleared),
