@@ -9,6 +9,7 @@
 #include "cli/cli.h"
 #include "manager/kernels.h"
 #include "manager/machine.h"
+#include "manager/portal.h"
 #include "manager/session.h"
 
 #define USER_KEY "user="
@@ -146,11 +147,20 @@ static int apply(struct cli *c, const char *word, struct wslx_settings *s, struc
 static int apply_all(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,
 		     struct wslx_err *err)
 {
+	struct wslx_settings *s = &d->settings;
+	struct wslx_grant old[WSLX_MAX_GRANTS];
+	size_t n_old = 0;
 	int r = wslx_distro_find(c->m, name, d, err);
 
+	if (r == 0) {
+		n_old = s->n_grants;
+		memcpy(old, s->grants, sizeof(old));
+	}
 	for (int i = 0; r == 0 && i < n; i++)
-		r = apply(c, words[i], &d->settings, err);
-	return r < 0 ? r : wslx_settings_check(&d->settings, err);
+		r = apply(c, words[i], s, err);
+	if (r == 0)
+		r = wslx_settings_check(s, err);
+	return r < 0 ? r : wslx_region_check_kept(c->m, d->name, old, n_old, s, err);
 }
 
 static int change(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,

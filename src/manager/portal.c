@@ -330,13 +330,14 @@ int wslx_region_config(struct wslx_manager *m, const struct wslx_settings *s, st
 	return 0;
 }
 
-/* Is its machine there?  Then its supervisor. */
-static pid_t running(struct wslx_manager *m, const char *distro)
+/* Is its machine there?  *ret_pid: its supervisor, 0: it does not say. */
+static bool is_there(struct wslx_manager *m, const char *distro, pid_t *ret_pid)
 {
 	struct wslx_machine_info info;
 
 	wslx_machine_query(m, distro, &info);
-	return info.state == WSLX_MACHINE_STOPPED ? 0 : info.pid;
+	*ret_pid = info.pid;
+	return info.state != WSLX_MACHINE_STOPPED;
 }
 
 static int sync_machine(struct wslx_manager *m, const char *distro, json_t *params, struct wslx_err *err)
@@ -356,12 +357,13 @@ static void sync_machines(struct wslx_manager *m, const char *region)
 	struct wslx_distro *d = malloc(sizeof(*d));
 	char **names = NULL;
 	size_t n = 0;
+	pid_t pid;
 
 	if (d && wslx_store_names(m, WSLX_STORE_DISTROS, &names, &n, NULL) == 0) {
 		for (size_t i = 0; i < n; i++) {
 			if (wslx_distro_find(m, names[i], d, NULL) < 0 ||
 			    !wslx_grants_find(d->settings.grants, d->settings.n_grants, region) ||
-			    !running(m, names[i]))
+			    !is_there(m, names[i], &pid))
 				continue;
 			if (sync_machine(m, names[i], NULL, NULL) < 0)
 				log_debug("%s was not told of the region %s", names[i], region);
@@ -371,16 +373,23 @@ static void sync_machines(struct wslx_manager *m, const char *region)
 	free(d);
 }
 
-/* Changes a distro's settings: adds g, or takes the grant for region away.  d->name is as it is written. */
+/* Changes a distro's settings: adds g, or takes the grant for region away.  d->name is as it is written, "" if there
+ * is no such distro.  *ret_narrower: g only reads where the one before wrote, too. */
 static int store(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, const char *region,
-		 struct wslx_distro *d, struct wslx_err *err)
+		 struct wslx_distro *d, bool *ret_narrower, struct wslx_err *err)
 {
 	cleanup_close int lock = wslx_registry_lock(m, err);
 	struct wslx_settings *s = &d->settings;
 	int r = lock < 0 ? lock : wslx_distro_find(m, distro, d, err);
+	const struct wslx_grant *old;
 
-	if (r < 0)
+	if (r < 0) {
+		d->name[0] = '\0';
 		return r;
+	}
+	old = wslx_grants_find(s->grants, s->n_grants, region);
+	if (ret_narrower)
+		*ret_narrower = old && !old->readonly && g && g->readonly;
 	if (g)
 		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, g, err);
 	else if (wslx_grants_remove(s->grants, &s->n_grants, region) < 0)
@@ -388,19 +397,141 @@ static int store(struct wslx_manager *m, const char *distro, const struct wslx_g
 	return r < 0 ? r : wslx_distro_save(m, d, err);
 }
 
+int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const struct wslx_grant *old, size_t n_old,
+			   const struct wslx_settings *now, struct wslx_err *err)
+{
+	for (size_t i = 0; i < n_old; i++) {
+		const struct wslx_grant *g = wslx_grants_find(now->grants, now->n_grants, old[i].region);
+		pid_t pid;
+
+		if (g && (!g->readonly || old[i].readonly))
+			continue;
+		if (!is_there(m, distro, &pid))
+			return 0;
+		return wslx_err_set(err, EBUSY,
+				    "'%s' is running and has the region '%s': change that with `wslx portal %s`, or "
+				    "terminate it first",
+				    distro, old[i].region, g ? "grant" : "revoke");
+	}
+	return 0;
+}
+
+/* ---- taking away ---------------------------------------------------------------------- */
+
+int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant, int64_t generation,
+				   struct wslx_err *err)
+{
+	json_t *params = json_pack("{s:i, s:I}", "participant", (int)participant, "generation", (json_int_t)generation);
+
+	return wslx_region_call(m, region, "Revoke", params, REVOKE_MS, NULL, err);
+}
+
+static const char *text_of(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s ? s : "";
+}
+
+/* Revokes those that the machine is.  How many are left, revoked or not: each is
+ * there until its supervisor has closed the connection, with nothing mapped. */
+static int revoke_guests(struct wslx_manager *m, const char *region, pid_t pid, struct wslx_err *err)
+{
+	cleanup_json json_t *reply = NULL;
+	const json_t *p;
+	size_t i;
+	int n = 0, r = wslx_region_call(m, region, "Participants", NULL, ASK_MS, &reply, err);
+
+	json_array_foreach (json_object_get(reply, "participants"), i, p) {
+		if (r < 0 || strcmp(text_of(p, "kind"), "guest") != 0 ||
+		    json_integer_value(json_object_get(p, "pid")) != pid)
+			continue;
+		n++;
+		if (strcmp(text_of(p, "state"), "live") != 0)
+			continue;
+		r = wslx_region_revoke_participant(m, region, (unsigned)json_integer_value(json_object_get(p, "index")),
+						   json_integer_value(json_object_get(p, "generation")), err);
+		if (r == -ENOENT)
+			r = 0; /* gone in the meantime */
+	}
+	return r < 0 ? r : n;
+}
+
+static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid, bool *ret_had, struct wslx_err *err)
+{
+	int64_t deadline = wslx_now_ms() + REVOKE_MS;
+
+	for (;;) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
+		int n = revoke_guests(m, region, pid, err);
+
+		if (n == -ENOENT)
+			return 0; /* no region */
+		if (n <= 0)
+			return n;
+		*ret_had = true;
+		if (wslx_now_ms() >= deadline)
+			return wslx_err_set(err, ETIMEDOUT, "it does not let go of it");
+		nanosleep(&ts, NULL);
+	}
+}
+
+static int take_from(struct wslx_manager *m, const char *distro, const char *region, pid_t pid, bool *ret_had,
+		     struct wslx_err *err)
+{
+	/* First so that it does not come back by itself. */
+	json_t *params = json_pack("{s:s, s:s}", "region", region, "access", "none");
+	struct wslx_err why = { 0 };
+	int synced = sync_machine(m, distro, params, err), r;
+
+	if (synced == -EOPNOTSUPP)
+		return 0; /* it has no window */
+	/* One that was too busy to say who it is may have answered now. */
+	if (!pid && !is_there(m, distro, &pid))
+		return 0;
+	if (!pid)
+		return synced < 0 ? synced : wslx_err_set(err, EIO, "its supervisor does not answer");
+	r = revoke_machine(m, region, pid, ret_had, synced < 0 ? &why : err);
+	return synced < 0 ? synced : r;
+}
+
+/* 0: nothing that a machine of the distro's had of the region is left to it.  *ret_had: it took part. */
+static int take_away(struct wslx_manager *m, const char *distro, const char *region, bool *ret_had,
+		     struct wslx_err *err)
+{
+	pid_t pid, now;
+	int r;
+
+	*ret_had = false;
+	if (!is_there(m, distro, &pid))
+		return 0;
+	r = take_from(m, distro, region, pid, ret_had, err);
+	/* Its end takes everything away, too. */
+	return r < 0 && !is_there(m, distro, &now) ? 0 : r;
+}
+
 int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
 		      struct wslx_err *err)
 {
 	struct wslx_distro *d = malloc(sizeof(*d));
 	cleanup_free char *sock = region_path(m, g->region, ".sock");
+	bool narrower = false, had;
 	struct wslx_err why = { 0 };
 	json_t *params;
+	pid_t pid;
 	int r = d && sock ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
 
 	if (r == 0)
-		r = store(m, distro, g, g->region, d, err);
+		r = store(m, distro, g, g->region, d, &narrower, err);
 	*ret_later = false;
-	if (r == 0 && running(m, d->name)) {
+	/* The machine would change it by itself, but nobody would know when it has. */
+	if (r == 0 && narrower) {
+		r = take_away(m, d->name, g->region, &had, &why);
+		if (r < 0)
+			r = wslx_err_set(err, -r, "the grant is changed, but '%s' may still write to the region: %s",
+					 d->name, why.msg);
+	}
+	if (r == 0 && is_there(m, d->name, &pid)) {
 		params = json_pack("{s:s, s:s, s:s, s:i, s:s}", "region", g->region, "as", g->as, "socket", sock,
 				   "segments", (int)g->segments, "access", g->readonly ? "ro" : "rw");
 		*ret_later = sync_machine(m, d->name, params, &why) < 0;
@@ -411,54 +542,24 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 	return r;
 }
 
-int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant, int64_t generation,
-				   struct wslx_err *err)
-{
-	json_t *params = json_pack("{s:i, s:I}", "participant", (int)participant, "generation", (json_int_t)generation);
-
-	return wslx_region_call(m, region, "Revoke", params, REVOKE_MS, NULL, err);
-}
-
-/* What the machine has of the region is taken away, wherever it takes part. */
-static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid, struct wslx_err *err)
-{
-	cleanup_json json_t *reply = NULL;
-	const json_t *p;
-	size_t i;
-	int r = wslx_region_call(m, region, "Participants", NULL, ASK_MS, &reply, err);
-
-	json_array_foreach (json_object_get(reply, "participants"), i, p) {
-		const char *kind = json_string_value(json_object_get(p, "kind"));
-		const char *state = json_string_value(json_object_get(p, "state"));
-
-		if (r == 0 && kind && !strcmp(kind, "guest") && state && !strcmp(state, "live") &&
-		    json_integer_value(json_object_get(p, "pid")) == pid)
-			r = wslx_region_revoke_participant(m, region,
-							   (unsigned)json_integer_value(json_object_get(p, "index")),
-							   json_integer_value(json_object_get(p, "generation")), err);
-	}
-	return r;
-}
-
 int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *distro, struct wslx_err *err)
 {
-	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_distro *d = calloc(1, sizeof(*d));
 	struct wslx_err why = { 0 };
-	pid_t pid;
-	int r = d ? wslx_region_check_name(region, err) : wslx_err_sys(err, ENOMEM, "cannot revoke");
+	bool had = false;
+	int r = d ? wslx_region_check_name(region, err) : wslx_err_sys(err, ENOMEM, "cannot revoke"), taken;
 
 	if (r == 0)
-		r = store(m, distro, NULL, region, d, err);
-	pid = r == 0 ? running(m, d->name) : 0;
-	if (pid) {
-		/* First so that it does not come back by itself. */
-		(void)!sync_machine(m, d->name, json_pack("{s:s, s:s}", "region", region, "access", "none"), NULL);
-		r = revoke_machine(m, region, pid, &why);
-		if (r == -ENOENT)
-			r = 0; /* no region, or gone in the meantime */
-		else if (r < 0)
-			r = wslx_err_set(err, -r, "the grant is gone, but '%s' may still have the region's memory: %s",
-					 d->name, why.msg);
+		r = store(m, distro, NULL, region, d, NULL, err);
+	/* Not among the settings any more: its machine may have it all the same, if this failed before. */
+	if (r == 0 || (r == -ENOENT && d->name[0])) {
+		taken = take_away(m, d->name, region, &had, &why);
+		if (taken < 0)
+			r = wslx_err_set(err, -taken,
+					 "the grant is gone, but '%s' may still have the region's memory: %s", d->name,
+					 why.msg);
+		else if (had)
+			r = 0;
 	}
 	free(d);
 	return r;

@@ -35,15 +35,20 @@ WSLX_MUST_CHECK int wslx_region_remove(struct wslx_manager *m, const char *name,
 WSLX_MUST_CHECK int wslx_region_call(struct wslx_manager *m, const char *name, const char *method, json_t *params,
 				     unsigned timeout_ms, json_t **ret, struct wslx_err *err);
 
-/* Stores it with the distro and tells its machine.  *ret_later: it takes effect at the machine's next start. */
+/* Stores it with the distro and tells its machine; one that only reads from now on cannot write any more when this
+ * returns 0.  *ret_later: it takes effect at the machine's next start. */
 WSLX_MUST_CHECK int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g,
 				      bool *ret_later, struct wslx_err *err);
-/* Takes it out of the distro's settings and away from its machine.  -ENOENT: there is none. */
+/* Takes it out of the distro's settings and away from its machine; after a failure again.  -ENOENT: there is none. */
 WSLX_MUST_CHECK int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *distro,
 				       struct wslx_err *err);
 /* Takes its memory away from one participant; generation -1: whoever has that number now. */
 WSLX_MUST_CHECK int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant,
 						   int64_t generation, struct wslx_err *err);
+
+/* -EBUSY: the distro's machine is there, and would not hear that it has less than its old grants. */
+WSLX_MUST_CHECK int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const struct wslx_grant *old,
+					   size_t n_old, const struct wslx_settings *now, struct wslx_err *err);
 
 /* What a machine with these settings is started with. */
 WSLX_MUST_CHECK int wslx_region_config(struct wslx_manager *m, const struct wslx_settings *s,

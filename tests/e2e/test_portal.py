@@ -82,9 +82,12 @@ def test_one_process_at_a_time(shared):
     shared.asks(shared.inside(1, "client"), server)
 
 
+def stat_of(shared):
+    return json.loads(shared.wslx.ok("portal", "stat", shared.region, "--json"))
+
+
 def owner(shared, service):
-    stat = json.loads(shared.wslx.ok("portal", "stat", shared.region, "--json"))
-    return next((n["owner"] for n in stat["names"] if n["name"] == service), None)
+    return next((n["owner"] for n in stat_of(shared)["names"] if n["name"] == service), None)
 
 
 def test_killed_in_a_machine(shared):
@@ -173,3 +176,20 @@ def test_default_user_has_the_device(shared, wslx):
     wslx("terminate", d)
     assert "1000" in wslx.ok("-d", d, "-e", "/bin/sh", "-c", "stat -c %u:%a /dev/dax0.0")
     shared.asks(shared.inside(1, "client"), shared.host("server"))
+
+
+def test_grant_made_read_only_while_it_runs(shared, wslx):
+    """The machine cannot write any more when the command returns; the settings alone do not take anything away."""
+    d = shared.distros[0]
+    wslx.fails("config", d, "portal=", needle="portal revoke")
+    with shared.inside(0, "server") as server:
+        wait_for("the server has attached", lambda: owner(shared, "double") is not None)
+        assert wslx.ok("portal", "grant", shared.region, d, "--read-only") == ""
+        assert owner(shared, "double") is None
+        server.communicate(timeout=60)
+    guests = lambda: [p["segments"] for p in stat_of(shared)["participants"] if p["kind"] == "guest" and p["name"] == d]
+    wait_for("it takes part again", lambda: guests() == [1])
+    wslx.ok("portal", "revoke", shared.region, d)
+    assert guests() == []
+    wslx.ok("portal", "grant", shared.region, d, "--size", "16M")
+    shared.asks(shared.host("client"), shared.inside(0, "server"))

@@ -49,6 +49,9 @@ static void on_mapped(void *opaque, int err)
 	}
 	g->busy = false;
 	wslx_timer_disarm(g->timer);
+	/* Everybody has something else there now. */
+	if (g->covered_segments)
+		wslx_vmportal_page_punch(&g->p->page, g->covered_first, g->covered_segments);
 	wslx_vmportal_go_on(g);
 }
 
@@ -73,6 +76,8 @@ void wslx_vmportal_map(struct grant *g, uint32_t first, uint32_t segments, enum 
 	int r;
 
 	g->busy = true;
+	g->covered_first = first;
+	g->covered_segments = kind == WSLX_WINDOW_OWN ? 0 : segments;
 	wslx_timer_arm(g->timer, MAP_LIMIT_MS);
 	r = g->p->params.map(g->p->params.opaque, &m, on_mapped, g);
 	if (r < 0 && r != -ECONNRESET)
@@ -114,6 +119,12 @@ static int grant_new(struct wslx_vmportal *p, const struct wslx_portal_grant *c)
 	return 0;
 }
 
+static bool same_terms(const struct wslx_portal_grant *a, const struct wslx_portal_grant *b)
+{
+	return a->readonly == b->readonly && a->segments == b->segments && !strcmp(a->as, b->as) &&
+	       !strcmp(a->socket, b->socket);
+}
+
 static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
 {
 	char *socket = strdup(c->socket);
@@ -123,8 +134,13 @@ static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
 	free(g->config.socket);
 	g->config = *c;
 	g->config.socket = socket;
+	/* In force on other terms: those end, for the program that has attached, too. */
+	if (g->state != GRANT_WAITING && !g->revoked) {
+		wslx_vmportal_bell_end(g);
+		wslx_vmportal_leave(g, true);
+	}
 	g->revoked = g->removed = false;
-	g->gone_warned = false;
+	g->gone_warned = g->lost_warned = g->full_warned = false;
 	if (g->state == GRANT_WAITING)
 		show_name(g);
 	return 0;
@@ -159,7 +175,7 @@ int wslx_vmportal_add(struct wslx_vmportal *p, const struct wslx_portal_grant *c
 	}
 	if (!g)
 		r = grant_new(p, c);
-	else if (g->state == GRANT_WAITING || g->revoked)
+	else if (g->state == GRANT_WAITING || g->revoked || !same_terms(&g->config, c))
 		r = grant_change(g, c);
 	if (r == 0)
 		wslx_vmportal_retry(p);
@@ -173,18 +189,27 @@ int wslx_vmportal_remove(struct wslx_vmportal *p, const char *region)
 	if (!g || g->removed)
 		return -ENOENT;
 	g->revoked = g->removed = true;
-	if (g->state == GRANT_WAITING)
+	/* WAITING: it may be about to join again, and a program may hold the doorbell meanwhile. */
+	if (g->state == GRANT_WAITING) {
+		wslx_timer_disarm(g->timer);
 		show_name(g);
-	else
-		wslx_vmportal_leave(g, false);
+	}
+	wslx_vmportal_leave(g, false);
 	return 0;
 }
 
 void wslx_vmportal_retry(struct wslx_vmportal *p)
 {
-	for (size_t i = 0; p->running && i < p->n_grants; i++)
-		if (p->grants[i].state == GRANT_WAITING && !p->grants[i].revoked)
-			wslx_vmportal_join(&p->grants[i]);
+	for (size_t i = 0; p->running && i < p->n_grants; i++) {
+		struct grant *g = &p->grants[i];
+
+		if (g->revoked)
+			continue;
+		if (g->state == GRANT_WAITING)
+			wslx_vmportal_join(g);
+		else if (g->state == GRANT_CLEARING)
+			g->join_again = true;
+	}
 }
 
 json_t *wslx_vmportal_describe(const struct wslx_vmportal *p)

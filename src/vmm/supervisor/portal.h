@@ -70,12 +70,13 @@ bool wslx_vmportal_is_doorbell(const struct wslx_vmportal *p, uint64_t port);
 /* The guest connects to a doorbell: the stream's end for it, or -errno. */
 WSLX_MUST_CHECK int wslx_vmportal_doorbell(struct wslx_vmportal *p, uint64_t port);
 
-/* A grant that is new, or revoked, or waits for its broker.  -ENOSPC: there are
- * as many as there can be. */
+/* A grant that is new, or was revoked, or on other terms than so far: what was
+ * there on the old ones is taken away first.  -ENOSPC: there are as many as
+ * there can be. */
 WSLX_MUST_CHECK int wslx_vmportal_add(struct wslx_vmportal *p, const struct wslx_portal_grant *g);
 /* The grant was taken back, whatever its broker says of it.  -ENOENT: there is none. */
 WSLX_MUST_CHECK int wslx_vmportal_remove(struct wslx_vmportal *p, const char *region);
-/* Tries those again that wait for their broker. */
+/* Tries those again that wait for their broker, or soon will. */
 void wslx_vmportal_retry(struct wslx_vmportal *p);
 /* [{region, as, state}]; NULL when there is no memory. */
 json_t *wslx_vmportal_describe(const struct wslx_vmportal *p);

@@ -78,7 +78,10 @@ static void watch(struct grant *g, uint32_t events)
 
 static void lost(struct grant *g, int err)
 {
-	wslx_vmportal_say(g, "the broker is gone (%s)", strerror(-err));
+	/* A guest can have it tried again ten times a second. */
+	if (!g->lost_warned)
+		wslx_vmportal_say(g, "the broker is gone (%s)", strerror(-err));
+	g->lost_warned = true;
 	wslx_vmportal_leave(g, false);
 }
 
@@ -115,6 +118,7 @@ static void forget(struct grant *g)
 void wslx_vmportal_drop(struct grant *g)
 {
 	forget(g);
+	g->full_warned = false;
 	wslx_timer_disarm(g->timer);
 	g->busy = false;
 }
@@ -143,6 +147,8 @@ void wslx_vmportal_join(struct grant *g)
 	int64_t now = wslx_now_ms(), next = g->joined_ms + JOIN_INTERVAL_MS;
 	int r;
 
+	if (g->revoked)
+		return;
 	if (g->joined_ms && now < next) {
 		wslx_timer_arm(g->timer, (uint64_t)(next - now));
 		return;
@@ -161,7 +167,7 @@ void wslx_vmportal_join(struct grant *g)
 		g->gone_warned = true;
 		return;
 	}
-	g->gone_warned = g->full_warned = false;
+	g->gone_warned = false;
 	g->state = GRANT_HELLO;
 	watch(g, EPOLLIN);
 }
@@ -188,6 +194,13 @@ static bool clear_next(struct grant *g)
 	return true;
 }
 
+/* Not while a program still holds its doorbell: it may go on writing there. */
+static void release_places(struct grant *g)
+{
+	if (g->bell < 0 || !g->bell_ending)
+		wslx_vmportal_place_release(&g->p->places, g->index);
+}
+
 static void cleared(struct grant *g)
 {
 	bool again = g->join_again;
@@ -196,10 +209,8 @@ static void cleared(struct grant *g)
 	if (g->sock >= 0 && g->say_synced)
 		(void)!say_all(g);
 	forget(g);
-	if (g->revoked)
-		wslx_vmportal_page_name(&g->p->page, g->index, "");
-	if (g->bell < 0 || !g->bell_ending)
-		wslx_vmportal_place_release(&g->p->places, g->index);
+	wslx_vmportal_page_name(&g->p->page, g->index, g->revoked ? "" : g->config.as);
+	release_places(g);
 	if (again && g->p->running)
 		wslx_vmportal_join(g);
 	wslx_vmportal_room(g->p);
@@ -208,11 +219,9 @@ static void cleared(struct grant *g)
 void wslx_vmportal_leave(struct grant *g, bool join_again)
 {
 	g->join_again = join_again && !g->revoked;
-	if (g->state == GRANT_CLEARING)
-		return;
 	if (!join_again)
 		wslx_vmportal_bell_end(g);
-	if (g->state == GRANT_WAITING)
+	if (g->state == GRANT_CLEARING || g->state == GRANT_WAITING)
 		return;
 	g->state = GRANT_CLEARING;
 	wslx_watch_free(g->watch);
@@ -291,8 +300,10 @@ static void arena_step(struct grant *g)
 	const struct wslx_portal_msg *m = &g->arena;
 	struct grant_arena *a = &g->arenas[m->index];
 
-	/* As on the host: what a dead one published is still read. */
-	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD) {
+	/* As on the host: what a dead one published is still read.  But if what is
+	 * mapped is not that one, it was taken away before its writer went. */
+	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
+	    PORTAL_LIFE_GENERATION(m->life) == PORTAL_LIFE_GENERATION(a->life)) {
 		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
 		*a = (struct grant_arena) { 0 };
 	}
@@ -380,8 +391,9 @@ static int on_done(struct grant *g, const struct wslx_portal_msg *m)
 	if (!g->shown)
 		show_entry(g);
 	wslx_vmportal_page_epoch(&g->p->page, g->index, g->epoch);
-	wslx_vmportal_place_release(&g->p->places, g->index);
+	release_places(g);
 	g->state = GRANT_READY;
+	g->lost_warned = false;
 	wslx_vmportal_bell_ready(g);
 	wslx_vmportal_room(g->p);
 	return 0;

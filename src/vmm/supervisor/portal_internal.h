@@ -24,6 +24,9 @@ struct portal_page {
 
 WSLX_MUST_CHECK int wslx_vmportal_page_open(struct portal_page *p, uint64_t window);
 void wslx_vmportal_page_close(struct portal_page *p);
+/* Gives the memory of that run back, which lies under an arena: what the guest
+ * has there costs the host once, not twice. */
+void wslx_vmportal_page_punch(struct portal_page *p, uint32_t first, uint32_t segments);
 /* Everything but life is taken from e. */
 void wslx_vmportal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e);
 /* What a region is called that is not there yet; "" = nothing.  Only while there is no grant. */
@@ -75,15 +78,18 @@ struct grant {
 	unsigned index;
 	struct wslx_portal_grant config; /* socket owned */
 	enum grant_state state;
-	bool revoked;     /* by the host; not joined again of our own accord */
-	bool removed;     /* ... nor listed: another grant may have its place */
-	bool join_again;  /* CLEARING: and then? */
-	bool gone_warned; /* that the broker is not there */
-	bool full_warned; /* that the window is full */
+	bool revoked;    /* by the host; not joined again of our own accord */
+	bool removed;    /* ... nor listed: another grant may have its place */
+	bool join_again; /* CLEARING: and then? */
+	/* Once, whatever the guest does: that the broker is not there, until it is; that
+	 * it ends the connection, until an answer of its is in place; that the window is
+	 * full, until the next boot. */
+	bool gone_warned, lost_warned, full_warned;
 	int64_t joined_ms;
 	/* A mapping is under way: limit.  WAITING: until it may join again. */
 	struct wslx_timer *timer;
 	bool busy;
+	uint32_t covered_first, covered_segments; /* ... of an arena over the window's own memory; 0: of that itself */
 
 	int sock;
 	struct wslx_watch *watch; /* NULL while busy */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "vmm/supervisor/portal_internal.h"
 
 #define HEAD (WSLX_WINDOW_DATA + WSLX_WINDOW_SEGMENT)
@@ -90,6 +91,15 @@ void wslx_vmportal_page_close(struct portal_page *p)
 		munmap(p->head, HEAD);
 	p->head = NULL;
 	wslx_close(&p->fd);
+}
+
+void wslx_vmportal_page_punch(struct portal_page *p, uint32_t first, uint32_t segments)
+{
+	off_t at = (off_t)(WSLX_WINDOW_DATA + first * WSLX_WINDOW_SEGMENT);
+
+	if (fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, (off_t)(segments * WSLX_WINDOW_SEGMENT)) <
+	    0)
+		log_debug("portal: the window's memory under an arena cannot be given back: %s", strerror(errno));
 }
 
 void wslx_vmportal_page_grant(struct portal_page *p, unsigned i, const struct portal_window_entry *e)

@@ -458,6 +458,7 @@ void wslx_run_free(struct wslx_run *r)
 	wslx_qemu_free(r->qemu);
 	wslx_proc_free(r->child);
 	wslx_run_link_close(r);
+	wslx_run_window_close(r); /* not ended if it never started */
 	wslx_relay_free(r->relay);
 	wslx_timer_free(r->kill_timer);
 	free(r);

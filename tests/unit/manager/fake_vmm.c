@@ -59,7 +59,7 @@ static void count(void)
 }
 
 /* One call on one connection.  Returns whether to end. */
-static bool serve(int conn, const struct wslx_vm_config *c)
+static bool serve(int conn, const struct wslx_vm_config *c, const char *mode)
 {
 	char text[4096], reply[1024];
 	ssize_t n = recv(conn, text, sizeof(text) - 1, 0);
@@ -74,6 +74,9 @@ static bool serve(int conn, const struct wslx_vm_config *c)
 			       "\"uptime_ms\":5,\"cpus\":%u,\"memory\":%llu,\"kernel\":\"6.1\"}}",
 			       c->name, wslx_engine_name(c->engine), (int)getpid(), c->cpus,
 			       (unsigned long long)c->memory);
+	else if (method && !strcmp(method, "io.wslx.Machine.PortalSync") && !strcmp(mode, "stubborn"))
+		len = snprintf(reply, sizeof(reply),
+			       "{\"error\":\"io.wslx.Machine.Failed\",\"parameters\":{\"message\":\"not now\"}}");
 	else if (method && !strcmp(method, "io.wslx.Machine.Terminate"))
 		end = (len = snprintf(reply, sizeof(reply), "{\"parameters\":{}}")) > 0;
 	else
@@ -215,7 +218,7 @@ int main(int argc, char **argv)
 		if (vsock >= 0)
 			serve_sessions(sock, vsock, c, mode);
 		conn = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
-		if (conn >= 0 && serve(conn, c))
+		if (conn >= 0 && serve(conn, c, mode))
 			break;
 	}
 	wslx_vm_config_free(c);

@@ -26,6 +26,7 @@
 #include "manager/kernels.h"
 #include "manager/lock.h"
 #include "manager/machine.h"
+#include "manager/portal.h"
 #include "os/linux/fd.h"
 
 struct heard {
@@ -469,6 +470,79 @@ static void test_missing_programs_are_named(void **state)
 	free(d);
 }
 
+/* ---- regions that a machine has ---- */
+
+static void set_grants(struct home *h, const char *grant)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	assert_int_equal(wslx_settings_set(&d->settings, "portal", grant, NULL), 0);
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
+	free(d);
+}
+
+/* A machine that cannot be told may come back to the region: that is no success, now or when tried again. */
+static void test_revoke_says_if_the_machine_is_not_told(void **state)
+{
+	struct home *h = *state;
+	struct wslx_err err = { 0 };
+
+	set_grants(h, "reg:8M");
+	setenv("FAKE_VMM", "stubborn", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_true(wslx_region_revoke(h->m, "reg", "one", &err) < 0);
+		assert_non_null(strstr(err.msg, "'one' may still have the region's memory: not now"));
+	}
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "no grant"));
+	/* One without a window has nothing. */
+	unsetenv("FAKE_VMM");
+	set_grants(h, "reg:8M");
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", NULL), 0);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", NULL), -ENOENT);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "nosuch", NULL), -ENOENT);
+}
+
+/* One that is there, but does not say which process it is. */
+static void test_revoke_from_a_machine_that_does_not_answer(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *sock = wslx_machine_socket(h->m, "one", WSLX_CONTROL_SOCKET);
+	cleanup_free char *away = wslx_path("%s.away", sock);
+	struct wslx_err err = { 0 };
+
+	set_grants(h, "reg:8M");
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(rename(sock, away), 0);
+	assert_true(wslx_region_revoke(h->m, "reg", "one", &err) < 0);
+	assert_non_null(strstr(err.msg, "may still have"));
+	assert_int_equal(rename(away, sock), 0);
+}
+
+static void test_settings_do_not_drop_what_a_machine_has(void **state)
+{
+	struct home *h = *state;
+	struct wslx_settings old = wslx_settings_default, now = old;
+	struct wslx_err err = { 0 };
+
+	assert_int_equal(wslx_settings_set(&old, "portal", "reg:8M", NULL), 0);
+	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, NULL), 0);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "portal revoke"));
+	assert_int_equal(wslx_settings_set(&now, "portal", "reg:ro", NULL), 0);
+	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "portal grant"));
+	/* More, or the same, from its next start. */
+	assert_int_equal(wslx_settings_set(&now, "portal", "reg:16M", NULL), 0);
+	assert_int_equal(wslx_settings_set(&now, "portal", "more:ro", NULL), 0);
+	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, NULL), 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -490,6 +564,9 @@ int main(void)
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),
 		T(test_missing_programs_are_named),
+		T(test_revoke_says_if_the_machine_is_not_told),
+		T(test_revoke_from_a_machine_that_does_not_answer),
+		T(test_settings_do_not_drop_what_a_machine_has),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

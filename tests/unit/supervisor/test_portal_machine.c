@@ -1,10 +1,16 @@
 /* A machine's supervisor and a region: PortalSync, doorbells, a window that cannot be changed. */
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <wslx/portal.h>
 
 #include "base/loop.h"
 #include "machine.h"
+#include "vmm/supervisor/console.h"
+#include "vmm/supervisor/open.h"
+#include "vmm/supervisor/run.h"
 
 struct broker {
 	portal_host *h;
@@ -170,6 +176,50 @@ static void test_portal_that_cannot_be_mapped(void **state)
 	machine_remove(&m);
 }
 
+static unsigned open_fds(void)
+{
+	unsigned n = 0;
+	DIR *d = opendir("/proc/self/fd");
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+/* A run whose processes cannot be started leaves nothing open, and nothing watched. */
+static void test_portal_run_that_does_not_start(void **state)
+{
+	static const struct wslx_run_events events;
+	struct wslx_run_params p = { .net_fd = -1, .self_path = "/nonexistent", .events = &events };
+	struct wslx_run *run = NULL;
+	struct wslx_files f;
+	struct machine m;
+	unsigned before;
+
+	machine_setup(&m, "normal");
+	m.c.engine = WSLX_ENGINE_TCG;
+	m.c.portal.window = 64 * WSLX_MIB;
+	wslx_files_init(&f);
+	assert_int_equal(wslx_files_open(&f, &m.c, NULL, NULL), 0);
+	assert_int_equal(wslx_loop_new(&p.loop), 0);
+	p.window_fd = memfd_create("test", MFD_CLOEXEC);
+	assert_true(p.window_fd >= 0);
+	p.config = &m.c;
+	p.files = &f;
+	before = open_fds();
+	assert_int_equal(wslx_conlog_new(p.loop, m.state, NULL, NULL, &p.console, NULL), 0);
+	assert_true(wslx_run_start(&p, &run, NULL) < 0);
+	wslx_conlog_free(p.console);
+	assert_int_equal(open_fds(), before);
+	assert_int_equal(wslx_loop_once(p.loop, 0), 0);
+	close(p.window_fd);
+	wslx_loop_free(p.loop);
+	wslx_files_close(&f);
+	machine_remove(&m);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
@@ -177,6 +227,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_portal),
 		cmocka_unit_test(test_portal_doorbell),
 		cmocka_unit_test(test_portal_that_cannot_be_mapped),
+		cmocka_unit_test(test_portal_run_that_does_not_start),
 	};
 
 	machine_main(argc, argv);

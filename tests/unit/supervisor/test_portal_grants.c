@@ -1,0 +1,361 @@
+/* Grants that are taken back, narrowed and given again while a guest does its worst. */
+#include <sys/stat.h>
+
+#include "portal_machine.h"
+
+/* ---- taking back ------------------------------------------------------------------------ */
+
+/* Attaches and leaves, and holds on to the newest doorbell.  Returns it. */
+static int restless_guest(struct machine *m, int64_t ms)
+{
+	int64_t end = wslx_now_ms() + ms;
+	int keep = -1;
+
+	while (wslx_now_ms() < end) {
+		int fd = wslx_vmportal_doorbell(m->portal, PORTAL_DOORBELL_PORT);
+
+		if (keep >= 0)
+			close(keep);
+		keep = fd;
+		assert_int_equal(wslx_loop_once(m->loop, 1), 0);
+	}
+	return keep;
+}
+
+static unsigned revoke_live_guests(struct machine *m)
+{
+	struct portal_host_participant p;
+	uint32_t cursor = 1;
+	unsigned n = 0;
+
+	while (portal_host_next_participant(m->h, &cursor, &p) == 0) {
+		if (p.state != 1 || p.kind != PORTAL_KIND_GUEST)
+			continue;
+		(void)!portal_host_revoke(m->h, p.index, 0);
+		n++;
+	}
+	return n;
+}
+
+/* As `wslx portal revoke` does it, at any moment of such a guest's. */
+static void test_nobody_outlives_a_revocation(void **state)
+{
+	for (int i = 0; i < 12; i++) {
+		struct machine m;
+
+		setup(&m);
+		until(&m, up_to_date);
+		bell = restless_guest(&m, 200 + i * 17 % 100);
+		assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+		for (int k = 0; k < 5; k++)
+			assert_int_equal(wslx_loop_once(m.loop, 1), 0);
+		(void)revoke_live_guests(&m);
+		settle(&m);
+		assert_true(gone(&m));
+		assert_int_equal(own(&m), 0);
+		assert_int_equal(revoke_live_guests(&m), 0);
+		if (bell >= 0) {
+			assert_true(bell_ended(&m));
+			close(bell);
+		}
+		teardown(&m);
+	}
+}
+
+static bool waits_for_its_turn(struct machine *m)
+{
+	return m->portal->grants[0].state == GRANT_WAITING;
+}
+
+static void test_remove_while_it_waits_for_its_turn(void **state)
+{
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	for (int i = 0; i < 50 && !waits_for_its_turn(&m); i++) {
+		close(wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT));
+		assert_int_equal(wslx_loop_once(m.loop, 5), 0);
+	}
+	bell = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
+	assert_true(bell >= 0 && waits_for_its_turn(&m));
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	assert_true(bell_ended(&m));
+	assert_string_equal(entry(&m)->as, "");
+	settle(&m);
+	assert_true(gone(&m));
+	/* The place is another's only when the guest has closed its side. */
+	assert_true(m.portal->grants[0].bell >= 0);
+	close(bell);
+	settle(&m);
+	assert_true(m.portal->grants[0].bell < 0);
+	teardown(&m);
+}
+
+/* A doorbell that was opened while everything was being unmapped. */
+static void test_remove_while_it_is_cleared(void **state)
+{
+	struct machine m;
+	int first;
+
+	setup(&m);
+	until(&m, up_to_date);
+	first = ring_up(&m);
+	m.hold = true;
+	bell = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
+	assert_true(bell >= 0);
+	assert_int_equal(m.portal->grants[0].state, GRANT_CLEARING);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	assert_true(bell_ended(&m));
+	m.hold = false;
+	answer_jobs(&m);
+	settle(&m);
+	assert_true(gone(&m));
+	close(first);
+	close(bell);
+	teardown(&m);
+}
+
+static uint8_t *map_object(struct machine *m, const char *name, char byte)
+{
+	unsigned a = 2;
+	int fd;
+
+	assert_int_equal(portal_host_object(m->h, name, 2, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	settle(m);
+	assert_true(up_to_date(m));
+	while (a < PORTAL_MAX_ARENAS - 1 && (!arenas(m)[a].life || arenas(m)[a].access == PORTAL_WINDOW_WRITE))
+		a++;
+	fd = portal_host_arena_fd(m->h, a, 1);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, &byte, 1, 5000), 1);
+	close(fd);
+	assert_int_equal(arena(m, a)[5000], byte);
+	return arena(m, a);
+}
+
+/* What was taken away just before it died is not read on, unlike what just died. */
+static void test_taken_away_and_then_dead(void **state)
+{
+	struct machine m;
+	uint8_t *at;
+
+	setup(&m);
+	until(&m, up_to_date);
+	at = map_object(&m, "dies", 'd');
+	assert_int_equal(portal_host_unpublish(m.h, "dies"), 0);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	assert_int_equal(at[5000], 'd');
+	at = map_object(&m, "secret", 's');
+	/* Both before the machine's side looks at either. */
+	(void)!portal_host_grant(m.h, "secret", entry(&m)->participant, PORTAL_NONE, 0);
+	assert_int_equal(portal_host_unpublish(m.h, "secret"), 0);
+	assert_int_equal(at[5000], 's');
+	settle(&m);
+	assert_true(up_to_date(&m));
+	assert_int_equal(at[5000], 0);
+	teardown(&m);
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static uint64_t held(struct machine *m)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(m->portal->page.fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* The window's own memory that a guest has filled is not kept below arenas. */
+static void test_no_memory_below_arenas(void **state)
+{
+	const uint64_t all = WINDOW - WSLX_WINDOW_DATA - WSLX_WINDOW_SEGMENT;
+	struct machine m;
+	uint64_t before;
+	uint8_t *at;
+
+	setup(&m);
+	until(&m, up_to_date);
+	halt(&m);
+	boot(&m);
+	memset(data(&m) + WSLX_WINDOW_SEGMENT, 1, all);
+	before = held(&m);
+	assert_true(before >= all);
+	until(&m, up_to_date);
+	assert_true(held(&m) + 2 * WSLX_WINDOW_SEGMENT <= before);
+	before = held(&m);
+	at = map_object(&m, "object", 'o');
+	assert_int_equal(before - held(&m), 2 * WSLX_WINDOW_SEGMENT);
+	/* What comes back is empty, and the neighbours are as they were. */
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	until(&m, gone);
+	assert_int_equal(at[5000], 0);
+	assert_int_equal(at[2 * WSLX_WINDOW_SEGMENT], 1);
+	teardown(&m);
+}
+
+/* ---- warnings ------------------------------------------------------------------------------ */
+
+/* Attaches and leaves, and waits each time until that has been tried. */
+static void patient_guest(struct machine *m)
+{
+	for (int i = 0; i < 4; i++) {
+		int fd = wslx_vmportal_doorbell(m->portal, PORTAL_DOORBELL_PORT);
+
+		assert_true(fd >= 0);
+		settle(m);
+		close(fd);
+		settle(m);
+	}
+}
+
+/* One line for each reason, however often a guest has it tried again. */
+static void test_few_warnings(void **state)
+{
+	struct machine m;
+
+	setup_segments(&m, 5);
+	broker_up(&m, 4);
+	boot(&m);
+	until(&m, warned);
+	assert_non_null(strstr(m.warning, strerror(EDQUOT)));
+	m.warning[0] = '\0';
+	patient_guest(&m);
+	assert_string_equal(m.warning, "");
+	teardown(&m);
+	setup_segments(&m, 20);
+	broker_up(&m, 0);
+	boot(&m);
+	until(&m, up_to_date);
+	assert_int_equal(portal_host_object(m.h, "large", 11, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	until(&m, warned);
+	assert_non_null(strstr(m.warning, "full"));
+	m.warning[0] = '\0';
+	patient_guest(&m);
+	assert_string_equal(m.warning, "");
+	teardown(&m);
+}
+
+/* ---- given again ------------------------------------------------------------------------- */
+
+static void test_grant_on_other_terms(void **state)
+{
+	struct wslx_portal_grant g;
+	struct machine m;
+	uint8_t *old;
+
+	setup(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	old = arena(&m, own(&m));
+	g = m.config.grants[0];
+	/* On the same terms it stays as it is. */
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+	settle(&m);
+	assert_true(up_to_date(&m) && entry(&m)->part_generation == 1);
+	g.readonly = true;
+	g.segments = 0;
+	strcpy(g.as, "other");
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+	assert_false(granted(&m));
+	assert_true(bell_ended(&m));
+	until(&m, up_to_date);
+	assert_int_equal(entry(&m)->access, PORTAL_WINDOW_READ);
+	assert_string_equal(entry(&m)->as, "other");
+	assert_int_equal(arenas(&m)[own(&m)].segments, 1);
+	/* The program that writes on does so into nothing. */
+	assert_true(arena(&m, own(&m)) != old && arena(&m, own(&m)) != old + 2 * WSLX_MIB);
+	old[70000] = 55;
+	assert_int_equal(host_sees(&m, own(&m), 70000), 0);
+	close(bell);
+	settle(&m);
+	until(&m, up_to_date);
+	assert_int_equal(entry(&m)->access, PORTAL_WINDOW_READ);
+	teardown(&m);
+}
+
+static void test_grant_before_the_last_is_cleared(void **state)
+{
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	m.hold = true;
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	assert_int_equal(m.portal->grants[0].state, GRANT_CLEARING);
+	assert_int_equal(wslx_vmportal_add(m.portal, &m.config.grants[0]), 0);
+	m.hold = false;
+	answer_jobs(&m);
+	until(&m, up_to_date);
+	assert_int_equal(entry(&m)->part_generation, 2);
+	teardown(&m);
+}
+
+/* The new broker is there before the window is cleared of the old one's arenas. */
+static void test_broker_is_back_before_the_last_is_cleared(void **state)
+{
+	struct machine m;
+	int64_t end;
+
+	setup(&m);
+	until(&m, up_to_date);
+	m.hold = true;
+	broker_down(&m);
+	end = wslx_now_ms() + 20000;
+	while (m.portal->grants[0].state != GRANT_CLEARING && wslx_now_ms() < end)
+		assert_int_equal(wslx_loop_once(m.loop, 20), 0);
+	broker_up(&m, 0);
+	wslx_vmportal_retry(m.portal);
+	m.hold = false;
+	answer_jobs(&m);
+	until(&m, up_to_date);
+	teardown(&m);
+}
+
+/* A program that still holds its doorbell may go on writing where it could. */
+static void test_places_are_kept_for_who_holds_the_doorbell(void **state)
+{
+	uint32_t place;
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	place = arenas(&m)[own(&m)].window_segment;
+	broker_down(&m);
+	until(&m, gone);
+	until(&m, bell_ended);
+	broker_up(&m, 0);
+	wslx_vmportal_retry(m.portal);
+	until(&m, up_to_date);
+	assert_int_not_equal(m.portal->places.owner[place], 0);
+	close(bell);
+	settle(&m);
+	until(&m, up_to_date);
+	assert_int_equal(m.portal->places.owner[place], 0);
+	teardown(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_nobody_outlives_a_revocation),
+		cmocka_unit_test(test_remove_while_it_waits_for_its_turn),
+		cmocka_unit_test(test_remove_while_it_is_cleared),
+		cmocka_unit_test(test_taken_away_and_then_dead),
+		cmocka_unit_test(test_no_memory_below_arenas),
+		cmocka_unit_test(test_few_warnings),
+		cmocka_unit_test(test_grant_on_other_terms),
+		cmocka_unit_test(test_grant_before_the_last_is_cleared),
+		cmocka_unit_test(test_broker_is_back_before_the_last_is_cleared),
+		cmocka_unit_test(test_places_are_kept_for_who_holds_the_doorbell),
+	};
+
+	signal(SIGPIPE, SIG_IGN);
+	alarm(240);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
