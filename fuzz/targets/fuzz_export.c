@@ -1,8 +1,8 @@
 /*
  * Export: a small ext4 disk, as mke2fs fills it from a folder, with bytes of
  * its metadata changed, through libext2fs and our walk of it into an archive.
- * Whatever the disk says, no more data comes out than it has room for, and a
- * failure says why.
+ * Whatever the disk says, no more data comes out than it has room for, it ends
+ * soon, and a failure says why.
  *
  * Input: changes, each {which of the pieces that are not zero (2), where in it
  * (1), how many bytes (1, its low 4 bits), the bytes}.
@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "image/export.h"
@@ -23,7 +24,8 @@
 
 #define DISK ((size_t)512 << 10)
 #define PIECE 64u
-#define CHANGES_MAX 64
+#define CHANGES_MAX 192 /* enough for nodes that name one child over and over */
+#define SECONDS_MAX 5   /* of CPU time; some milliseconds are usual */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -107,12 +109,21 @@ static void change(struct input *in)
 	in_bytes(in, disk + at, n);
 }
 
+static int64_t cpu_seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return ts.tv_sec;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = { .p = data, .n = size };
 	struct wslx_export_params p = { .disk_fd = disk_fd, .out_fd = null_fd };
 	struct wslx_export_result res = { 0 };
 	struct wslx_err err = { 0 };
+	int64_t start = cpu_seconds();
 	int r;
 
 	memcpy(disk, base, DISK);
@@ -121,6 +132,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (pwrite(disk_fd, disk, DISK, 0) != (ssize_t)DISK)
 		abort();
 	r = wslx_export(&p, &res, &err);
+	if (cpu_seconds() - start > SECONDS_MAX)
+		abort();
 	/* An untouched disk is a good one. */
 	if ((r < 0 && (!size || !err.msg[0])) || res.data_bytes > DISK || (!size && res.entries < 20))
 		abort();

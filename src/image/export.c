@@ -19,25 +19,29 @@
 #define SB_INCOMPAT 96
 #define MEMORY_MAX WSLX_GIB
 #define OUT_BLOCK (64 * 1024)
+#define HEADER_NAME 100u /* a name that has its place in the header */
 
 /* ---- Errors and limits ---- */
 
 int wslx_export_damaged(struct export *e, const char *what)
 {
-	return wslx_err_set(e->err, EBADMSG, "the disk's file system is damaged: %.200s: %s", e->path, what);
+	return wslx_walk_damaged(&e->walk, what);
 }
 
 int wslx_export_ext2_error(struct export *e, errcode_t c)
 {
-	if (c == EXT2_ET_NO_MEMORY)
-		return wslx_err_sys(e->err, ENOMEM, "cannot export");
-	return wslx_export_damaged(e, error_message(c));
+	return wslx_walk_ext2_error(&e->walk, c);
 }
 
 int wslx_export_archive_error(struct export *e)
 {
 	const char *text = archive_error_string(e->a);
 
+	if (e->full)
+		return wslx_err_set(e->err, ENOSPC,
+				    "the archive needs more than the %" PRIu64
+				    " MiB that are left to use on the host's disk",
+				    e->room >> 20);
 	if (e->write_error)
 		return wslx_err_sys(e->err, e->write_error, "cannot write the archive");
 	return wslx_err_set(e->err, EIO, "cannot archive %.200s: %s", e->path, text ? text : "no reason given");
@@ -50,6 +54,19 @@ int wslx_export_use_memory(struct export *e, uint64_t n)
 		return 0;
 	return wslx_err_set(e->err, E2BIG, "too many files: more than %" PRIu64 " MiB of names",
 			    (uint64_t)(MEMORY_MAX / WSLX_MIB));
+}
+
+int wslx_export_use_attr(struct export *e, uint64_t n)
+{
+	if (n > e->data_max - e->attrs)
+		return wslx_export_damaged(e, "more attributes than the disk has room for");
+	e->attrs += n;
+	return (e->attrs - n) / WSLX_MIB == e->attrs / WSLX_MIB ? 0 : wslx_import_tick(&e->meter, false, e->err);
+}
+
+int wslx_export_use_name(struct export *e, uint64_t n)
+{
+	return n <= HEADER_NAME ? 0 : wslx_export_use_attr(e, n);
 }
 
 /* ---- The journal ---- */
@@ -91,6 +108,11 @@ static la_ssize_t write_out(struct archive *a, void *opaque, const void *data, s
 
 	if (e->failed)
 		return -1;
+	if (!e->write_error && n > e->room - e->written) {
+		e->full = true;
+		e->write_error = ENOSPC;
+	}
+	e->written += n;
 	if (!e->write_error)
 		e->write_error = -wslx_write_full(e->p->out_fd, data, n);
 	return (la_ssize_t)n;
@@ -169,13 +191,33 @@ static int open_disk(struct export *e)
 		return wslx_err_set(e->err, EBADMSG, "the disk's file system is damaged or of an unknown kind: %s",
 				    error_message(c));
 	e->data_max = size;
+	wslx_walk_init(&e->walk, e->fs, 1);
 	e->meter.now.total = size - WSLX_MIN(ext2fs_free_blocks_count(e->fs->super) * e->fs->blocksize, size);
 	return 0;
+}
+
+/* How large the archive may become: a pipe's reader has its own limits. */
+static int find_room(struct export *e)
+{
+	struct stat st;
+	int r = 0;
+
+	e->room = UINT64_MAX;
+	if (fstat(e->p->out_fd, &st) < 0)
+		return wslx_err_sys(e->err, errno, "cannot write the archive");
+	if (S_ISREG(st.st_mode))
+		r = wslx_import_free_space(e->p->out_fd, &e->room);
+	if (e->p->max_bytes)
+		e->room = WSLX_MIN(e->room, e->p->max_bytes);
+	return r < 0 ? wslx_err_sys(e->err, -r, "cannot look at the archive") : 0;
 }
 
 static int run(struct export *e)
 {
 	int r = open_disk(e);
+
+	if (r == 0)
+		r = find_room(e);
 
 	if (r == 0)
 		r = open_archive(e);
@@ -201,6 +243,9 @@ int wslx_export(const struct wslx_export_params *p, struct wslx_export_result *r
 	e->p = p;
 	e->err = err;
 	e->meter.task = &p->task;
+	e->walk = (struct wslx_walk) {
+		.task = &p->task, .subject = "the disk's file system", .path = e->path, .err = err
+	};
 	e->meter.now.what = "exporting";
 	/* Names are bytes: in another locale libarchive would convert them. */
 	before = uselocale(plain);
@@ -216,6 +261,7 @@ int wslx_export(const struct wslx_export_params *p, struct wslx_export_result *r
 	*ret = e->result;
 	if (e->zeros)
 		munmap((void *)(uintptr_t)e->zeros, EXPORT_ZEROS);
+	free(e->met);
 	free(e->buf);
 	free(e);
 	return r;

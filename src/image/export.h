@@ -6,8 +6,9 @@
  * Nothing is mounted, and no privilege is needed: libext2fs reads the disk.
  *
  * Trust boundary: a guest wrote the disk.  Every number in it is checked before
- * it is used; entries, memory and data are bounded; a folder that is met twice,
- * or more data than the disk has room for, is an error.
+ * it is used; entries, memory, work, data and attributes are bounded; a folder
+ * that is met twice, a file that is met more often than it has links, or more
+ * data or attributes than the disk has room for, is an error.
  */
 #ifndef WSLX_IMAGE_EXPORT_H
 #define WSLX_IMAGE_EXPORT_H
@@ -24,6 +25,9 @@ struct wslx_export_params {
 	int disk_fd; /* a regular file with an ext4 file system that nothing writes to; borrowed */
 	int out_fd;  /* file or pipe; borrowed */
 	enum wslx_export_format format;
+	/* Of the archive; 0 = no other limit than, for a file, what the host's file
+	 * system has free, less a reserve. */
+	uint64_t max_bytes;
 	struct wslx_task task;
 };
 
@@ -40,7 +44,7 @@ WSLX_MUST_CHECK int wslx_export_is_dirty(int disk_fd);
 WSLX_MUST_CHECK int wslx_export_replay(int disk_fd, const struct wslx_task *task, struct wslx_err *err);
 
 /* -EBADMSG: the file system is damaged; -E2BIG over a limit; -ECANCELED;
- * -EBUSY: dirty.  What was written to out_fd by then is worthless. */
+ * -EBUSY: dirty; -ENOSPC.  What was written to out_fd by then is worthless. */
 WSLX_MUST_CHECK int wslx_export(const struct wslx_export_params *p, struct wslx_export_result *ret,
 				struct wslx_err *err);
 

@@ -8,6 +8,8 @@
 #define ACL_VERSION 2
 #define ACL_HEAD 4
 #define ACL_ENTRY 8
+#define ACL_TEXT 5 /* times that an entry's text is as long, at most */
+#define RECORD 24u /* bytes around a name and its value */
 #define SYSTEM "system."
 
 static int tag_of(unsigned tag)
@@ -34,6 +36,10 @@ static int add_acl(struct export *e, int type, const uint8_t *p, size_t n)
 {
 	if (n < ACL_HEAD || (n - ACL_HEAD) % ACL_ENTRY || wslx_get_le32(p) != ACL_VERSION)
 		return wslx_export_damaged(e, "an ACL of an unknown form");
+	int r = wslx_export_use_attr(e, n * ACL_TEXT);
+
+	if (r < 0)
+		return r;
 	for (size_t at = ACL_HEAD; at < n; at += ACL_ENTRY) {
 		unsigned tag = wslx_get_le16(p + at), perm = wslx_get_le16(p + at + 2);
 		int t = tag_of(tag);
@@ -66,6 +72,15 @@ static int take_acl(struct attrs *x, int type, const char *name)
 	return r;
 }
 
+static int add_attr(struct export *e, const char *name, const char *value, size_t len)
+{
+	int r = wslx_export_use_attr(e, RECORD + strlen(name) + len);
+
+	if (r == 0)
+		archive_entry_xattr_add_entry(e->entry, name, value, len);
+	return r;
+}
+
 static int on_attr(char *name, char *value, size_t len, void *opaque)
 {
 	struct attrs *x = opaque;
@@ -75,7 +90,7 @@ static int on_attr(char *name, char *value, size_t len, void *opaque)
 	else if (!strcmp(name, "system.posix_acl_default"))
 		x->r = take_acl(x, ARCHIVE_ENTRY_ACL_TYPE_DEFAULT, name);
 	else if (strncmp(name, SYSTEM, strlen(SYSTEM)) != 0) /* the rest of those is the file system's own */
-		archive_entry_xattr_add_entry(x->e->entry, name, value, len);
+		x->r = add_attr(x->e, name, value, len);
 	return x->r < 0 ? XATTR_ABORT : 0;
 }
 

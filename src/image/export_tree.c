@@ -15,11 +15,11 @@
 
 /* ---- What was met already ---- */
 
-/* A folder, or a file with several names.  A tree, because whoever chooses the
- * numbers could make a hash table degenerate. */
+/* A file with several names.  A tree, because whoever chooses the numbers could
+ * make a hash table degenerate. */
 struct seen {
 	ext2_ino_t ino;
-	bool folder;
+	uint32_t names; /* so far */
 	char path[];
 };
 
@@ -30,31 +30,56 @@ static int compare_seen(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* 1: met before, *ret; 0: it is noted now. */
-static int meet(struct export *e, ext2_ino_t ino, bool folder, const struct seen **ret)
+static int note(struct export *e, ext2_ino_t ino)
 {
-	size_t size = sizeof(struct seen) + (folder ? 0 : e->path_len) + 1;
-	struct seen key = { .ino = ino }, **found = tfind(&key, &e->seen, compare_seen), *x;
-	int r;
+	size_t size = sizeof(struct seen) + e->path_len + 1;
+	int r = wslx_export_use_memory(e, size + TREE_NODE);
+	struct seen *x;
 
-	if (found) {
-		*ret = *found;
-		return 1;
-	}
-	r = wslx_export_use_memory(e, size + TREE_NODE);
 	if (r < 0)
 		return r;
 	x = calloc(1, size);
 	if (!x)
 		return wslx_err_sys(e->err, ENOMEM, "cannot export");
 	x->ino = ino;
-	x->folder = folder;
-	if (!folder)
-		strcpy(x->path, e->path);
+	x->names = 1;
+	strcpy(x->path, e->path);
 	if (tsearch(x, &e->seen, compare_seen))
 		return 0;
 	free(x);
 	return wslx_err_sys(e->err, ENOMEM, "cannot export");
+}
+
+/* A bit for each inode, of which only the pages that are used are there. */
+static int make_met(struct export *e)
+{
+	size_t size = (size_t)e->fs->super->s_inodes_count / 8 + 1;
+	int r = wslx_export_use_memory(e, size);
+
+	if (r < 0)
+		return r;
+	e->met = calloc(1, size);
+	return e->met ? 0 : wslx_err_sys(e->err, ENOMEM, "cannot export");
+}
+
+/* 1: met before, under *first; 0: it is noted now.  No inode is met more often
+ * than it has names, or each of them could be a whole file. */
+static int meet(struct export *e, ext2_ino_t ino, const struct ext2_inode_large *inode, const char **first)
+{
+	bool folder = S_ISDIR(inode->i_mode);
+	struct seen key = { .ino = ino }, **found;
+
+	if (!(e->met[ino / 8] & 1u << ino % 8)) {
+		e->met[ino / 8] |= (uint8_t)(1u << ino % 8);
+		return folder || inode->i_links_count == 1 ? 0 : note(e, ino);
+	}
+	if (folder)
+		return wslx_export_damaged(e, "a folder in two places");
+	found = tfind(&key, &e->seen, compare_seen);
+	if (!found || ++(*found)->names > inode->i_links_count)
+		return wslx_export_damaged(e, "a file with more names than it has links");
+	*first = (*found)->path;
+	return 1;
 }
 
 void wslx_export_seen_free(void *seen)
@@ -109,20 +134,26 @@ static int put_header(struct export *e)
 
 static int put_link(struct export *e, const char *first)
 {
+	int r = wslx_export_use_name(e, strlen(first));
+
+	if (r < 0)
+		return r;
 	archive_entry_set_hardlink(e->entry, first);
 	return put_header(e);
 }
 
 static int put_content(struct export *e, ext2_ino_t ino, struct ext2_inode_large *inode)
 {
-	char target[EXPORT_PATH_MAX + 1];
+	char target[WSLX_WALK_TARGET_MAX + 1];
 	int r;
 
 	switch (inode->i_mode & S_IFMT) {
 	case S_IFREG:
 		return wslx_export_file(e, ino, inode);
 	case S_IFLNK:
-		r = wslx_export_target(e, ino, inode, target);
+		r = wslx_walk_target(&e->walk, ino, inode, target);
+		if (r == 0)
+			r = wslx_export_use_name(e, strlen(target));
 		if (r < 0)
 			return r;
 		archive_entry_set_symlink(e->entry, target);
@@ -144,18 +175,18 @@ static int count_entry(struct export *e)
 	return e->result.entries % 64 ? 0 : wslx_import_tick(&e->meter, false, e->err);
 }
 
-/* The inode under e->path.  *ret_folder: its content is to follow. */
-static int put_inode(struct export *e, ext2_ino_t ino, bool *ret_folder)
-{
-	struct ext2_inode_large inode = { 0 };
-	errcode_t c = ext2fs_read_inode_full(e->fs, ino, (struct ext2_inode *)&inode, sizeof(inode));
-	const struct seen *first = NULL;
-	bool folder;
-	int r;
+static int put_folder(struct export *e, ext2_ino_t dir, struct ext2_inode_large *inode);
 
-	*ret_folder = false;
-	if (c)
-		return wslx_export_ext2_error(e, c);
+/* The inode under e->path, and what is in it. */
+static int put_inode(struct export *e, ext2_ino_t ino)
+{
+	struct ext2_inode_large inode;
+	const char *first = NULL;
+	bool folder;
+	int r = wslx_walk_inode(&e->walk, ino, &inode);
+
+	if (r < 0)
+		return r;
 	folder = S_ISDIR(inode.i_mode);
 	if (S_ISSOCK(inode.i_mode)) {
 		e->result.sockets++;
@@ -167,18 +198,19 @@ static int put_inode(struct export *e, ext2_ino_t ino, bool *ret_folder)
 	if (!folder && !inode.i_links_count)
 		return wslx_export_damaged(e, "a file that was deleted");
 	r = count_entry(e);
-	if (r == 0 && (folder || inode.i_links_count > 1))
-		r = meet(e, ino, folder, &first);
+	if (r == 0)
+		r = wslx_export_use_name(e, e->path_len);
+	if (r == 0)
+		r = meet(e, ino, &inode, &first);
 	if (r < 0)
 		return r;
 	set_common(e, &inode);
-	if (r && (folder || first->folder))
-		return wslx_export_damaged(e, "a folder in two places");
 	if (r)
-		return put_link(e, first->path);
+		return put_link(e, first);
 	r = wslx_export_attrs(e, ino);
-	*ret_folder = folder;
-	return r < 0 ? r : put_content(e, ino, &inode);
+	if (r == 0)
+		r = put_content(e, ino, &inode);
+	return r < 0 || !folder ? r : put_folder(e, ino, &inode);
 }
 
 /* ---- Folders ---- */
@@ -193,7 +225,6 @@ struct list {
 	struct name **names;
 	size_t n, cap;
 	uint64_t memory;
-	int r;
 };
 
 static int add_name(struct list *l, ext2_ino_t ino, const char *text, size_t len)
@@ -219,21 +250,15 @@ static int add_name(struct list *l, ext2_ino_t ino, const char *text, size_t len
 	return wslx_export_use_memory(l->e, size + 2 * sizeof(*more));
 }
 
-static int on_dirent(ext2_ino_t dir, int kind, struct ext2_dir_entry *d, int offset, int blocksize, char *buf,
-		     void *opaque)
+static int on_name(ext2_ino_t ino, const char *name, size_t len, void *opaque)
 {
-	size_t len = (size_t)ext2fs_dirent_name_len(d);
 	struct list *l = opaque;
 
-	if (kind == DIRENT_DOT_FILE || kind == DIRENT_DOT_DOT_FILE || !d->inode)
+	if ((len == 1 && name[0] == '.') || (len == 2 && !memcmp(name, "..", 2)))
 		return 0;
-	if ((len == 1 && d->name[0] == '.') || (len == 2 && !memcmp(d->name, "..", 2)))
-		return 0;
-	if (!len || memchr(d->name, '/', len) || memchr(d->name, '\0', len))
-		l->r = wslx_export_damaged(l->e, "a name that cannot be");
-	else
-		l->r = add_name(l, d->inode, d->name, len);
-	return l->r < 0 ? DIRENT_ABORT : 0;
+	if (!len || memchr(name, '/', len) || memchr(name, '\0', len))
+		return wslx_export_damaged(l->e, "a name that cannot be");
+	return add_name(l, ino, name, len);
 }
 
 static int compare(const void *a, const void *b)
@@ -249,13 +274,10 @@ static void free_list(struct list *l)
 	l->e->memory -= l->memory;
 }
 
-static int put_folder(struct export *e, ext2_ino_t dir);
-
 /* Depth is bounded by the length of a path. */
 static int put_name(struct export *e, const struct name *x)
 {
 	size_t len = e->path_len, n = strlen(x->text);
-	bool folder;
 	int r;
 
 	if (len + 1 + n > EXPORT_PATH_MAX)
@@ -264,9 +286,7 @@ static int put_name(struct export *e, const struct name *x)
 	e->path[len] = '/';
 	memcpy(e->path + len + 1, x->text, n + 1);
 	e->path_len = len + 1 + n;
-	r = put_inode(e, x->ino, &folder);
-	if (r == 0 && folder)
-		r = put_folder(e, x->ino);
+	r = put_inode(e, x->ino);
 	if (r == 0) { /* an error names the path */
 		e->path_len = len;
 		e->path[len] = '\0';
@@ -274,14 +294,11 @@ static int put_name(struct export *e, const struct name *x)
 	return r;
 }
 
-static int put_folder(struct export *e, ext2_ino_t dir)
+static int put_folder(struct export *e, ext2_ino_t dir, struct ext2_inode_large *inode)
 {
 	struct list l = { .e = e };
-	errcode_t c = ext2fs_dir_iterate2(e->fs, dir, 0, NULL, on_dirent, &l);
-	int r = l.r;
+	int r = wslx_walk_folder(&e->walk, dir, inode, on_name, &l);
 
-	if (r == 0 && c)
-		r = wslx_export_ext2_error(e, c);
 	/* The same archive each time, whatever the order on the disk. */
 	if (r == 0 && l.n)
 		qsort(l.names, l.n, sizeof(*l.names), compare);
@@ -293,13 +310,15 @@ static int put_folder(struct export *e, ext2_ino_t dir)
 
 int wslx_export_tree(struct export *e)
 {
-	bool folder;
+	struct ext2_inode_large inode;
 	int r;
 
 	strcpy(e->path, ".");
 	e->path_len = 1;
-	r = put_inode(e, EXT2_ROOT_INO, &folder);
-	if (r == 0 && !folder)
+	r = make_met(e);
+	if (r == 0)
+		r = wslx_walk_inode(&e->walk, EXT2_ROOT_INO, &inode);
+	if (r == 0 && !S_ISDIR(inode.i_mode))
 		return wslx_export_damaged(e, "the root is no folder");
-	return r < 0 ? r : put_folder(e, EXT2_ROOT_INO);
+	return r < 0 ? r : put_inode(e, EXT2_ROOT_INO);
 }

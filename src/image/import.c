@@ -41,18 +41,28 @@ int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *er
 	return 0;
 }
 
-int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err)
+int wslx_import_free_space(int fd, uint64_t *ret)
 {
 	struct statvfs vfs;
 	uint64_t room, reserve;
 
-	if (fstatvfs(p->out_fd, &vfs) < 0)
-		return wslx_err_sys(err, errno, "cannot look at the disk image");
+	if (fstatvfs(fd, &vfs) < 0)
+		return -errno;
 	/* No blocks at all: a tmpfs without a limit. */
 	room = vfs.f_blocks ? (uint64_t)vfs.f_bavail * vfs.f_frsize : WSLX_IMPORT_SIZE_MAX;
 	reserve = room / 16;
-	room -= WSLX_MIN(reserve, RESERVE_MAX);
-	*ret = p->max_bytes && p->max_bytes < room ? p->max_bytes : room;
+	*ret = room - WSLX_MIN(reserve, RESERVE_MAX);
+	return 0;
+}
+
+int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err)
+{
+	int r = wslx_import_free_space(p->out_fd, ret);
+
+	if (r < 0)
+		return wslx_err_sys(err, -r, "cannot look at the disk image");
+	if (p->max_bytes)
+		*ret = WSLX_MIN(*ret, p->max_bytes);
 	return 0;
 }
 

@@ -17,6 +17,7 @@
 #include "base/cleanup.h"
 #include "image/import_internal.h"
 #include "image/proc.h"
+#include "image/walk.h"
 #include "os/linux/fd.h"
 
 #define SB_AT 1024u
@@ -24,6 +25,8 @@
 #define BLOCK 4096u
 /* Group descriptors: eight times what 16 TiB of 4 KiB blocks need. */
 #define DESCRIPTORS_MAX (64 * WSLX_MIB)
+/* Of one block while paths are looked up: links lead through a folder again. */
+#define VISITS_MAX 16
 
 bool wslx_import_is_ext4(const uint8_t *p, size_t n)
 {
@@ -81,12 +84,26 @@ int wslx_import_image_size(int fd, off_t start, uint64_t file_size, uint64_t *re
 	return r < 0 ? r : check_size(*ret, file_size, err);
 }
 
+/* Does it look like a root file system? */
+static int check_content(ext2_filsys fs, const struct wslx_task *task, struct wslx_err *err)
+{
+	struct wslx_walk w = { .task = task, .subject = "the ext4 image", .err = err };
+	int r;
+
+	wslx_walk_init(&w, fs, VISITS_MAX);
+	r = wslx_walk_exists(&w, "/etc");
+	if (r == 0)
+		r = wslx_walk_exists(&w, "/bin/sh");
+	if (r == 0)
+		return wslx_err_set(err, EINVAL, "not a root file system: the image has neither /etc nor /bin/sh");
+	return r < 0 ? r : 0;
+}
+
 /* Opened as the kernel would find it; must hold something that can be started. */
 static int check_image(const struct wslx_import_params *p, uint64_t file_size, struct wslx_err *err)
 {
 	ext2_filsys fs = NULL;
 	uint64_t size;
-	ext2_ino_t ino;
 	char path[64];
 	/* Of what was copied, whatever the source was before. */
 	int r = wslx_import_image_size(p->out_fd, 0, file_size, &size, err);
@@ -102,9 +119,8 @@ static int check_image(const struct wslx_import_params *p, uint64_t file_size, s
 				    error_message(c));
 	if (fs->super->s_state & EXT2_ERROR_FS)
 		r = wslx_err_set(err, EBADMSG, "the ext4 image has errors: repair it with `e2fsck -f` first");
-	else if (ext2fs_namei(fs, EXT2_ROOT_INO, EXT2_ROOT_INO, "/etc", &ino) &&
-		 ext2fs_namei_follow(fs, EXT2_ROOT_INO, EXT2_ROOT_INO, "/bin/sh", &ino))
-		r = wslx_err_set(err, EINVAL, "not a root file system: the image has neither /etc nor /bin/sh");
+	else
+		r = check_content(fs, &p->task, err);
 	ext2fs_free(fs);
 	return r;
 }

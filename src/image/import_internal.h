@@ -22,8 +22,10 @@ struct wslx_import_meter {
 /* Cheap; -ECANCELED with a message when cancelled. */
 int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *err);
 
-/* Bytes that may be put on the disk: max_bytes, and what the host has free less
- * a sixteenth of it, at most 512 MiB, so that it can go on. */
+/* What the host has free where fd is, less a sixteenth of it, at most 512 MiB,
+ * so that it can go on.  -errno. */
+WSLX_MUST_CHECK int wslx_import_free_space(int fd, uint64_t *ret);
+/* Bytes that may be put on the disk: max_bytes, and the above. */
 WSLX_MUST_CHECK int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err);
 
 /* What is still unpacked behind the end of an archive or image, to see its

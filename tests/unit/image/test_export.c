@@ -387,6 +387,7 @@ static void export_after(const char *command, struct exported *x)
 	tar_entry(&t, "etc/a", S_IFREG | 0644);
 	tar_put(&t, data, 1 << 20);
 	tar_file(&t, "etc/b", 0644, "b");
+	tar_hardlink(&t, "etc/h", "etc/b");
 	image_import(&im, tar_end(&t));
 	image_check(&im);
 	const char *argv[] = { "debugfs", "-w", "-R", command, im.path, NULL };
@@ -406,6 +407,8 @@ static void test_hostile(void **state)
 	} list[] = {
 		{ "link /etc /etc/d/loop", EBADMSG, "a folder in two places" },
 		{ "link / /etc/d/root", EBADMSG, "a folder in two places" },
+		{ "link /etc/a /etc/d/a", EBADMSG, "./etc/d/a: a file with more names than it has links" },
+		{ "link /etc/b /etc/d/b", EBADMSG, "a file with more names than it has links" },
 		{ "sif /etc/b mode 0170644", EBADMSG, "unknown type" },
 		{ "sif /etc/b links_count 0", EBADMSG, "deleted" },
 		{ "sif /etc/a size 0x7fffffffffffffff", EBADMSG, "larger than can be" },
@@ -465,6 +468,45 @@ static void test_shared_blocks(void **state)
 	free(data);
 }
 
+/* Inodes that all have the same large attributes, which each entry repeats. */
+static void test_shared_attributes(void **state)
+{
+	char dir[] = "/tmp/wslx-export-XXXXXX", path[64], script[1024];
+	struct ext2_inode_large a = { 0 };
+	struct exported x;
+	ext2_filsys fs;
+	ext2_ino_t ino;
+	int disk;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/img", dir);
+	snprintf(script, sizeof(script),
+		 "cd %s && mkdir -p t/etc && for i in $(seq 0 199); do :>t/etc/$i; done && head -c 60000 /dev/zero "
+		 ">big && "
+		 "mke2fs -q -t ext4 -b 4096 -O ea_inode,^has_journal,^metadata_csum -d t img 64M && "
+		 "for i in $(seq 100); do echo ea_set -f big /etc/0 user.a$i; done | debugfs -w -f - img",
+		 dir);
+	assert_int_equal(run_program((const char *const[]) { "sh", "-c", script, NULL }), 0);
+	assert_int_equal(ext2fs_open(path, EXT2_FLAG_RW, 0, 0, unix_io_manager, &fs), 0);
+	for (int i = 0; i < 200; i++) {
+		snprintf(script, sizeof(script), "/etc/%d", i);
+		assert_int_equal(ext2fs_namei(fs, EXT2_ROOT_INO, EXT2_ROOT_INO, script, &ino), 0);
+		if (i == 0)
+			assert_int_equal(ext2fs_read_inode_full(fs, ino, (struct ext2_inode *)&a, sizeof(a)), 0);
+		assert_int_equal(ext2fs_write_inode_full(fs, ino, (struct ext2_inode *)&a, sizeof(a)), 0);
+	}
+	assert_int_equal(ext2fs_close(fs), 0);
+	disk = open(path, O_RDONLY | O_CLOEXEC);
+	export_disk(disk, WSLX_EXPORT_TAR, &x);
+	if (x.r != -EBADMSG || !strstr(x.err.msg, "more attributes than the disk has room for"))
+		fail_msg("%d '%s'", x.r, x.err.msg);
+	assert_in_range(lseek(x.fd, 0, SEEK_END), 32 << 20, 70 << 20);
+	close(disk);
+	close(x.fd);
+	snprintf(script, sizeof(script), "rm -rf %s", dir);
+	assert_int_equal(run_program((const char *const[]) { "sh", "-c", script, NULL }), 0);
+}
+
 /* A journal that was not replayed: the disk of a machine that was killed. */
 static void test_journal(void **state)
 {
@@ -509,6 +551,31 @@ static void test_full_output(void **state)
 	image_free(&im);
 }
 
+static void test_room(void **state)
+{
+	struct wslx_export_params p = { .max_bytes = 128 << 10, .out_fd = make_temp() };
+	struct wslx_export_result res;
+	struct wslx_err err = { 0 };
+	uint8_t *data = calloc(1, 1 << 20);
+	struct image im;
+	struct tar t;
+
+	memset(data, 'x', 1 << 20);
+	tar_begin(&t, "pax", "none");
+	tar_root(&t);
+	tar_entry(&t, "etc/a", S_IFREG | 0644);
+	tar_put(&t, data, 1 << 20);
+	image_import(&im, tar_end(&t));
+	image_check(&im);
+	p.disk_fd = im.fd;
+	assert_int_equal(wslx_export(&p, &res, &err), -ENOSPC);
+	assert_non_null(strstr(err.msg, "the archive needs more than the 0 MiB that are left to use"));
+	assert_true(lseek(p.out_fd, 0, SEEK_END) <= 128 << 10);
+	close(p.out_fd);
+	image_free(&im);
+	free(data);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -521,8 +588,10 @@ int main(void)
 		cmocka_unit_test(test_socket_is_left_out),
 		cmocka_unit_test(test_hostile),
 		cmocka_unit_test(test_shared_blocks),
+		cmocka_unit_test(test_shared_attributes),
 		cmocka_unit_test(test_journal),
 		cmocka_unit_test(test_full_output),
+		cmocka_unit_test(test_room),
 	};
 
 	return cmocka_run_group_tests_name("export", tests, NULL, NULL);
