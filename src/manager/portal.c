@@ -23,6 +23,7 @@
 #define ASK_MS 10000
 #define END_MS 10000
 #define REVOKE_MS 10000
+#define LEAVE_MS 3000
 #define SYNC_MS 10000
 
 static const char *const endings[] = { ".sock", ".ctl", ".lock" };
@@ -433,9 +434,9 @@ static const char *text_of(const json_t *o, const char *key)
 	return s ? s : "";
 }
 
-/* Revokes those that the machine is.  How many are left, revoked or not: each is
+/* Revokes, if so, those that the machine is.  How many are left, revoked or not: each is
  * there until its supervisor has closed the connection, with nothing mapped. */
-static int revoke_guests(struct wslx_manager *m, const char *region, pid_t pid, struct wslx_err *err)
+static int revoke_guests(struct wslx_manager *m, const char *region, pid_t pid, bool revoke, struct wslx_err *err)
 {
 	cleanup_json json_t *reply = NULL;
 	const json_t *p;
@@ -447,7 +448,7 @@ static int revoke_guests(struct wslx_manager *m, const char *region, pid_t pid, 
 		    json_integer_value(json_object_get(p, "pid")) != pid)
 			continue;
 		n++;
-		if (strcmp(text_of(p, "state"), "live") != 0)
+		if (!revoke || strcmp(text_of(p, "state"), "live") != 0)
 			continue;
 		r = wslx_region_revoke_participant(m, region, (unsigned)json_integer_value(json_object_get(p, "index")),
 						   json_integer_value(json_object_get(p, "generation")), err);
@@ -457,13 +458,15 @@ static int revoke_guests(struct wslx_manager *m, const char *region, pid_t pid, 
 	return r < 0 ? r : n;
 }
 
-static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid, bool *ret_had, struct wslx_err *err)
+/* One that was told is leaving by itself, and no host process need take note of that: revoked is who does not. */
+static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid, bool told, bool *ret_had,
+			  struct wslx_err *err)
 {
-	int64_t deadline = wslx_now_ms() + REVOKE_MS;
+	int64_t start = wslx_now_ms(), deadline = start + REVOKE_MS;
 
 	for (;;) {
 		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
-		int n = revoke_guests(m, region, pid, err);
+		int n = revoke_guests(m, region, pid, !told || wslx_now_ms() - start >= LEAVE_MS, err);
 
 		if (n == -ENOENT)
 			return 0; /* no region */
@@ -491,7 +494,7 @@ static int take_from(struct wslx_manager *m, const char *distro, const char *reg
 		return 0;
 	if (!pid)
 		return synced < 0 ? synced : wslx_err_set(err, EIO, "its supervisor does not answer");
-	r = revoke_machine(m, region, pid, ret_had, synced < 0 ? &why : err);
+	r = revoke_machine(m, region, pid, synced == 0, ret_had, synced < 0 ? &why : err);
 	return synced < 0 ? synced : r;
 }
 
