@@ -2,7 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 /* Needs the former. */
@@ -11,13 +11,26 @@
 
 #include "portal/guest.h"
 
+/* The length of a number; 0: there is none. */
+static size_t digits(const char *s)
+{
+	return strspn(s, "0123456789");
+}
+
 /* "dax0.0", and nothing else. */
 static bool is_devdax(const char *name)
 {
-	unsigned region, device;
-	int end = 0;
+	size_t n;
 
-	return sscanf(name, "dax%u.%u%n", &region, &device, &end) == 2 && !name[end];
+	if (strncmp(name, "dax", 3) != 0)
+		return false;
+	name += 3;
+	n = digits(name);
+	if (!n || name[n] != '.')
+		return false;
+	name += n + 1;
+	n = digits(name);
+	return n && !name[n];
 }
 
 static int open_window(void *opaque, unsigned nth)
