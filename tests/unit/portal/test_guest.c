@@ -134,12 +134,13 @@ static void guest_to_guest(void **state)
 /* What there was no room for is there when there is, though nothing else has changed. */
 static void room_comes_late(void **state)
 {
-	struct portal_info before, after;
+	struct portal_info before, after, all;
 	struct portal_object o;
 	portal *host, *guest;
 	const void *at;
 	static struct vm v;
 	void *to;
+	int r;
 
 	vm_start(&v, &b, "test");
 	guest = vm_attach(&v);
@@ -150,8 +151,14 @@ static void room_comes_late(void **state)
 	assert_int_equal(portal_wait_for(guest, "late", LONG, &o), 0);
 	while (!__atomic_load_n(&v.left_out, __ATOMIC_SEQ_CST))
 		usleep(1000);
+	/* All else has arrived. */
+	portal_get_info(host, &all);
+	do {
+		r = portal_poll(guest, 1000000);
+		assert_true(r == 0 || r == -ETIMEDOUT);
+		portal_get_info(guest, &before);
+	} while (before.epoch != all.epoch);
 	assert_int_not_equal(portal_map(guest, &o, &at, NULL), 0);
-	portal_get_info(guest, &before);
 	vm_room(&v);
 	while (portal_map(guest, &o, &at, NULL) != 0)
 		usleep(1000);
