@@ -166,9 +166,9 @@ def lab_boot(todo, log, console):
           "echo; echo '@@XML {f}'; cat /scratch/r.xml; echo; echo @@END; rm -f /scratch/r.xml"
     start = os.path.getsize(log)
     # One CPU: what goes wrong in the emulation goes wrong when KVM there interrupts another processor's guest.
-    sh(["lab/lab.py", "--cpus", "1", "--timeout", "1500", "--stall", "300", "--console", console,
+    sh(["lab/lab.py", "--cpus", "1", "--timeout", "2400", "--stall", "300", "--console", console,
         "; ".join(run.format(py=PY, f=f) for f in todo)], log,
-       {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}, timeout=1600)
+       {"WSLX_E2E_ENGINE": "kvm", "WSLX_E2E_BUILD": os.path.join(TOP, "build-check")}, timeout=2500)
     with open(log, errors="replace") as f:
         f.seek(start)
         return lab_results(f.read())
