@@ -14,27 +14,7 @@
 #include "portal/internal.h"
 #include "portal/ring_inline.h"
 
-#define SPIN_MIN 16u
-#define SPIN_MAX 4096u
 #define NOT_YET INT64_MIN
-
-void wslx_portal_spin_init(struct wslx_portal_spin *s)
-{
-	/* Spinning for a peer on the only processor would keep it from answering. */
-	s->limit = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_MAX / 4 : 0;
-}
-
-static void spin_paid(struct wslx_portal_spin *s, unsigned looks)
-{
-	if (looks > s->limit / 2 && s->limit && s->limit < SPIN_MAX)
-		s->limit *= 2;
-}
-
-static void spin_in_vain(struct wslx_portal_spin *s)
-{
-	if (s->limit > SPIN_MIN)
-		s->limit /= 2;
-}
 
 /* The result of reading what the peer wrote. */
 static int judge(portal_chan *c, int r)
@@ -76,10 +56,20 @@ static int ready(portal_chan *c, bool rx)
 	return rx ? wslx_portal_rx_ready(&c->rx) : room(c);
 }
 
+/* looks: how many it took this time.  slept_at: when it first went to sleep, 0 = not at all. */
+static void learn(portal_chan *c, unsigned looks, int64_t slept_at)
+{
+	if (slept_at)
+		wslx_portal_spin_slept(&c->spin, wslx_portal_now() - slept_at);
+	else
+		wslx_portal_spin_paid(&c->spin, looks);
+}
+
 /* 0: looks ready; else why not.  deadline 0: does not wait. */
 static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 {
 	portal *p = c->p;
+	int64_t slept_at = 0;
 
 	for (;;) {
 		uint32_t ev = wslx_portal_event(p);
@@ -91,7 +81,7 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 				wslx_portal_rx_expect(&c->rx);
 			r = ready(c, rx);
 			if (r) {
-				spin_paid(&c->spin, i);
+				learn(c, i, slept_at);
 				return judge(c, r < 0 ? r : 0);
 			}
 			/* Every look takes the line away from the one who is about to write into it. */
@@ -101,14 +91,21 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		}
 		alive = wslx_portal_chan_alive(c);
 		r = ready(c, rx);
-		if (r)
+		if (r) {
+			learn(c, 0, slept_at);
 			return judge(c, r < 0 ? r : 0);
+		}
 		if (alive < 0)
 			return alive;
 		left = wslx_portal_left(deadline);
-		if (left == 0)
-			return deadline ? -ETIMEDOUT : -EAGAIN;
-		spin_in_vain(&c->spin);
+		if (left == 0 && !deadline)
+			return -EAGAIN;
+		if (left == 0) {
+			wslx_portal_spin_in_vain(&c->spin);
+			return -ETIMEDOUT;
+		}
+		if (!slept_at)
+			slept_at = wslx_portal_now();
 		r = wslx_portal_refresh(p);
 		if (r < 0)
 			return r;

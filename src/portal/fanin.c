@@ -40,6 +40,8 @@ int portal_fanin_add(portal_fanin *f, portal_chan *c)
 	if (f->n == MAX_CHANS)
 		return -ENOSPC;
 	f->chans[f->n++] = c;
+	if (c->spin.worth_ns > f->spin.worth_ns)
+		wslx_portal_spin_far(&f->spin);
 	return 0;
 }
 
@@ -107,7 +109,7 @@ static int look_after_news(portal_fanin *f, portal_listener *l, portal_chan **re
 
 int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, portal_chan **ret)
 {
-	int64_t deadline = 0;
+	int64_t deadline = 0, slept_at = 0;
 	bool first = true;
 
 	for (;;) {
@@ -125,8 +127,10 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 		for (unsigned i = 0; i == 0 || (timeout_ns && i < f->spin.limit); i++) {
 			*ret = look(f);
 			if (*ret) {
-				if (i > f->spin.limit / 2 && f->spin.limit < 4096)
-					f->spin.limit *= 2;
+				if (slept_at)
+					wslx_portal_spin_slept(&f->spin, wslx_portal_now() - slept_at);
+				else
+					wslx_portal_spin_paid(&f->spin, i);
 				return 0;
 			}
 			PORTAL_PAUSE();
@@ -142,10 +146,14 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 			deadline = wslx_portal_deadline(timeout_ns);
 		first = false;
 		left = wslx_portal_left(deadline);
-		if (left == 0)
-			return timeout_ns ? -ETIMEDOUT : -EAGAIN;
-		if (f->spin.limit > 16)
-			f->spin.limit /= 2;
+		if (left == 0 && !timeout_ns)
+			return -EAGAIN;
+		if (left == 0) {
+			wslx_portal_spin_in_vain(&f->spin);
+			return -ETIMEDOUT;
+		}
+		if (!slept_at)
+			slept_at = wslx_portal_now();
 		sleep_on_all(f, ev, left);
 	}
 }

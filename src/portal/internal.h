@@ -35,6 +35,7 @@
 #include "portal/directory.h"
 #include "portal/heap.h"
 #include "portal/ring.h"
+#include "portal/spin.h"
 #include "portal/wire.h"
 
 #ifdef PORTAL_EXPLORE
@@ -98,10 +99,6 @@ struct portal {
 	struct wslx_portal_heap heap;
 	struct wslx_portal_gate *gates;
 	struct portal_chan *zombies;
-};
-
-struct wslx_portal_spin {
-	unsigned limit; /* how many looks before sleeping; adapts */
 };
 
 struct portal_chan {
@@ -169,6 +166,7 @@ static inline bool wslx_portal_host_up(const portal *p);
 bool wslx_portal_peer_life(const portal *p, unsigned peer, uint64_t *ret_generation);
 
 /* wait.c */
+int64_t wslx_portal_now(void); /* CLOCK_MONOTONIC, in ns */
 int64_t wslx_portal_deadline(int64_t timeout_ns);
 /* What is left until the deadline: -1 for ever, 0 over. */
 int64_t wslx_portal_left(int64_t deadline);
@@ -178,7 +176,6 @@ void wslx_portal_sleep(portal *p, uint32_t ev, const struct portal_wait *more, s
 WSLX_MUST_CHECK int wslx_portal_await_event(portal *p, uint32_t ev, int64_t deadline);
 void wslx_portal_kick(portal *p, unsigned to);
 void wslx_portal_ring_for(portal *p, unsigned peer, const void *index);
-void wslx_portal_spin_init(struct wslx_portal_spin *s);
 extern const struct portal_doorbell_ops wslx_portal_futex_ops; /* ctx: the portal */
 
 /* gate.c */

@@ -132,6 +132,13 @@ static uint32_t promise(const portal *p)
 	return p->sock >= 0 && wslx_portal_fence_registered() ? PORTAL_FENCED : 0;
 }
 
+/* A machine is one participant of a region. */
+static bool in_another_kernel(const portal *p, unsigned peer)
+{
+	return peer != p->self &&
+	       (p->parts[p->self].kind == PORTAL_KIND_GUEST || p->parts[peer].kind == PORTAL_KIND_GUEST);
+}
+
 int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_chan **ret)
 {
 	portal_chan *c;
@@ -225,6 +232,8 @@ int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64
 		return -EPROTO;
 	wslx_portal_txe_init(&c->tx, c->tx.tx, rx, p->base + offset(&c->data_h), c->tx.mask + 1);
 	wslx_portal_rxe_init(&c->rx, c->rx.rx, tx, data, capacity);
+	if (in_another_kernel(p, c->peer))
+		wslx_portal_spin_far(&c->spin);
 	c->tx.fenced = c->rx.fenced = promise(p);
 	/* The peer's word, and the host's that it is in this kernel. */
 	if (promise(p) && p->parts[c->peer].kind == PORTAL_KIND_PROCESS) {

@@ -1,9 +1,9 @@
 /*
  * Spinning, sleeping, waking.
  *
- * A waiter looks `limit` times before it sleeps.  The limit doubles when
- * looking paid and halves when it did not, so that peers that answer within
- * microseconds never meet the kernel, and a crowded machine does not burn.
+ * A waiter looks some times before it sleeps (spin.h), so that peers that
+ * answer within microseconds never meet the kernel, and a crowded machine does
+ * not burn.
  *
  * Sleeping is on several words at once (futex_waitv, Linux 5.16): the event
  * word that the host counts up, and ring indices.  Where the kernel or a filter
@@ -35,7 +35,7 @@ struct waitv {
 };
 #define WAITV_32 2u
 
-static int64_t now_ns(void)
+int64_t wslx_portal_now(void)
 {
 	struct timespec ts;
 
@@ -51,7 +51,7 @@ int64_t wslx_portal_deadline(int64_t timeout_ns)
 		return -1;
 	if (timeout_ns == 0)
 		return 0;
-	return __builtin_add_overflow(now_ns(), timeout_ns, &at) ? -1 : at;
+	return __builtin_add_overflow(wslx_portal_now(), timeout_ns, &at) ? -1 : at;
 }
 
 int64_t wslx_portal_left(int64_t deadline)
@@ -60,7 +60,7 @@ int64_t wslx_portal_left(int64_t deadline)
 
 	if (deadline <= 0)
 		return deadline;
-	left = deadline - now_ns();
+	left = deadline - wslx_portal_now();
 	return left > 0 ? left : 0;
 }
 
@@ -75,7 +75,7 @@ static void futex_wait(void *ctx, const struct portal_wait *words, size_t n, int
 {
 	static int have = 1;
 	struct waitv v[MAX_WORDS];
-	int64_t at = timeout_ns < 0 ? 0 : now_ns() + timeout_ns;
+	int64_t at = timeout_ns < 0 ? 0 : wslx_portal_now() + timeout_ns;
 	struct timespec ts = { .tv_sec = at / 1000000000, .tv_nsec = at % 1000000000 };
 
 	if (n > MAX_WORDS)
