@@ -41,7 +41,7 @@ def main():
     if "tcg" in parts:
         bad |= subprocess.run(["/usr/bin/python3", "bench/tcg_run.py"], cwd=TOP, env=env).returncode
     if "lab" in parts:
-        bad |= subprocess.run(["lab/lab.py", "--timeout", "3000", "/usr/bin/python3 bench/inlab.py"], cwd=TOP,
+        bad |= subprocess.run(["lab/lab.py", "--timeout", "3600", "/usr/bin/python3 bench/inlab.py"], cwd=TOP,
                               env=dict(env, WSLX_E2E_ENGINE="kvm")).returncode
     return 1 if bad else 0
 
