@@ -1,5 +1,7 @@
 # A thin front: the build is Meson's, the checks are tools/check.py's.
 BUILD ?= build
+# What takes long does not outlive a make that is killed.
+TIED = setpriv --pdeathsig TERM --
 
 .PHONY: run build check bench bench-portal lab fuzz soak format clean
 
@@ -16,20 +18,20 @@ $(BUILD)/build.ninja:
 
 check:
 	@tools/packages.sh build run check
-	@/usr/bin/python3 tools/check.py
+	@exec $(TIED) /usr/bin/python3 tools/check.py
 
 bench:
 	@tools/packages.sh build run check
-	@/usr/bin/python3 bench/bench.py
+	@exec $(TIED) /usr/bin/python3 bench/bench.py
 
 bench-portal:
 	@tools/packages.sh build run check
-	@/usr/bin/python3 bench/portal.py $(PARTS)
+	@exec $(TIED) /usr/bin/python3 bench/portal.py $(PARTS)
 
 # make lab CMD='build/wslx doctor': runs CMD in an emulated host with a complete KVM.
 lab:
 	@tools/packages.sh build run check
-	@lab/lab.py $(LABFLAGS) -- '$(subst ','\'',$(CMD))'
+	@exec $(TIED) lab/lab.py $(LABFLAGS) -- '$(subst ','\'',$(CMD))'
 
 # make fuzz [SECONDS=300] [TARGETS='blk vsock']
 fuzz:

@@ -12,6 +12,9 @@ import subprocess
 import sys
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(TOP, "tools"))
+import children  # noqa: E402
+
 PARTS = ["import", "exec", "tcg", "lab"]
 
 
@@ -31,18 +34,19 @@ def main():
                        stdout=subprocess.DEVNULL)
     subprocess.run(["ninja", "-C", args.build, "--quiet"], check=True)
     subprocess.run([os.path.join(TOP, "tests/e2e/prepare.sh"), args.build], check=True)
+    sh = children.Children()
+    sh.catch_signals()
     bad = 0
     if "import" in parts:
-        bad |= subprocess.run(["/usr/bin/python3", "bench/import.py", "--build", args.build, "--runs", str(args.runs),
-                               os.path.join(args.build, "e2e/debian.tar")], cwd=TOP, env=env).returncode
+        bad |= sh.run(["/usr/bin/python3", "bench/import.py", "--build", args.build, "--runs", str(args.runs),
+                       os.path.join(args.build, "e2e/debian.tar")], cwd=TOP, env=env)
     if "exec" in parts:
-        bad |= subprocess.run(["/usr/bin/python3", "bench/exec.py"], cwd=TOP,
-                              env=dict(env, WSLX_E2E_ENGINE="tcg")).returncode
+        bad |= sh.run(["/usr/bin/python3", "bench/exec.py"], cwd=TOP, env=dict(env, WSLX_E2E_ENGINE="tcg"))
     if "tcg" in parts:
-        bad |= subprocess.run(["/usr/bin/python3", "bench/tcg_run.py"], cwd=TOP, env=env).returncode
+        bad |= sh.run(["/usr/bin/python3", "bench/tcg_run.py"], cwd=TOP, env=env)
     if "lab" in parts:
-        bad |= subprocess.run(["lab/lab.py", "--timeout", "3000", "/usr/bin/python3 bench/inlab.py"], cwd=TOP,
-                              env=dict(env, WSLX_E2E_ENGINE="kvm")).returncode
+        bad |= sh.run(["lab/lab.py", "--timeout", "3600", "/usr/bin/python3 bench/inlab.py"], cwd=TOP,
+                      env=dict(env, WSLX_E2E_ENGINE="kvm"))
     return 1 if bad else 0
 
 

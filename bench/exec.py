@@ -3,6 +3,7 @@
 (fork, exec and wait of true, many times in a row there) and against connecting to the machine's vsock socket."""
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -46,4 +47,5 @@ def main():
         shutil.rmtree(home, ignore_errors=True)
 
 
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the machines are stopped
 main()

@@ -10,11 +10,15 @@ Used by bench/portal.py; as a program it prints "PLACES NAME VALUE" lines, which
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(TOP, "tools"))
+import children  # noqa: E402
+
 PORT = "7000"
 REGION = "bench"
 GRANT = "64M"
@@ -106,7 +110,7 @@ def measure(build, part, trips):
     argv = ["/usr/bin/python3", os.path.abspath(__file__), build, "tcg" if part == "tcg" else "kvm", str(trips)]
     if part == "lab":
         argv = [os.path.join(TOP, "lab/lab.py"), "--cpus", "2", "--timeout", "1500", " ".join(argv)]
-    out = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, timeout=1800).stdout
+    out = subprocess.run(children.tied(argv), stdout=subprocess.PIPE, text=True, check=True, timeout=1800).stdout
     got = {}
     for line in out.splitlines():
         words = line.split()
@@ -147,4 +151,5 @@ def charts(part, m):
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit("usage: bench/portal_machines.py BUILD tcg|kvm TRIPS")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the machines are stopped
     run(sys.argv[1], sys.argv[2], int(sys.argv[3]))

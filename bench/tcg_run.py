@@ -4,6 +4,7 @@ the same root file system to its init.  Both whole processes, from start to end;
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -67,4 +68,5 @@ def main():
         shutil.rmtree(home, ignore_errors=True)
 
 
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the machines are stopped
 main()

@@ -11,7 +11,8 @@ The command's output comes back over a virtio-serial port, its exit status
 through a small writable 9p share.
 
 Exit status: the command's; 125 if the lab itself failed; 124 on time-out.  An emulated host on
-a very busy machine has been seen to freeze: --stall notices that.
+a very busy machine has been seen to freeze: --stall notices that.  The emulated host does not outlive this program, however
+that ends.
 """
 
 import argparse
@@ -26,6 +27,9 @@ import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+import children  # noqa: E402
 
 MODULES = """
     netfs fscache 9pnet 9p virtio_ring virtio 9pnet_virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
@@ -220,6 +224,18 @@ def forward(proc, deadline, stall):
     return why
 
 
+def catch_signals():
+    def stop(signum, frame):
+        for s in children.SIGNALS:
+            signal.signal(s, signal.SIG_IGN)  # one is enough: it must not keep us from tidying up
+        print(f"lab: ended by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
+        raise SystemExit(128 + signum)
+
+    for s in children.SIGNALS:
+        if signal.getsignal(s) != signal.SIG_IGN:
+            signal.signal(s, stop)
+
+
 def main():
     ap = argparse.ArgumentParser(prog="make lab", description=__doc__.split("\n")[0])
     ap.add_argument("--memory", type=int, default=6144, help="MiB of the emulated host")
@@ -236,18 +252,19 @@ def main():
     cache = cache_dir()
     vmlinuz, moddir = fetch_kernel(cache)
     initramfs = build_initramfs(cache, moddir)
-    job = tempfile.mkdtemp(prefix="wslx-lab-")
-    scratch = args.scratch or os.path.join(job, "scratch.img")
-    share = os.path.join(job, "share")
-    os.mkdir(share)
-    os.chmod(job, 0o711)
-    proc = None
-
-    def stop(signum, frame):
-        raise SystemExit(128 + signum)
-
-    signal.signal(signal.SIGTERM, stop)
+    job = proc = None
+    catch_signals()
     try:
+        job = tempfile.mkdtemp(prefix="wslx-lab-")
+        os.chmod(job, 0o711)
+        scratch = args.scratch or os.path.join(job, "scratch.img")
+        console = args.console or os.path.join(job, "console.log")
+        share = os.path.join(job, "share")
+        os.mkdir(share)
+        if os.path.isfile(console) or not os.path.exists(console):  # not a terminal
+            console_lock = children.lock(console)
+            if console_lock is None:
+                die(f"another lab writes to {console}")
         if not os.path.exists(scratch):
             make_scratch(scratch, 32 << 30)
         with open(os.path.join(share, "run"), "w") as f:
@@ -257,7 +274,6 @@ def main():
                 if k.startswith("WSLX_") or k in ("CI", "TERM", "LANG"):
                     f.write(f"export {k}={shlex.quote(v)}\n")
             f.write(args.cmd + "\n")
-        console = args.console or os.path.join(job, "console.log")
         argv = ["qemu-system-x86_64", "-M", "q35,accel=tcg,kernel-irqchip=off", "-cpu", CPU,
                 "-smp", str(args.cpus), "-m", str(args.memory), "-display", "none", "-nodefaults", "-no-reboot",
                 "-serial", f"file:{console}",
@@ -272,7 +288,8 @@ def main():
                 "-device", "virtserialport,chardev=out,name=out"]
         start = time.monotonic()
         # An open, silent stdin: at its end QEMU would call the port closed and block its writers.
-        proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # A session of its own, so that Ctrl-C reaches this program first.
+        proc = subprocess.Popen(children.tied(argv, "KILL"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         why = forward(proc, start + args.timeout, args.stall)
         if why:
             print(f"lab: {why}", file=sys.stderr)
@@ -289,7 +306,8 @@ def main():
         if proc and proc.poll() is None:
             proc.kill()
             proc.wait()
-        shutil.rmtree(job, ignore_errors=True)
+        if job:
+            shutil.rmtree(job, ignore_errors=True)
 
 
 sys.exit(main())

@@ -10,14 +10,19 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
 
+import children
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PY = "/usr/bin/python3"
+CHILDREN = children.Children()
+LOCK = []  # the lock of this tree's check: what a child still writes belongs to the check that started it
 
 
 class Tally:
@@ -54,11 +59,14 @@ def sh(argv, log, env=None, timeout=3600):
         f.write(f"$ {' '.join(argv)}\n".encode())
         f.flush()
         try:
-            return subprocess.run(argv, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=TOP,
-                                  env=dict(os.environ, **(env or {})), timeout=timeout).returncode
+            return CHILDREN.run(argv, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=TOP,
+                                env=dict(os.environ, **(env or {})), timeout=timeout, pass_fds=LOCK)
         except subprocess.TimeoutExpired:
             f.write(f"timed out after {timeout} s\n".encode())
             return 124
+        except children.Ended:
+            f.write(b"ended by a signal\n")
+            raise
 
 
 def tail(log, n=40):
@@ -204,8 +212,7 @@ def e2e_lab(t, log):
     console = os.path.join(TOP, "build-check-logs/lab-console.log")
     results, again = {}, []
     for boot in range(8):
-        if os.path.exists(console):
-            os.unlink(console)
+        open(console, "w").close()
         got = lab_boot(todo, log, console)
         for name in got:
             todo.remove(name)
@@ -246,7 +253,7 @@ def tidy(t, log):
     with open(os.path.join(TOP, "build-check-clang/compile_commands.json")) as f:
         known = {os.path.normpath(os.path.join(e["directory"], e["file"])) for e in json.load(f)}
     todo = [f for f in files if os.path.join(TOP, f) in known]
-    script = "printf '%s\\0' \"$@\" | xargs -0 -n 8 -P 2 clang-tidy --quiet -p build-check-clang"
+    script = "exec xargs -0 -n 8 -P 2 clang-tidy --quiet -p build-check-clang < <(printf '%s\\0' \"$@\")"
     if sh(["bash", "-c", script, "tidy", *todo], log):
         t.fail("clang-tidy")
     else:
@@ -351,7 +358,19 @@ def run_stages(wanted, logs):
         if (n, s) not in first:
             counts.append(run_stage(n, s, logs))
     lane.join()
+    CHILDREN.check()  # the other lane ends silently
     return counts
+
+
+def lock_tree(path):
+    """Two in one tree would write to the same logs and build folders."""
+    fd = children.lock(path)
+    if fd is None:
+        with open(path) as f:
+            sys.exit(f"make check: another one works in this tree: process {f.read(20).strip()}, or what it started and is now ending")
+    os.ftruncate(fd, 0)
+    os.write(fd, b"%d\n" % os.getpid())
+    LOCK.append(fd)
 
 
 def main():
@@ -364,9 +383,15 @@ def main():
             ap.error(f"unknown stage '{s}'")
     logs = os.path.join(TOP, "build-check-logs")
     os.makedirs(logs, exist_ok=True)
+    lock_tree(os.path.join(logs, "lock"))
+    CHILDREN.catch_signals()
     t = Tally()
-    for c in run_stages(args.stages or names, logs):
-        t.add(c)
+    try:
+        for c in run_stages(args.stages or names, logs):
+            t.add(c)
+    except children.Ended as e:
+        print(f"make check: ended by {signal.Signals(CHILDREN.signum).name}", file=sys.stderr, flush=True)
+        raise e
     check_skips(t, None)
     for name, reason in t.skips:
         print(f"skipped: {name}: {reason}")

@@ -25,6 +25,8 @@ TIMEOUT = 300
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "engine(name): about this engine alone; not part of the other's suite")
+    # As Ctrl-C: the machines are stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -36,34 +36,37 @@ class Vmm:
     def __init__(self, program, kernel, cmdline="console=ttyS0 panic=-1", initramfs=None, cpus=1, memory=256 << 20,
                  disks=(), vsock_path=None, shared=False, net=None, mac="52:54:00:12:34:56", no_io_uring=False,
                  test_hooks=True, tap=None, window=None):
-        self.fds = []
+        self.fds = [] if tap is None else [tap]
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.console, console_w = os.pipe()
         os.set_blocking(self.console, False)
         self.output = b""
         self.messages = []
         self.spawned_ns = 0
-        params = {
-            "link_fd": self._keep(theirs.detach()), "console_fd": self._keep(console_w),
-            "vsock_fd": self._listen(vsock_path), "vsock_vhost_fd": -1, "guest_cid": 42,
-            "disks": [self._disk(d) for d in disks], "cpus": cpus, "memory": memory, "shared_memory": shared,
-            "kvm_fd": self._open("/dev/kvm", os.O_RDWR), "kernel_fd": self._open(kernel, os.O_RDONLY),
-            "initramfs_fd": self._open(initramfs, os.O_RDONLY) if initramfs else -1, "cmdline": cmdline,
-            "net_mode": 2 if tap is not None else 0 if net is None else 1,
-            "net_fd": self._keep(tap) if tap is not None else -1 if net is None else self._keep(net.detach()),
-            "mac": mac, "no_io_uring": no_io_uring, "test_hooks": test_hooks,
-        }
-        if window is not None:
-            params.update(window=os.fstat(window).st_size, window_fd=self._keep(os.dup(window)))
-        fd = self._keep(os.memfd_create("params", 0))
-        os.write(fd, json.dumps(params).encode())
-        os.lseek(fd, 0, os.SEEK_SET)
-        self.spawned_ns = time.monotonic_ns()
-        # A leak checker traces its own process, which the sandbox forbids.
-        env = dict(os.environ, ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0")
-        self.proc = subprocess.Popen([program, "--child=vmm", f"--params={fd}"], pass_fds=self.fds, env=env)
-        for f in self.fds:
-            os.close(f)
+        try:
+            params = {
+                "link_fd": self._keep(theirs.detach()), "console_fd": self._keep(console_w),
+                "vsock_fd": self._listen(vsock_path), "vsock_vhost_fd": -1, "guest_cid": 42,
+                "disks": [self._disk(d) for d in disks], "cpus": cpus, "memory": memory, "shared_memory": shared,
+                "kvm_fd": self._open("/dev/kvm", os.O_RDWR), "kernel_fd": self._open(kernel, os.O_RDONLY),
+                "initramfs_fd": self._open(initramfs, os.O_RDONLY) if initramfs else -1, "cmdline": cmdline,
+                "net_mode": 2 if tap is not None else 0 if net is None else 1,
+                "net_fd": tap if tap is not None else -1 if net is None else self._keep(net.detach()),
+                "mac": mac, "no_io_uring": no_io_uring, "test_hooks": test_hooks,
+            }
+            if window is not None:
+                params.update(window=os.fstat(window).st_size, window_fd=self._keep(os.dup(window)))
+            fd = self._keep(os.memfd_create("params", 0))
+            os.write(fd, json.dumps(params).encode())
+            os.lseek(fd, 0, os.SEEK_SET)
+            self.spawned_ns = time.monotonic_ns()
+            # A leak checker traces its own process, which the sandbox forbids.
+            env = dict(os.environ, ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0")
+            self.proc = subprocess.Popen([program, "--child=vmm", f"--params={fd}"], pass_fds=self.fds, env=env)
+        finally:
+            # Also where it cannot be started: a TAP device that stays open is busy for the next one.
+            for f in self.fds:
+                os.close(f)
 
     def _keep(self, fd):
         self.fds.append(fd)
@@ -142,7 +145,7 @@ class Vmm:
         end = time.monotonic() + timeout
         while text.encode() not in self.output:
             left = end - time.monotonic()
-            if left <= 0 or not self._pump(left):
+            if (left <= 0 or not self._pump(left)) and text.encode() not in self.output:
                 raise AssertionError(f"no {text!r} on the console:\n{self.text()[-3000:]}\n{self.messages}")
 
     def request(self, kind, reply, id=1, timeout=30):
