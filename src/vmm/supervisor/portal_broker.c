@@ -303,7 +303,7 @@ static void arena_step(struct grant *g)
 	/* As on the host: what a dead one published is still read.  But if what is
 	 * mapped is not that one, it was taken away before its writer went. */
 	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
-	    PORTAL_LIFE_GENERATION(m->life) == PORTAL_LIFE_GENERATION(a->life)) {
+	    wslx_portal_last_bytes(a->life, m->life)) {
 		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
 		*a = (struct grant_arena) { 0 };
 	}

@@ -158,6 +158,68 @@ static void test_taken_away_and_then_dead(void **state)
 	teardown(&m);
 }
 
+/* A program of the host's, from a thread of its own: this one serves the broker. */
+static bool has_attached;
+
+static void *attach_program(void *arg)
+{
+	struct portal_attach a = { .size = sizeof(a), .path = arg, .name = "program" };
+	portal *p = NULL;
+
+	(void)!portal_attach(&a, &p);
+	__atomic_store_n(&has_attached, true, __ATOMIC_RELEASE);
+	return p;
+}
+
+static bool program_is_there(struct machine *m)
+{
+	return __atomic_load_n(&has_attached, __ATOMIC_ACQUIRE) && up_to_date(m);
+}
+
+static portal *program(struct machine *m, uint8_t **ret_at)
+{
+	pthread_t t;
+	void *p;
+
+	has_attached = false;
+	assert_int_equal(pthread_create(&t, NULL, attach_program, m->sock), 0);
+	until(m, program_is_there);
+	pthread_join(t, &p);
+	assert_non_null(p);
+	for (unsigned i = 1; i < PORTAL_MAX_ARENAS; i++)
+		if (arenas(m)[i].life && i != own(m))
+			*ret_at = arena(m, i);
+	return p;
+}
+
+/* Revoked and gone before the machine's side looks: what is mapped there its writer can still change. */
+static void test_revoked_and_then_dead(void **state)
+{
+	struct portal_info info;
+	uint8_t *at = NULL;
+	struct machine m;
+	portal *p;
+
+	setup(&m);
+	until(&m, up_to_date);
+	for (int seen = 0; seen < 2; seen++) {
+		p = program(&m, &at);
+		portal_get_info(p, &info);
+		assert_int_equal(at[0], 'W');
+		assert_int_equal(portal_host_revoke(m.h, info.self, 0), -ETIMEDOUT);
+		/* Whose side has looked has the host's copy, which stays. */
+		if (seen)
+			settle(&m);
+		assert_int_equal(portal_host_remove(m.h, info.self), 0);
+		assert_int_equal(at[0], 'W');
+		settle(&m);
+		assert_true(up_to_date(&m));
+		assert_int_equal(at[0], seen ? 'W' : 0);
+		portal_detach(p);
+	}
+	teardown(&m);
+}
+
 /* ---- memory --------------------------------------------------------------------------------- */
 
 static uint64_t held(struct machine *m)
@@ -347,6 +409,7 @@ int main(void)
 		cmocka_unit_test(test_remove_while_it_waits_for_its_turn),
 		cmocka_unit_test(test_remove_while_it_is_cleared),
 		cmocka_unit_test(test_taken_away_and_then_dead),
+		cmocka_unit_test(test_revoked_and_then_dead),
 		cmocka_unit_test(test_no_memory_below_arenas),
 		cmocka_unit_test(test_few_warnings),
 		cmocka_unit_test(test_grant_on_other_terms),
