@@ -142,6 +142,17 @@ static int connect_broker(struct grant *g)
 	return r;
 }
 
+/* Its machine has not been told, but must not take part.  As wslx_vmportal_remove(). */
+static bool withdrawn(struct grant *g)
+{
+	const struct wslx_vmportal_params *p = &g->p->params;
+
+	if (!p->withdrawn || !p->withdrawn(p->opaque, g->config.region))
+		return false;
+	(void)!wslx_vmportal_remove(g->p, g->config.region);
+	return true;
+}
+
 void wslx_vmportal_join(struct grant *g)
 {
 	int64_t now = wslx_now_ms(), next = g->joined_ms + JOIN_INTERVAL_MS;
@@ -153,6 +164,8 @@ void wslx_vmportal_join(struct grant *g)
 		wslx_timer_arm(g->timer, (uint64_t)(next - now));
 		return;
 	}
+	if (withdrawn(g))
+		return;
 	g->joined_ms = now;
 	g->attached = g->bell >= 0 && !g->bell_ending;
 	g->bell_told = false;
@@ -345,6 +358,8 @@ static int on_welcome(struct grant *g, const struct wslx_portal_msg *m)
 	g->generation = m->life;
 	g->epoch = g->news = 0;
 	g->state = GRANT_ANSWER;
+	/* Whoever takes it back marks it first and then looks who is there: one of the two sees the other. */
+	(void)withdrawn(g);
 	return 0;
 }
 

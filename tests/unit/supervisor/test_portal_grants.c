@@ -116,6 +116,35 @@ static void test_remove_while_it_is_cleared(void **state)
 	teardown(&m);
 }
 
+/* Taken back while the machine was starting, and nobody could tell it: before it joins, and while it does. */
+static void test_withdrawn_before_it_is_told(void **state)
+{
+	for (unsigned from = 1; from <= 2; from++) {
+		struct portal_host_stat st;
+		struct machine m;
+
+		setup_segments(&m, 2);
+		broker_up(&m, 0);
+		m.withdrawn_from = from;
+		boot(&m);
+		settle(&m);
+		assert_true(gone(&m));
+		assert_string_equal(entry(&m)->as, "");
+		assert_int_equal(wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT), -ECONNREFUSED);
+		wslx_vmportal_retry(m.portal);
+		settle(&m);
+		assert_int_equal(portal_host_stat(m.h, &st), 0);
+		assert_int_equal(st.participants, 0);
+		assert_int_equal(st.attached, from - 1);
+		assert_int_equal(m.n_maps, 0);
+		/* Given again. */
+		m.withdrawn_from = 0;
+		assert_int_equal(wslx_vmportal_add(m.portal, &m.config.grants[0]), 0);
+		until(&m, up_to_date);
+		teardown(&m);
+	}
+}
+
 static uint8_t *map_object(struct machine *m, const char *name, char byte)
 {
 	unsigned a = 2;
@@ -408,6 +437,7 @@ int main(void)
 		cmocka_unit_test(test_nobody_outlives_a_revocation),
 		cmocka_unit_test(test_remove_while_it_waits_for_its_turn),
 		cmocka_unit_test(test_remove_while_it_is_cleared),
+		cmocka_unit_test(test_withdrawn_before_it_is_told),
 		cmocka_unit_test(test_taken_away_and_then_dead),
 		cmocka_unit_test(test_revoked_and_then_dead),
 		cmocka_unit_test(test_no_memory_below_arenas),
