@@ -298,12 +298,18 @@ static int check_arena(struct grant *g)
 	return r == 0 && m->index == 0 ? read_header(g) : r;
 }
 
-static void no_room(struct grant *g)
+/* As the last resort from those who hold doorbells that have ended: they may go on writing there, but what they reach
+ * is their own machine's.  0: there is no room, perhaps only until this answer is in place. */
+static uint32_t take_place(struct grant *g, uint32_t segments)
 {
-	if (!g->full_warned)
-		wslx_vmportal_say(g, "the window is full: %u MiB of it are left out",
-				  g->arena.segments << (PORTAL_SEGMENT_SHIFT - 20));
-	g->full_warned = true;
+	uint32_t first = wslx_vmportal_place_take(&g->p->places, g->index, segments);
+	struct grant *old;
+
+	while (!first && (old = wslx_vmportal_bell_oldest(g->p))) {
+		wslx_vmportal_bell_reclaim(old);
+		first = wslx_vmportal_place_take(&g->p->places, g->index, segments);
+	}
+	return first;
 }
 
 /* One step of what g->arena asks for.  Afterwards a mapping is under way, or it
@@ -328,13 +334,11 @@ static void arena_step(struct grant *g)
 	}
 	g->arena_waits = false;
 	if (m->access != PORTAL_ACCESS_NONE && !a->place)
-		a->place = wslx_vmportal_place_take(&g->p->places, g->index, m->segments);
+		a->place = take_place(g, m->segments);
 	if (m->access == PORTAL_ACCESS_NONE || !a->place) {
 		*a = (struct grant_arena) { 0 };
-		if (m->access != PORTAL_ACCESS_NONE) {
+		if (m->access != PORTAL_ACCESS_NONE)
 			a->segments = m->segments;
-			no_room(g);
-		}
 	} else {
 		*a = (struct grant_arena) { m->life, a->place, m->segments, m->access };
 		wslx_vmportal_map(g, a->place, a->segments,
@@ -361,6 +365,20 @@ static int on_welcome(struct grant *g, const struct wslx_portal_msg *m)
 	/* Whoever takes it back marks it first and then looks who is there: one of the two sees the other. */
 	(void)withdrawn(g);
 	return 0;
+}
+
+/* All that is given back for now has been. */
+static void warn_of_no_room(struct grant *g)
+{
+	for (unsigned i = 0; i < PORTAL_MAX_ARENAS && !g->full_warned; i++) {
+		const struct grant_arena *a = &g->arenas[i];
+
+		if (a->place || !a->segments || wslx_vmportal_place_fits(&g->p->places, a->segments))
+			continue;
+		wslx_vmportal_say(g, "the window is full: %u MiB of it are left out",
+				  a->segments << (PORTAL_SEGMENT_SHIFT - 20));
+		g->full_warned = true;
+	}
 }
 
 static void show_entry(struct grant *g)
@@ -407,6 +425,7 @@ static int on_done(struct grant *g, const struct wslx_portal_msg *m)
 		show_entry(g);
 	wslx_vmportal_page_epoch(&g->p->page, g->index, g->epoch);
 	release_places(g);
+	warn_of_no_room(g);
 	g->state = GRANT_READY;
 	g->lost_warned = false;
 	wslx_vmportal_bell_ready(g);

@@ -431,6 +431,78 @@ static void test_places_are_kept_for_who_holds_the_doorbell(void **state)
 	teardown(&m);
 }
 
+/* ... but not for ever: a program that never lets go does not use the window up. */
+static void test_ended_doorbells_are_closed_when_there_is_no_room(void **state)
+{
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	/* Three segments a time, of 30. */
+	for (int i = 0; i < 14; i++) {
+		broker_down(&m);
+		until(&m, gone);
+		if (i == 0)
+			until(&m, bell_ended);
+		broker_up(&m, 0);
+		wslx_vmportal_retry(m.portal);
+		until(&m, granted);
+		settle(&m);
+		assert_true(up_to_date(&m));
+		assert_int_not_equal(own(&m), 0);
+		assert_null(strstr(m.warning, "full"));
+		/* Not before it has to be. */
+		if (i < 7)
+			assert_true(m.portal->grants[0].bell >= 0);
+	}
+	assert_true(m.portal->grants[0].bell < 0);
+	close(bell);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	teardown(&m);
+}
+
+/* Nor all the places for grants. */
+static void test_ended_doorbells_are_closed_for_new_grants(void **state)
+{
+	static char nowhere[] = "/nonexistent/reg.sock";
+	struct wslx_portal_grant g;
+	int bells[WSLX_MAX_GRANTS];
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	g = m.config.grants[0];
+	g.socket = nowhere;
+	for (int i = 0; i < WSLX_MAX_GRANTS; i++) {
+		snprintf(g.region, sizeof(g.region), "reg%d", i);
+		snprintf(g.as, sizeof(g.as), "as%d", i);
+		if (i)
+			assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+		settle(&m);
+		bells[i] = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT + (uint64_t)i);
+		assert_true(bells[i] >= 0);
+		settle(&m);
+		if (i < 2)
+			continue;
+		assert_int_equal(wslx_vmportal_remove(m.portal, g.region), 0);
+		settle(&m);
+		assert_true(m.portal->grants[i].bell >= 0);
+	}
+	strcpy(g.region, "new");
+	strcpy(g.as, "new");
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+	/* In the place of the one that ended first. */
+	assert_string_equal(m.portal->grants[2].config.region, "new");
+	assert_true(m.portal->grants[2].bell < 0 && m.portal->grants[3].bell >= 0);
+	for (int i = 0; i < WSLX_MAX_GRANTS; i++)
+		close(bells[i]);
+	settle(&m);
+	teardown(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -446,6 +518,8 @@ int main(void)
 		cmocka_unit_test(test_grant_before_the_last_is_cleared),
 		cmocka_unit_test(test_broker_is_back_before_the_last_is_cleared),
 		cmocka_unit_test(test_places_are_kept_for_who_holds_the_doorbell),
+		cmocka_unit_test(test_ended_doorbells_are_closed_when_there_is_no_room),
+		cmocka_unit_test(test_ended_doorbells_are_closed_for_new_grants),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
