@@ -300,9 +300,18 @@ static int remove_region(struct cli *c, const struct cli_opts *o, struct wslx_er
 
 static int take_back(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
-	if (!o->participant)
-		return wslx_region_revoke(c->m, o->pos[1], o->pos[2], err);
-	return revoke_participant(c, o, err);
+	struct wslx_revocation done;
+	int r;
+
+	if (o->participant)
+		return revoke_participant(c, o, err);
+	r = wslx_region_revoke(c->m, o->pos[1], o->pos[2], &done, err);
+	if (r == 0 && done.silent)
+		printf("The machine of '%s' does not answer, perhaps because it is starting. It has nothing of the "
+		       "region, "
+		       "and will not join it.\n",
+		       o->pos[2]);
+	return r;
 }
 
 /* Which options a word takes. */

@@ -71,7 +71,8 @@ int wslx_kill_listener(const char *sock_path, const char *title)
 	return pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
 }
 
-int wslx_kill_holder(int dirfd, const char *lock, const char *title)
+/* 0: *ret_pidfd is the caller's. */
+static int find_holder(int dirfd, const char *lock, const char *title, pid_t *ret_pid, int *ret_pidfd)
 {
 	const struct dirent *d;
 	struct stat want;
@@ -83,14 +84,38 @@ int wslx_kill_holder(int dirfd, const char *lock, const char *title)
 	proc = opendir("/proc");
 	while (proc && r < 0 && (d = readdir(proc))) {
 		cleanup_close int pidfd = -1;
+		pid_t pid;
 
 		if (!isdigit((unsigned char)d->d_name[0]))
 			continue;
-		pidfd = pidfd_open((pid_t)strtol(d->d_name, NULL, 10), 0);
-		if (pidfd >= 0 && is_called(d->d_name, title) && has_open(d->d_name, &want))
-			r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+		pid = (pid_t)strtol(d->d_name, NULL, 10);
+		pidfd = pidfd_open(pid, 0);
+		if (pidfd < 0 || !is_called(d->d_name, title) || !has_open(d->d_name, &want))
+			continue;
+		*ret_pid = pid;
+		*ret_pidfd = TAKE_FD(pidfd);
+		r = 0;
 	}
 	if (proc)
 		closedir(proc);
 	return r;
+}
+
+int wslx_kill_holder(int dirfd, const char *lock, const char *title)
+{
+	cleanup_close int pidfd = -1;
+	pid_t pid;
+	int r = find_holder(dirfd, lock, title, &pid, &pidfd);
+
+	if (r < 0)
+		return r;
+	return pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+}
+
+pid_t wslx_holder_pid(int dirfd, const char *lock, const char *title)
+{
+	cleanup_close int pidfd = -1;
+	pid_t pid;
+
+	return find_holder(dirfd, lock, title, &pid, &pidfd) < 0 ? 0 : pid;
 }

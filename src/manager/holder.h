@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 
 #include "base/macros.h"
 
@@ -11,6 +12,9 @@
  * as wslx_helper_start gave it), as /proc shows: its socket may have no room
  * for one more to ask.  -ESRCH. */
 WSLX_MUST_CHECK int wslx_kill_holder(int dirfd, const char *lock, const char *title);
+
+/* Who that is; 0: nobody. */
+pid_t wslx_holder_pid(int dirfd, const char *lock, const char *title);
 
 /* Has one process both files open?  Best effort, for a message only. */
 bool wslx_held_together(const struct stat *a, const struct stat *b);

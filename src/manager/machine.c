@@ -127,6 +127,26 @@ static unsigned boot_timeout(enum wslx_engine engine)
 	return engine == WSLX_ENGINE_KVM ? BOOT_TIMEOUT_KVM_MS : BOOT_TIMEOUT_TCG_MS;
 }
 
+/* Its lock is held.  The settings may be older than that, and a grant taken back since: of what was taken back before,
+ * nothing is left to be told, because the settings are read now. */
+static int make_portal(struct wslx_manager *m, const struct wslx_machine_spec *spec, struct wslx_vm_config *c)
+{
+	struct wslx_distro *now;
+	int r;
+
+	if (spec->throwaway)
+		return wslx_region_config(m, spec->settings, &c->portal);
+	now = malloc(sizeof(*now));
+	if (!now)
+		return -ENOMEM;
+	wslx_region_forget_revoked(m, spec->name);
+	r = wslx_distro_find(m, spec->distro, now, NULL);
+	if (r == 0)
+		r = wslx_region_config(m, &now->settings, &c->portal);
+	free(now);
+	return r;
+}
+
 static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *spec, enum wslx_engine engine,
 		       const struct wslx_kernel_paths *k, struct wslx_vm_config *c)
 {
@@ -151,8 +171,9 @@ static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *s
 	c->boot_timeout_ms = boot_timeout(engine);
 	c->net = s->net;
 	make_mac(spec->id, c->net.mac);
-	if (wslx_region_config(m, s, &c->portal) < 0)
-		return -ENOMEM;
+	r = make_portal(m, spec, c);
+	if (r < 0)
+		return r;
 	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->initramfs || !c->cmdline_extra)
 		return -ENOMEM;
 	return 0;
@@ -370,6 +391,13 @@ static int wait_free(struct wslx_manager *m, const char *name, int64_t ms)
 			return -ETIMEDOUT;
 		nanosleep(&ts, NULL);
 	}
+}
+
+pid_t wslx_machine_supervisor(struct wslx_manager *m, const char *name)
+{
+	cleanup_free char *lock = wslx_path("%s/%s", name, WSLX_LOCK_FILE), *title = wslx_path("wslx-vmm [%s]", name);
+
+	return lock && title ? wslx_holder_pid(m->run_fd, lock, title) : 0;
 }
 
 static int kill_supervisor(struct wslx_manager *m, const char *name)

@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/err.h"
 #include "base/macros.h"
@@ -53,6 +54,9 @@ WSLX_MUST_CHECK int wslx_machine_start_spec(struct wslx_manager *m, const struct
 
 /* STOPPED, or what the supervisor says; STARTING while it says nothing yet. */
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
+
+/* Its supervisor, answering or not, as /proc shows; 0: there is none yet. */
+pid_t wslx_machine_supervisor(struct wslx_manager *m, const char *name);
 
 /* Waits until one that starts or stops is through with it.  1: it runs, 0: it
  * does not. */

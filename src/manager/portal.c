@@ -331,6 +331,29 @@ int wslx_region_config(struct wslx_manager *m, const struct wslx_settings *s, st
 	return 0;
 }
 
+/* What was taken back is said to a machine in its runtime folder, too: one that is starting, and so far only knows what
+ * it was started with, finds it there before it joins. */
+static int mark_revoked(struct wslx_manager *m, const char *distro, const char *region)
+{
+	cleanup_free char *dir = wslx_path("%s/" WSLX_REVOKED_DIR, distro), *file = wslx_path("%s/%s", dir, region);
+	cleanup_close int fd = -1;
+
+	if (!dir || !file)
+		return -ENOMEM;
+	if (mkdirat(m->run_fd, dir, 0700) < 0 && errno != EEXIST)
+		return -errno;
+	fd = openat(m->run_fd, file, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? -errno : 0;
+}
+
+void wslx_region_forget_revoked(struct wslx_manager *m, const char *machine)
+{
+	cleanup_free char *dir = wslx_path("%s/" WSLX_REVOKED_DIR, machine);
+
+	if (dir)
+		wslx_remove_tree(m->run_fd, dir);
+}
+
 /* Is its machine there?  *ret_pid: its supervisor, 0: it does not say. */
 static bool is_there(struct wslx_manager *m, const char *distro, pid_t *ret_pid)
 {
@@ -479,8 +502,19 @@ static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid,
 	}
 }
 
-static int take_from(struct wslx_manager *m, const char *distro, const char *region, pid_t pid, bool *ret_had,
-		     struct wslx_err *err)
+/* Of one that does not answer all that can be seen is whether it takes part.  If not, the mark keeps it from joining.
+ */
+static int take_from_silent(struct wslx_manager *m, const char *distro, const char *region, struct wslx_revocation *ret,
+			    struct wslx_err *err)
+{
+	pid_t pid = wslx_machine_supervisor(m, distro);
+
+	ret->silent = true;
+	return pid ? revoke_machine(m, region, pid, false, &ret->had, err) : 0;
+}
+
+static int take_from(struct wslx_manager *m, const char *distro, const char *region, pid_t pid,
+		     struct wslx_revocation *ret, struct wslx_err *err)
 {
 	/* First so that it does not come back by itself. */
 	json_t *params = json_pack("{s:s, s:s}", "region", region, "access", "none");
@@ -493,22 +527,25 @@ static int take_from(struct wslx_manager *m, const char *distro, const char *reg
 	if (!pid && !is_there(m, distro, &pid))
 		return 0;
 	if (!pid)
-		return synced < 0 ? synced : wslx_err_set(err, EIO, "its supervisor does not answer");
-	r = revoke_machine(m, region, pid, synced == 0, ret_had, synced < 0 ? &why : err);
+		return take_from_silent(m, distro, region, ret, err);
+	r = revoke_machine(m, region, pid, synced == 0, &ret->had, synced < 0 ? &why : err);
 	return synced < 0 ? synced : r;
 }
 
-/* 0: nothing that a machine of the distro's had of the region is left to it.  *ret_had: it took part. */
-static int take_away(struct wslx_manager *m, const char *distro, const char *region, bool *ret_had,
+/* 0: nothing that a machine of the distro's had of the region is left to it, and it does not get it back. */
+static int take_away(struct wslx_manager *m, const char *distro, const char *region, struct wslx_revocation *ret,
 		     struct wslx_err *err)
 {
 	pid_t pid, now;
 	int r;
 
-	*ret_had = false;
+	*ret = (struct wslx_revocation) { 0 };
 	if (!is_there(m, distro, &pid))
 		return 0;
-	r = take_from(m, distro, region, pid, ret_had, err);
+	r = mark_revoked(m, distro, region);
+	if (r < 0)
+		return wslx_err_sys(err, -r, "cannot write to %s/%s", m->paths.run, distro);
+	r = take_from(m, distro, region, pid, ret, err);
 	/* Its end takes everything away, too. */
 	return r < 0 && !is_there(m, distro, &now) ? 0 : r;
 }
@@ -518,7 +555,8 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 {
 	struct wslx_distro *d = malloc(sizeof(*d));
 	cleanup_free char *sock = region_path(m, g->region, ".sock");
-	bool narrower = false, had;
+	struct wslx_revocation old;
+	bool narrower = false;
 	struct wslx_err why = { 0 };
 	json_t *params;
 	pid_t pid;
@@ -529,7 +567,7 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 	*ret_later = false;
 	/* The machine would change it by itself, but nobody would know when it has. */
 	if (r == 0 && narrower) {
-		r = take_away(m, d->name, g->region, &had, &why);
+		r = take_away(m, d->name, g->region, &old, &why);
 		if (r < 0)
 			r = wslx_err_set(err, -r, "the grant is changed, but '%s' may still write to the region: %s",
 					 d->name, why.msg);
@@ -545,23 +583,24 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 	return r;
 }
 
-int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *distro, struct wslx_err *err)
+int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *distro, struct wslx_revocation *ret,
+		       struct wslx_err *err)
 {
 	struct wslx_distro *d = calloc(1, sizeof(*d));
 	struct wslx_err why = { 0 };
-	bool had = false;
 	int r = d ? wslx_region_check_name(region, err) : wslx_err_sys(err, ENOMEM, "cannot revoke"), taken;
 
+	*ret = (struct wslx_revocation) { 0 };
 	if (r == 0)
 		r = store(m, distro, NULL, region, d, NULL, err);
 	/* Not among the settings any more: its machine may have it all the same, if this failed before. */
 	if (r == 0 || (r == -ENOENT && d->name[0])) {
-		taken = take_away(m, d->name, region, &had, &why);
+		taken = take_away(m, d->name, region, ret, &why);
 		if (taken < 0)
 			r = wslx_err_set(err, -taken,
 					 "the grant is gone, but '%s' may still have the region's memory: %s", d->name,
 					 why.msg);
-		else if (had)
+		else if (ret->had)
 			r = 0;
 	}
 	free(d);

@@ -8,7 +8,11 @@
  * for that is never mistaken for a broker's.  Regions are gone after a reboot
  * of the host; grants are settings of the distros and stay.
  *
- * A running machine is told: by the broker's revoking, and by PortalSync.
+ * A running machine is told: by the broker's revoking, and by PortalSync.  One
+ * that is starting may have been given, before the settings changed, what it must
+ * not have any more: revoking leaves a mark in its runtime folder, which its
+ * supervisor looks for when it joins.  PortalSync with a new grant, and the next
+ * start, remove it.
  *
  * Lock order: registry lock, then a region's.  Threads: none.
  */
@@ -39,9 +43,15 @@ WSLX_MUST_CHECK int wslx_region_call(struct wslx_manager *m, const char *name, c
  * returns 0.  *ret_later: it takes effect at the machine's next start. */
 WSLX_MUST_CHECK int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g,
 				      bool *ret_later, struct wslx_err *err);
+struct wslx_revocation {
+	bool had;    /* the machine took part */
+	bool silent; /* the machine does not answer: it has nothing of the region, and will see that it must not join */
+};
 /* Takes it out of the distro's settings and away from its machine; after a failure again.  -ENOENT: there is none. */
 WSLX_MUST_CHECK int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *distro,
-				       struct wslx_err *err);
+				       struct wslx_revocation *ret, struct wslx_err *err);
+/* For a machine that is about to start, before its settings are read: forgets what was taken from earlier ones. */
+void wslx_region_forget_revoked(struct wslx_manager *m, const char *machine);
 /* Takes its memory away from one participant; generation -1: whoever has that number now. */
 WSLX_MUST_CHECK int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant,
 						   int64_t generation, struct wslx_err *err);

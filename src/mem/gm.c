@@ -284,6 +284,17 @@ int wslx_gm_slice(const struct wslx_gm *gm, struct wslx_gpa gpa, uint64_t len, v
 	return 0;
 }
 
+bool wslx_gm_in_borrowed(const struct wslx_gm *gm, const void *host)
+{
+	for (size_t i = 0; i < wslx_gm_n_regions(gm); i++) {
+		const struct wslx_gm_region *r = wslx_gm_region(gm, i);
+
+		if (r->borrowed && (uintptr_t)host - (uintptr_t)r->host < r->size)
+			return true;
+	}
+	return false;
+}
+
 /* Moves each piece of [gpa, gpa + len) that one region holds; out NULL: towards the guest. */
 static int copy(const struct wslx_gm *gm, uint64_t gpa, uint8_t *out, const uint8_t *in, uint64_t len)
 {

@@ -75,6 +75,9 @@ uint64_t wslx_gm_size(const struct wslx_gm *gm);
  * -EINVAL.  Returns 0, or -EFAULT and *ret = NULL. */
 WSLX_MUST_CHECK int wslx_gm_slice(const struct wslx_gm *gm, struct wslx_gpa gpa, uint64_t len, void **ret);
 
+/* Does a pointer from there lead into borrowed memory?  That is Portal's window. */
+bool wslx_gm_in_borrowed(const struct wslx_gm *gm, const void *host);
+
 /* Copies; may cross adjacent regions.  0 or -EFAULT, then nothing or a part
  * was copied. */
 WSLX_MUST_CHECK int wslx_gm_read(const struct wslx_gm *gm, struct wslx_gpa gpa, void *buf, uint64_t len);

@@ -78,34 +78,64 @@ void wslx_portal_take_place(portal *p, unsigned index, const struct wslx_portal_
 	set_segments(p, v, (uint16_t)index);
 }
 
+/* Takes away what is mapped of the arena that had this number, wherever it lies. */
+static int let_go(portal *p, unsigned index)
+{
+	const struct wslx_portal_view *v = &p->view[index];
+
+	for (uint32_t s = v->first; v->mapped && s < v->first + v->segments; s++)
+		if (p->arena_of[s] == index &&
+		    mmap(p->base + ((uint64_t)s << PORTAL_SEGMENT_SHIFT), PORTAL_SEGMENT_SIZE, PROT_READ,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+			return -errno;
+	return 0;
+}
+
+/* A dead one's last bytes stay: somebody may be reading them.  Its place is not touched, as it may be another's by
+ * now. */
+static int bury(portal *p, unsigned index, uint64_t life)
+{
+	struct wslx_portal_view *v = &p->view[index];
+	int r = wslx_portal_last_bytes(v->life, life) ? 0 : let_go(p, index);
+
+	v->life = life;
+	v->readable = v->writable = false;
+	return r;
+}
+
+static int hide_arena(portal *p, unsigned index, const struct wslx_portal_msg *m)
+{
+	struct wslx_portal_view v = { m->life, m->first, m->segments, m->owner, m->flags, true, false, false };
+	int r = 0;
+
+	if (m->owner == p->self && m->flags & PORTAL_ARENA_CONTROL && p->ctl) {
+		/* Revoked: we go on writing into what nobody else looks at. */
+		__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
+		v.readable = true;
+	} else if (PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD) {
+		return bury(p, index, m->life);
+	} else {
+		r = let_go(p, index);
+	}
+	if (r == 0)
+		wslx_portal_take_place(p, index, &v);
+	return r;
+}
+
 static int map_arena(portal *p, unsigned index, const struct wslx_portal_msg *m, int fd)
 {
 	struct wslx_portal_view v = { m->life, m->first, m->segments, m->owner, m->flags, true, true, false };
 	uint8_t *at = p->base + ((uint64_t)m->first << PORTAL_SEGMENT_SHIFT);
 	size_t len = (size_t)m->segments << PORTAL_SEGMENT_SHIFT;
-	bool own_main = m->owner == p->self && m->flags & PORTAL_ARENA_CONTROL;
 
-	if (m->access == PORTAL_ACCESS_NONE) {
-		/* A dead one's bytes stay: somebody may be reading them. */
-		v.readable = false;
-		if (own_main && p->ctl) {
-			/* Revoked: we go on writing into what nobody else looks at. */
-			__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
-			v.readable = true;
-		} else if (p->view[index].mapped && PORTAL_LIFE_STATE(m->life) != PORTAL_ARENA_DEAD) {
-			if (mmap(at, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
-			    MAP_FAILED)
-				return -errno;
-		}
-		wslx_portal_take_place(p, index, &v);
-		return 0;
-	}
+	if (m->access == PORTAL_ACCESS_NONE)
+		return hide_arena(p, index, m);
 	v.writable = m->access == PORTAL_ACCESS_WRITE && m->owner == p->self;
 	if (mmap(at, len, v.writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
 		 0) == MAP_FAILED)
 		return -errno;
 	wslx_portal_take_place(p, index, &v);
-	if (own_main)
+	if (m->owner == p->self && m->flags & PORTAL_ARENA_CONTROL)
 		p->own_arena = index;
 	return 0;
 }

@@ -146,8 +146,13 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 void wslx_host_arena_dead(portal_host *h, unsigned i)
 {
 	struct wslx_host_arena *a = &h->arena[i];
+	uint64_t generation = PORTAL_LIFE_GENERATION(a->life);
 
-	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life), PORTAL_ARENA_DEAD);
+	/* Who has not heard of the revocation still has the memory that the writer writes to: it must not take that
+	 * for the last bytes of this one. */
+	if (PORTAL_LIFE_STATE(a->life) == PORTAL_ARENA_REVOKED)
+		generation = ++h->arena_generation;
+	a->life = PORTAL_LIFE(generation, PORTAL_ARENA_DEAD);
 	memset(h->segment_used + a->first, 0, a->segments);
 	wslx_host_arena_close(a);
 	write_table(h, i);

@@ -6,6 +6,7 @@
 #ifndef WSLX_PORTAL_WIRE_H
 #define WSLX_PORTAL_WIRE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <wslx/portal_abi.h>
 
@@ -42,6 +43,15 @@ struct wslx_portal_msg {
 	char name[PORTAL_NAME_SIZE];
 	uint8_t reserved[128 - 104];
 };
+
+/* An arena is dead, says its new life word.  Is what somebody has under its old one what it was at its end, which stays
+ * to be read?  Otherwise its memory was exchanged in between, for this one must not have it any more or its writer was
+ * revoked; of the latter the host's copy may stay, to which nobody writes. */
+static inline bool wslx_portal_last_bytes(uint64_t old, uint64_t dead)
+{
+	return PORTAL_LIFE_GENERATION(old) == PORTAL_LIFE_GENERATION(dead) ||
+	       PORTAL_LIFE_STATE(old) == PORTAL_ARENA_REVOKED;
+}
 
 _Static_assert(sizeof(struct wslx_portal_msg) == 128, "a message is 128 bytes");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "shared structures are used in place");

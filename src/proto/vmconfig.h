@@ -22,8 +22,10 @@
 #define WSLX_MAX_PUBLISH 64
 #define WSLX_MAX_GRANTS 8
 #define WSLX_GRANT_NAME_SIZE 48 /* of a region, NUL included */
-#define WSLX_NAME_MAX 256       /* distro and machine names: [A-Za-z0-9._-]{1,256} */
-#define WSLX_SERIAL_MAX 20      /* virtio-blk serial, bytes */
+/* In the runtime folder: a file for each region that the machine must not join, whatever it was started with. */
+#define WSLX_REVOKED_DIR "revoked"
+#define WSLX_NAME_MAX 256  /* distro and machine names: [A-Za-z0-9._-]{1,256} */
+#define WSLX_SERIAL_MAX 20 /* virtio-blk serial, bytes */
 
 enum wslx_engine { WSLX_ENGINE_AUTO, WSLX_ENGINE_KVM, WSLX_ENGINE_TCG };
 enum wslx_disk_format { WSLX_DISK_RAW, WSLX_DISK_OVERLAY };

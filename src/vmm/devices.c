@@ -21,6 +21,7 @@
  * and the guest itself (the device models).
  */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -30,7 +31,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -44,6 +44,7 @@
 #include "dev/virtio/vsock.h"
 #include "os/linux/fd.h"
 #include "os/linux/sandbox.h"
+#include "os/linux/startup.h"
 #include "vmm/child.h"
 #include "vmm/link.h"
 #include "vmm/window.h"
@@ -489,25 +490,14 @@ static void report_failure(struct server *s, const char *text)
 
 /* ---- start ------------------------------------------------------------ */
 
-/* Each vsock connection is a descriptor. */
-static void raise_fd_limit(void)
-{
-	struct rlimit l;
-
-	if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
-		l.rlim_cur = l.rlim_max;
-		if (setrlimit(RLIMIT_NOFILE, &l) < 0)
-			log_warn("cannot raise the limit on descriptors: %s", strerror(errno));
-	}
-}
-
 static int start(struct server *s, struct wslx_err *err)
 {
 	int r = wslx_sandbox_prepare(err);
 
 	if (r < 0)
 		return r;
-	raise_fd_limit();
+	/* Each vsock connection is a descriptor. */
+	(void)!wslx_startup_raise_fds(UINT_MAX);
 	s->units = calloc(s->params->n_disks + 1, sizeof(*s->units));
 	if (!s->units)
 		return wslx_err_sys(err, ENOMEM, "devices");

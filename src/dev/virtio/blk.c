@@ -274,7 +274,7 @@ static size_t blk_stats(struct wslx_vdev *d, struct wslx_stat *ret, size_t max)
 		{ "read_bytes", st->read_bytes }, { "written_bytes", st->written_bytes },
 		{ "errors", st->errors },         { "refused", blk->bad_requests },
 		{ "parked", st->parked },         { "parked_ever", st->parked_ever },
-		{ "syncs", st->syncs },
+		{ "syncs", st->syncs },           { "window_bytes", blk->window_bytes },
 	};
 	size_t n = WSLX_MIN(max, ARRAY_SIZE(all));
 

@@ -94,6 +94,7 @@ struct blk {
 	struct blk_slot *slots, *free_slots;
 	struct blk_slot *held; /* given up for a pause, to be done after it */
 	uint64_t bad_requests;
+	uint64_t window_bytes; /* of reads and writes: from and to Portal's window itself */
 };
 
 static inline struct blk *blk_of(struct wslx_vdev *d)

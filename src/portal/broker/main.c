@@ -1,26 +1,20 @@
 /* wslx-portal as a process; see broker.h. */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "os/linux/fd.h"
 #include "os/linux/paths.h"
 #include "os/linux/sandbox.h"
+#include "os/linux/startup.h"
 #include "portal/broker/broker.h"
-
-static const char usage[] = "usage: wslx-portal --folder=DIR --name=NAME [--segments=N] [--ready=FD] [--lock=FD] "
-			    "[--log=FD]\n"
-			    "Keeps one Portal region; started by wslx. See docs/portal.md.\n";
+#include "vmm/supervisor/report.h"
 
 /* Room for 100,000 names where the region is large; it takes memory as it fills, but also a place in each guest's
  * window, so it is at most a sixteenth of the region. */
@@ -35,87 +29,46 @@ struct options {
 	int ready, lock, log;
 };
 
-static int parse_number(const char *option, const char *s, long min, long max, long *ret)
+static int parse_segments(const char *s, uint32_t *ret)
 {
 	char *end;
+	long v;
 
 	errno = 0;
-	*ret = strtol(s, &end, 10);
-	if (!errno && end != s && !*end && *ret >= min && *ret <= max)
-		return 0;
-	fprintf(stderr, "wslx-portal: --%s: '%s' is not a number from %ld to %ld\n", option, s, min, max);
-	return -EINVAL;
-}
-
-static int parse_fd(const char *option, const char *s, int *ret)
-{
-	long v;
-	int r = parse_number(option, s, 3, 1 << 20, &v);
-
-	if (r == 0 && wslx_fd_cloexec((int)v, 1) < 0) {
-		fprintf(stderr, "wslx-portal: --%s: '%s' is not an open descriptor\n", option, s);
-		r = -EINVAL;
+	v = strtol(s, &end, 10);
+	if (errno || end == s || *end || v < 2 || v > (long)PORTAL_MAX_SEGMENTS) {
+		fprintf(stderr, "wslx-portal: --segments: '%s' is not a number from 2 to %u\n", s, PORTAL_MAX_SEGMENTS);
+		return -EINVAL;
 	}
-	if (r == 0)
-		*ret = (int)v;
-	return r;
+	*ret = (uint32_t)v;
+	return 0;
 }
 
 /* 0: go on, 1: done, -errno: said why. */
 static int parse_options(int argc, char **argv, struct options *o)
 {
-	static const struct option long_options[] = {
-		{ "folder", required_argument, NULL, 'f' },
-		{ "name", required_argument, NULL, 'n' },
-		{ "segments", required_argument, NULL, 's' },
-		{ "ready", required_argument, NULL, 'r' },
-		{ "lock", required_argument, NULL, 'k' },
-		{ "log", required_argument, NULL, 'l' },
-		{ "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' },
-		{ NULL, 0, NULL, 0 },
+	const char *segments = NULL;
+	const struct wslx_startup s = {
+		.program = "wslx-portal",
+		.usage = "usage: wslx-portal --folder=DIR --name=NAME [--segments=N] [--ready=FD] [--lock=FD] "
+			 "[--log=FD]\n"
+			 "Keeps one Portal region; started by wslx. See docs/portal.md.\n",
+		.options = { { "folder", .text = &o->folder },
+			     { "name", .text = &o->name },
+			     { "segments", .text = &segments },
+			     { "ready", .fd = &o->ready },
+			     { "lock", .fd = &o->lock },
+			     { "log", .fd = &o->log } },
 	};
-	int c, r = 0;
-	long v;
+	int r;
 
 	*o = (struct options) { .ready = -1, .lock = -1, .log = -1 };
-	while (r == 0 && (c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
-		switch (c) {
-		case 'f':
-			o->folder = optarg;
-			break;
-		case 'n':
-			o->name = optarg;
-			break;
-		case 's':
-			r = parse_number("segments", optarg, 2, PORTAL_MAX_SEGMENTS, &v);
-			o->segments = r == 0 ? (uint32_t)v : 0;
-			break;
-		case 'r':
-			r = parse_fd("ready", optarg, &o->ready);
-			break;
-		case 'k':
-			r = parse_fd("lock", optarg, &o->lock);
-			break;
-		case 'l':
-			r = parse_fd("log", optarg, &o->log);
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return 1;
-		case 'V':
-			puts("wslx-portal " WSLX_VERSION);
-			return 1;
-		default:
-			r = -EINVAL;
-			break;
-		}
-	}
-	if (r == 0 && (!o->folder || o->folder[0] != '/' || !o->name || strchr(o->name, '/') || optind < argc)) {
-		fputs(usage, stderr);
+	r = wslx_startup_parse(&s, argc, argv);
+	if (r == 0 && (!o->folder || o->folder[0] != '/' || !o->name || strchr(o->name, '/'))) {
+		fputs(s.usage, stderr);
 		r = -EINVAL;
 	}
-	return r;
+	return r == 0 && segments ? parse_segments(segments, &o->segments) : r;
 }
 
 /* ---- running --------------------------------------------------------------------- */
@@ -144,26 +97,6 @@ static void on_host(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 
 	if (r < 0)
 		log_guest("cannot serve participants: %s", strerror(-r));
-}
-
-static void say(const struct options *o, json_t *line)
-{
-	cleanup_free char *text = json_dumps(line, JSON_COMPACT);
-
-	/* A reader that went away changes nothing. */
-	if (text && o->ready >= 0 && wslx_write_full(o->ready, text, strlen(text)) == 0)
-		(void)!write(o->ready, "\n", 1);
-	json_decref(line);
-}
-
-static void raise_limits(void)
-{
-	struct rlimit l;
-
-	if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < FDS_WANTED) {
-		l.rlim_cur = l.rlim_max < FDS_WANTED ? l.rlim_max : FDS_WANTED;
-		(void)!setrlimit(RLIMIT_NOFILE, &l);
-	}
 }
 
 static int confine(const char *folder, struct wslx_err *err)
@@ -237,19 +170,23 @@ static void end_region(const struct options *o, struct region *g)
 
 static int run(const struct options *o)
 {
+	struct wslx_report report;
 	struct region g = { 0 };
 	struct wslx_err err = { 0 };
-	int r = make_region(o, &g, &err);
+	json_t *none = json_array();
+	int r;
 
+	wslx_report_init(&report, o->ready);
+	r = make_region(o, &g, &err);
 	if (r < 0) {
 		log_error("%s", err.msg);
-		say(o, json_pack("{s:s, s:s}", "event", "failed", "message", err.msg));
+		wslx_report_failed(&report, err.msg, NULL, 0);
 	} else {
-		say(o, json_pack("{s:s, s:i, s:[]}", "event", "ready", "pid", (int)getpid(), "warnings"));
-		if (o->ready >= 0)
-			close(o->ready);
+		wslx_report_ready(&report, NULL, none, NULL);
 		r = wslx_loop_run(g.loop);
 	}
+	json_decref(none);
+	wslx_report_free(&report);
 	end_region(o, &g);
 	return r < 0;
 }
@@ -261,11 +198,13 @@ int main(int argc, char **argv)
 
 	if (r != 0)
 		return r < 0 ? 2 : 0;
-	umask(077);
-	if (chdir("/") < 0)
+	r = wslx_startup_detach(o.log, (const int[]) { o.ready, o.lock }, 2);
+	if (r < 0) {
+		fprintf(stderr, "wslx-portal: cannot detach: %s\n", strerror(-r));
 		return 1;
+	}
 	prctl(PR_SET_NAME, "wslx-portal");
-	wslx_log_init("wslx-portal", o.log >= 0 ? o.log : STDERR_FILENO, WSLX_LOG_INFO);
-	raise_limits();
+	wslx_log_init("wslx-portal", STDERR_FILENO, WSLX_LOG_INFO);
+	(void)!wslx_startup_raise_fds(FDS_WANTED); /* with fewer there is room for fewer participants */
 	return run(&o);
 }

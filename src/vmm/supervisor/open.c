@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
+#include "os/linux/startup.h"
 #include "vmm/supervisor/holder.h"
 
 /* A killed machine's last child may outlive it by a moment, and holds the lock
@@ -65,29 +66,16 @@ unsigned wslx_disk_queues(const struct wslx_vm_config *c, size_t i)
 
 /* ---- configuration ---------------------------------------------------- */
 
-int wslx_config_read(int fd_, struct wslx_vm_config **ret, struct wslx_err *err)
+int wslx_config_read(int fd, struct wslx_vm_config **ret, struct wslx_err *err)
 {
-	cleanup_close int fd = fd_;
-	cleanup_free char *buf = malloc(WSLX_CONFIG_MAX);
-	size_t n = 0;
+	cleanup_free char *text = NULL;
+	size_t n;
+	int r = wslx_startup_read(fd, WSLX_CONFIG_MAX, &text, &n);
 
-	if (!buf)
-		return wslx_err_sys(err, ENOMEM, "machine configuration");
-	for (;;) {
-		ssize_t r = read(fd, buf + n, WSLX_CONFIG_MAX - n);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r < 0)
-			return wslx_err_sys(err, errno, "cannot read the machine configuration");
-		if (r == 0)
-			break;
-		n += (size_t)r;
-		if (n == WSLX_CONFIG_MAX)
-			return wslx_err_set(err, EFBIG, "the machine configuration is larger than %u bytes",
-					    WSLX_CONFIG_MAX);
-	}
-	return wslx_vm_config_decode(buf, n, ret, err);
+	if (r == -EFBIG)
+		return wslx_err_set(err, EFBIG, "the machine configuration is larger than %u bytes", WSLX_CONFIG_MAX);
+	return r < 0 ? wslx_err_sys(err, -r, "cannot read the machine configuration")
+		     : wslx_vm_config_decode(text, n, ret, err);
 }
 
 /* ---- disks -------------------------------------------------------------- */

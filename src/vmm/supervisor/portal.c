@@ -146,13 +146,25 @@ static int grant_change(struct grant *g, const struct wslx_portal_grant *c)
 	return 0;
 }
 
-/* Of one that was removed, and that nobody in the guest holds on to. */
+/* Of one that was removed, and that nobody in the guest holds on to; if there is no such, one that somebody has held on
+ * to for the longest. */
 static struct grant *find_free(struct wslx_vmportal *p)
 {
-	for (size_t i = 0; i < p->n_grants; i++)
-		if (p->grants[i].removed && p->grants[i].state == GRANT_WAITING && p->grants[i].bell < 0)
-			return &p->grants[i];
-	return NULL;
+	struct grant *held = NULL;
+
+	for (size_t i = 0; i < p->n_grants; i++) {
+		struct grant *g = &p->grants[i];
+
+		if (!g->removed || g->state != GRANT_WAITING)
+			continue;
+		if (g->bell < 0)
+			return g;
+		if (!held || g->bell_ended < held->bell_ended)
+			held = g;
+	}
+	if (held)
+		wslx_vmportal_bell_reclaim(held);
+	return held;
 }
 
 static struct grant *find(struct wslx_vmportal *p, const char *region)

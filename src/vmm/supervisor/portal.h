@@ -50,6 +50,8 @@ struct wslx_vmportal_params {
 	/* Calls done once, later, from the loop, unless it fails or the boot ends. */
 	int (*map)(void *opaque, const struct wslx_vmportal_map *m, wslx_vmportal_mapped_fn done, void *done_opaque);
 	void (*warn)(void *opaque, const char *text);
+	/* May be NULL.  Was the grant taken back, though nobody has told us yet? */
+	bool (*withdrawn)(void *opaque, const char *region);
 	/* What was taken away may still be there: the machine must end. */
 	void (*failed)(void *opaque, const char *text);
 	void *opaque;

@@ -41,7 +41,29 @@ void wslx_vmportal_bell_end(struct grant *g)
 	if (g->bell < 0 || g->bell_ending)
 		return;
 	g->bell_ending = true;
+	g->bell_ended = ++g->p->bells_ended;
 	shutdown(g->bell, SHUT_WR);
+}
+
+void wslx_vmportal_bell_reclaim(struct grant *g)
+{
+	wslx_vmportal_bell_close(g);
+	/* Otherwise the tables may still name some of them. */
+	if (g->state == GRANT_WAITING || g->state == GRANT_READY)
+		wslx_vmportal_place_release(&g->p->places, g->index);
+}
+
+struct grant *wslx_vmportal_bell_oldest(struct wslx_vmportal *p)
+{
+	struct grant *oldest = NULL;
+
+	for (size_t i = 0; i < p->n_grants; i++) {
+		struct grant *g = &p->grants[i];
+
+		if (g->bell >= 0 && g->bell_ending && (!oldest || g->bell_ended < oldest->bell_ended))
+			oldest = g;
+	}
+	return oldest;
 }
 
 /* The program is gone, or nobody can tell it from one that is. */

@@ -142,6 +142,17 @@ static int connect_broker(struct grant *g)
 	return r;
 }
 
+/* Its machine has not been told, but must not take part.  As wslx_vmportal_remove(). */
+static bool withdrawn(struct grant *g)
+{
+	const struct wslx_vmportal_params *p = &g->p->params;
+
+	if (!p->withdrawn || !p->withdrawn(p->opaque, g->config.region))
+		return false;
+	(void)!wslx_vmportal_remove(g->p, g->config.region);
+	return true;
+}
+
 void wslx_vmportal_join(struct grant *g)
 {
 	int64_t now = wslx_now_ms(), next = g->joined_ms + JOIN_INTERVAL_MS;
@@ -153,6 +164,8 @@ void wslx_vmportal_join(struct grant *g)
 		wslx_timer_arm(g->timer, (uint64_t)(next - now));
 		return;
 	}
+	if (withdrawn(g))
+		return;
 	g->joined_ms = now;
 	g->attached = g->bell >= 0 && !g->bell_ending;
 	g->bell_told = false;
@@ -285,12 +298,18 @@ static int check_arena(struct grant *g)
 	return r == 0 && m->index == 0 ? read_header(g) : r;
 }
 
-static void no_room(struct grant *g)
+/* As the last resort from those who hold doorbells that have ended: they may go on writing there, but what they reach
+ * is their own machine's.  0: there is no room, perhaps only until this answer is in place. */
+static uint32_t take_place(struct grant *g, uint32_t segments)
 {
-	if (!g->full_warned)
-		wslx_vmportal_say(g, "the window is full: %u MiB of it are left out",
-				  g->arena.segments << (PORTAL_SEGMENT_SHIFT - 20));
-	g->full_warned = true;
+	uint32_t first = wslx_vmportal_place_take(&g->p->places, g->index, segments);
+	struct grant *old;
+
+	while (!first && (old = wslx_vmportal_bell_oldest(g->p))) {
+		wslx_vmportal_bell_reclaim(old);
+		first = wslx_vmportal_place_take(&g->p->places, g->index, segments);
+	}
+	return first;
 }
 
 /* One step of what g->arena asks for.  Afterwards a mapping is under way, or it
@@ -303,7 +322,7 @@ static void arena_step(struct grant *g)
 	/* As on the host: what a dead one published is still read.  But if what is
 	 * mapped is not that one, it was taken away before its writer went. */
 	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
-	    PORTAL_LIFE_GENERATION(m->life) == PORTAL_LIFE_GENERATION(a->life)) {
+	    wslx_portal_last_bytes(a->life, m->life)) {
 		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
 		*a = (struct grant_arena) { 0 };
 	}
@@ -315,13 +334,11 @@ static void arena_step(struct grant *g)
 	}
 	g->arena_waits = false;
 	if (m->access != PORTAL_ACCESS_NONE && !a->place)
-		a->place = wslx_vmportal_place_take(&g->p->places, g->index, m->segments);
+		a->place = take_place(g, m->segments);
 	if (m->access == PORTAL_ACCESS_NONE || !a->place) {
 		*a = (struct grant_arena) { 0 };
-		if (m->access != PORTAL_ACCESS_NONE) {
+		if (m->access != PORTAL_ACCESS_NONE)
 			a->segments = m->segments;
-			no_room(g);
-		}
 	} else {
 		*a = (struct grant_arena) { m->life, a->place, m->segments, m->access };
 		wslx_vmportal_map(g, a->place, a->segments,
@@ -345,7 +362,23 @@ static int on_welcome(struct grant *g, const struct wslx_portal_msg *m)
 	g->generation = m->life;
 	g->epoch = g->news = 0;
 	g->state = GRANT_ANSWER;
+	/* Whoever takes it back marks it first and then looks who is there: one of the two sees the other. */
+	(void)withdrawn(g);
 	return 0;
+}
+
+/* All that is given back for now has been. */
+static void warn_of_no_room(struct grant *g)
+{
+	for (unsigned i = 0; i < PORTAL_MAX_ARENAS && !g->full_warned; i++) {
+		const struct grant_arena *a = &g->arenas[i];
+
+		if (a->place || !a->segments || wslx_vmportal_place_fits(&g->p->places, a->segments))
+			continue;
+		wslx_vmportal_say(g, "the window is full: %u MiB of it are left out",
+				  a->segments << (PORTAL_SEGMENT_SHIFT - 20));
+		g->full_warned = true;
+	}
 }
 
 static void show_entry(struct grant *g)
@@ -392,6 +425,7 @@ static int on_done(struct grant *g, const struct wslx_portal_msg *m)
 		show_entry(g);
 	wslx_vmportal_page_epoch(&g->p->page, g->index, g->epoch);
 	release_places(g);
+	warn_of_no_room(g);
 	g->state = GRANT_READY;
 	g->lost_warned = false;
 	wslx_vmportal_bell_ready(g);

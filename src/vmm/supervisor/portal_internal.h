@@ -111,9 +111,10 @@ struct grant {
 
 	int bell; /* our end, -1 = none */
 	struct wslx_watch *bell_watch;
-	bool attached;    /* the participant has been some program's */
-	bool bell_told;   /* that it is ready */
-	bool bell_ending; /* we have ended it; the guest has not yet */
+	bool attached;       /* the participant has been some program's */
+	bool bell_told;      /* that it is ready */
+	bool bell_ending;    /* we have ended it; the guest has not yet */
+	uint64_t bell_ended; /* ... as which of all of the machine's */
 	uint8_t kick[4];
 	size_t kick_len;
 };
@@ -125,6 +126,7 @@ struct wslx_vmportal {
 	struct grant grants[WSLX_MAX_GRANTS];
 	size_t n_grants;
 	bool running;
+	uint64_t bells_ended;
 	struct portal_page page;
 	struct portal_places places;
 };
@@ -153,5 +155,9 @@ void wslx_vmportal_bell_ready(struct grant *g);
 /* The guest sees the end; its segments stay reserved until it closes, too. */
 void wslx_vmportal_bell_end(struct grant *g);
 void wslx_vmportal_bell_close(struct grant *g);
+/* Of one that has ended already: its segments are free for others, at once or when the grant has come to rest. */
+void wslx_vmportal_bell_reclaim(struct grant *g);
+/* The one that ended the longest ago and was not closed; NULL: there is none. */
+struct grant *wslx_vmportal_bell_oldest(struct wslx_vmportal *p);
 
 #endif

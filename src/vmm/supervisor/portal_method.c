@@ -1,8 +1,11 @@
 /* The supervisor's side of Portal: docs/control-protocol.md, PortalSync. */
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "portal/wire.h"
 #include "vmm/supervisor/internal.h"
@@ -68,6 +71,30 @@ static bool get_grant(struct wslx_call *call, json_t *params, struct wslx_portal
 	return false;
 }
 
+/* manager/portal.h: what `wslx portal revoke` leaves for a machine that it cannot reach. */
+static char *mark_of(struct wslx_sup *s, const char *region)
+{
+	char name[sizeof(WSLX_REVOKED_DIR) + WSLX_GRANT_NAME_SIZE];
+
+	snprintf(name, sizeof(name), WSLX_REVOKED_DIR "/%s", region);
+	return wslx_runtime_path(s->config, name);
+}
+
+static bool portal_withdrawn(void *opaque, const char *region)
+{
+	cleanup_free char *mark = mark_of(opaque, region);
+
+	return !mark || access(mark, F_OK) == 0;
+}
+
+static void given_again(struct wslx_sup *s, const char *region)
+{
+	cleanup_free char *mark = mark_of(s, region);
+
+	if (mark && unlink(mark) < 0 && errno != ENOENT)
+		log_warn("cannot remove %s: %s", mark, strerror(errno));
+}
+
 void wslx_sup_portal_sync(void *opaque, struct wslx_call *call, json_t *params)
 {
 	struct wslx_sup *s = opaque;
@@ -90,6 +117,7 @@ void wslx_sup_portal_sync(void *opaque, struct wslx_call *call, json_t *params)
 	} else if (json_object_get(params, "region")) {
 		if (!get_grant(call, params, &g, socket, sizeof(socket)))
 			return;
+		given_again(s, g.region);
 		r = wslx_vmportal_add(s->portal, &g);
 	} else {
 		wslx_vmportal_retry(s->portal);
@@ -135,6 +163,7 @@ int wslx_sup_portal_new(struct wslx_sup *s, struct wslx_err *err)
 			.cid = WSLX_GUEST_CID,
 			.map = portal_map,
 			.warn = portal_warn,
+			.withdrawn = portal_withdrawn,
 			.failed = portal_failed,
 			.opaque = s,
 		},

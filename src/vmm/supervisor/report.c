@@ -54,7 +54,7 @@ void wslx_report_progress(struct wslx_report *r, const char *what)
 
 void wslx_report_ready(struct wslx_report *r, const char *engine, json_t *warnings, json_t *timings)
 {
-	say(r, json_pack("{s:s, s:i, s:s, s:O, s:O}", "event", "ready", "pid", (int)getpid(), "engine", engine,
+	say(r, json_pack("{s:s, s:i, s:s*, s:O, s:O*}", "event", "ready", "pid", (int)getpid(), "engine", engine,
 			 "warnings", warnings, "timings", timings));
 	wslx_close(&r->ready_fd);
 }

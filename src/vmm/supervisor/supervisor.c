@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -32,6 +31,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "os/linux/fd.h"
+#include "os/linux/startup.h"
 #include "vmm/supervisor/internal.h"
 
 /* A machine that boots in a tenth of a second may need half a minute in a host that is itself emulated. */
@@ -638,17 +638,6 @@ static int watch_signals(struct wslx_sup *s, struct wslx_err *err)
 	return r < 0 ? wslx_err_sys(err, -r, "signals") : 0;
 }
 
-/* Thousands of guest connections are as many descriptors in a child. */
-static void raise_fd_limit(void)
-{
-	struct rlimit rl;
-
-	if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < rl.rlim_max) {
-		rl.rlim_cur = WSLX_MIN(rl.rlim_max, (rlim_t)65536);
-		setrlimit(RLIMIT_NOFILE, &rl);
-	}
-}
-
 static int make_timers(struct wslx_sup *s, struct wslx_err *err)
 {
 	int r = wslx_loop_timer(s->loop, on_stop_timer, s, &s->stop_timer);
@@ -772,7 +761,8 @@ int wslx_supervisor_run(const struct wslx_supervisor_args *args)
 	wslx_files_init(&s->files);
 	wslx_report_init(&s->report, args->ready_fd);
 	s->warnings = json_array();
-	raise_fd_limit();
+	/* Thousands of guest connections are as many descriptors in a child. */
+	(void)!wslx_startup_raise_fds(65536);
 	r = wslx_loop_new(&s->loop);
 	if (r < 0)
 		wslx_err_sys(&err, -r, "event loop");

@@ -1,14 +1,15 @@
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "os/linux/sandbox.h"
+#include "os/linux/startup.h"
 #include "vmm/vm/vm.h"
 
 /* Runs in the loop's first round, so that no vCPU can call into a loop that
@@ -52,25 +53,14 @@ static void schedule_by_core(void)
 		log_debug("no core scheduling: %s", strerror(errno));
 }
 
-/* Each vsock connection is a descriptor. */
-static void raise_fd_limit(void)
-{
-	struct rlimit l;
-
-	if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
-		l.rlim_cur = l.rlim_max;
-		if (setrlimit(RLIMIT_NOFILE, &l) < 0)
-			log_debug("cannot raise the limit on descriptors: %s", strerror(errno));
-	}
-}
-
 static int start(struct vm *vm, struct wslx_err *err)
 {
 	/* First of all, while there is one thread; nothing below opens a path. */
 	int r = wslx_sandbox_prepare(err);
 
 	schedule_by_core();
-	raise_fd_limit();
+	/* Each vsock connection is a descriptor. */
+	(void)!wslx_startup_raise_fds(UINT_MAX);
 	if (r == 0)
 		r = wslx_vm_build(vm, err);
 	wslx_vm_log_step(vm, "devices");

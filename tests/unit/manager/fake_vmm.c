@@ -58,6 +58,15 @@ static void count(void)
 		_exit(3);
 }
 
+static void note_grants(const struct wslx_vm_config *c)
+{
+	const char *path = getenv("FAKE_VMM_GRANTS");
+	cleanup_close int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -1;
+
+	for (size_t i = 0; fd >= 0 && i < c->portal.n_grants; i++)
+		dprintf(fd, "%s ", c->portal.grants[i].region);
+}
+
 /* One call on one connection.  Returns whether to end. */
 static bool serve(int conn, const struct wslx_vm_config *c, const char *mode)
 {
@@ -189,6 +198,7 @@ int main(int argc, char **argv)
 	count();
 	if (!c || argc != 5 || !strcmp(mode, "die"))
 		return 1;
+	note_grants(c);
 	say("{\"event\":\"progress\",\"what\":\"pretending\"}\n");
 	if (!strcmp(mode, "fail")) {
 		say("{\"event\":\"failed\",\"message\":\"it did not work\",\"console\":[\"line one\",\"line two\"]}\n");

@@ -485,6 +485,7 @@ static void set_grants(struct home *h, const char *grant)
 /* A machine that cannot be told may come back to the region: that is no success, now or when tried again. */
 static void test_revoke_says_if_the_machine_is_not_told(void **state)
 {
+	struct wslx_revocation done;
 	struct home *h = *state;
 	struct wslx_err err = { 0 };
 
@@ -492,35 +493,82 @@ static void test_revoke_says_if_the_machine_is_not_told(void **state)
 	setenv("FAKE_VMM", "stubborn", 1);
 	assert_int_equal(start(h, NULL, NULL), 0);
 	for (int i = 0; i < 2; i++) {
-		assert_true(wslx_region_revoke(h->m, "reg", "one", &err) < 0);
+		assert_true(wslx_region_revoke(h->m, "reg", "one", &done, &err) < 0);
 		assert_non_null(strstr(err.msg, "'one' may still have the region's memory: not now"));
 	}
 	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &err), -ENOENT);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "no grant"));
 	/* One without a window has nothing. */
 	unsetenv("FAKE_VMM");
 	set_grants(h, "reg:8M");
 	assert_int_equal(start(h, NULL, NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", NULL), -ENOENT);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "nosuch", NULL), -ENOENT);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), -ENOENT);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "nosuch", &done, NULL), -ENOENT);
 }
 
-/* One that is there, but does not say which process it is. */
+/* What the fake machine was started with. */
+static void started_with(struct home *h, char ret[256])
+{
+	cleanup_free char *path = wslx_path("%s/grants", h->dir);
+	cleanup_free char *text = NULL;
+	size_t n;
+
+	assert_int_equal(wslx_read_file(AT_FDCWD, path, 255, &text, &n), 0);
+	snprintf(ret, 256, "%s", text);
+}
+
+/* One that does not answer, perhaps because it is starting: it has nothing, and finds that it must not join. */
 static void test_revoke_from_a_machine_that_does_not_answer(void **state)
 {
 	struct home *h = *state;
 	cleanup_free char *sock = wslx_machine_socket(h->m, "one", WSLX_CONTROL_SOCKET);
-	cleanup_free char *away = wslx_path("%s.away", sock);
-	struct wslx_err err = { 0 };
+	cleanup_free char *mark = wslx_machine_socket(h->m, "one", WSLX_REVOKED_DIR "/reg");
+	cleanup_free char *away = wslx_path("%s.away", sock), *grants = wslx_path("%s/grants", h->dir);
+	struct wslx_revocation done;
+	char with[256];
 
 	set_grants(h, "reg:8M");
+	setenv("FAKE_VMM_GRANTS", grants, 1);
 	assert_int_equal(start(h, NULL, NULL), 0);
+	started_with(h, with);
+	assert_string_equal(with, "reg ");
+	assert_int_equal(wslx_machine_supervisor(h->m, "nosuch"), 0);
+	assert_true(wslx_machine_supervisor(h->m, "one") > 0);
 	assert_int_equal(rename(sock, away), 0);
-	assert_true(wslx_region_revoke(h->m, "reg", "one", &err) < 0);
-	assert_non_null(strstr(err.msg, "may still have"));
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
+	assert_true(done.silent && !done.had);
+	assert_int_equal(access(mark, F_OK), 0);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), -ENOENT);
 	assert_int_equal(rename(away, sock), 0);
+	/* The next one has heard of it by its settings. */
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_true(access(mark, F_OK) < 0);
+	started_with(h, with);
+	assert_string_equal(with, "");
+	unsetenv("FAKE_VMM_GRANTS");
+}
+
+/* Taken back after a start has read the settings, while it waits for the lock of the machine before. */
+static void test_start_with_settings_of_before(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *grants = wslx_path("%s/grants", h->dir);
+	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_revocation done;
+	char with[256];
+
+	set_grants(h, "reg:8M");
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
+	setenv("FAKE_VMM_GRANTS", grants, 1);
+	assert_int_equal(wslx_machine_start(h->m, d, NULL, NULL), 0);
+	started_with(h, with);
+	assert_string_equal(with, "");
+	unsetenv("FAKE_VMM_GRANTS");
+	free(d);
 }
 
 static void test_settings_do_not_drop_what_a_machine_has(void **state)
@@ -566,6 +614,7 @@ int main(void)
 		T(test_missing_programs_are_named),
 		T(test_revoke_says_if_the_machine_is_not_told),
 		T(test_revoke_from_a_machine_that_does_not_answer),
+		T(test_start_with_settings_of_before),
 		T(test_settings_do_not_drop_what_a_machine_has),
 	};
 

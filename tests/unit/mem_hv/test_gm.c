@@ -88,6 +88,24 @@ static void test_slice(void **state)
 	wslx_gm_free(gm);
 }
 
+static void test_borrowed(void **state)
+{
+	static uint8_t pages[3 * 4096] __attribute__((aligned(4096)));
+	uint8_t *page = pages + 4096;
+	struct wslx_gm *gm;
+	void *p;
+
+	assert_int_equal(wslx_gm_new_empty(&gm), 0);
+	assert_int_equal(wslx_gm_import(gm, wslx_gpa(0), 4096, memfd(4096), 0), 0);
+	assert_int_equal(wslx_gm_borrow(gm, wslx_gpa(8192), 4096, page), 0);
+	assert_int_equal(wslx_gm_slice(gm, wslx_gpa(8192 + 4095), 1, &p), 0);
+	assert_true(wslx_gm_in_borrowed(gm, p) && wslx_gm_in_borrowed(gm, page));
+	assert_false(wslx_gm_in_borrowed(gm, page + 4096) || wslx_gm_in_borrowed(gm, page - 1));
+	assert_int_equal(wslx_gm_slice(gm, wslx_gpa(0), 4096, &p), 0);
+	assert_false(wslx_gm_in_borrowed(gm, p));
+	wslx_gm_free(gm);
+}
+
 static void test_copy(void **state)
 {
 	const char text[] = "guest";
@@ -184,15 +202,11 @@ static void test_table_full(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_layout),
-		cmocka_unit_test(test_bad_sizes),
-		cmocka_unit_test(test_shared_is_sealed),
-		cmocka_unit_test(test_slice),
-		cmocka_unit_test(test_copy),
-		cmocka_unit_test(test_cross_region),
-		cmocka_unit_test(test_import_refuses),
-		cmocka_unit_test(test_import_seals),
-		cmocka_unit_test(test_table_full),
+		cmocka_unit_test(test_layout),           cmocka_unit_test(test_bad_sizes),
+		cmocka_unit_test(test_shared_is_sealed), cmocka_unit_test(test_slice),
+		cmocka_unit_test(test_borrowed),         cmocka_unit_test(test_copy),
+		cmocka_unit_test(test_cross_region),     cmocka_unit_test(test_import_refuses),
+		cmocka_unit_test(test_import_seals),     cmocka_unit_test(test_table_full),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -213,6 +213,81 @@ static void revoke_stops_changes(void **state)
 	pipes_close();
 }
 
+/* Revoked and gone before a reader looks: what that one has mapped the writer can still change. */
+static void revoked_and_then_dead(void **state)
+{
+	struct portal_info info;
+	struct portal_object o;
+	const uint8_t *ro;
+	const void *at;
+	struct broker b;
+	portal *p, *q;
+	void *rw;
+
+	broker_start(&b, NULL);
+	q = broker_attach(&b, "reader");
+	for (int seen = 0; seen < 2; seen++) {
+		p = broker_attach(&b, "writer");
+		portal_get_info(p, &info);
+		assert_int_equal(portal_create(p, "thing", 4096, NULL, &rw), 0);
+		memset(rw, 'w', 4096);
+		assert_int_equal(portal_open(q, "thing", &o), 0);
+		assert_int_equal(portal_map(q, &o, &at, NULL), 0);
+		ro = at;
+		assert_int_equal(portal_host_revoke(b.h, info.self, 0), -ETIMEDOUT);
+		/* Who has looked has the host's copy, which stays. */
+		if (seen)
+			assert_int_equal(portal_poll(q, 0), 0);
+		assert_int_equal(portal_host_remove(b.h, info.self), 0);
+		assert_int_equal(portal_poll(q, 0), 0);
+		memset(rw, 'x', 4096);
+		assert_int_equal(ro[5], seen ? 'w' : 0);
+		assert_int_equal(portal_map(q, &o, &at, NULL), -ESTALE);
+		portal_detach(p);
+	}
+	portal_detach(q);
+	broker_end(&b);
+}
+
+static int come_and_go(portal_host *h, int times)
+{
+	int r = 0;
+
+	for (int i = 0; i < times && r == 0; i++) {
+		r = portal_host_object(h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY);
+		if (r == 0)
+			r = portal_host_unpublish(h, "thing");
+	}
+	return r;
+}
+
+/* A reader sleeps through the end of one and the beginning of the next in its place, under a lower number. */
+static void place_of_a_dead_one_is_taken(void **state)
+{
+	struct portal_host_params hp = { .size = sizeof(hp), .name = "r", .segments = 4, .name_slots = 8 };
+	struct portal_attach pa = { .size = sizeof(pa), .name = "reader", .segments = 1 };
+	struct portal_object o;
+	struct broker b;
+	const void *at;
+	portal *q;
+
+	broker_start(&b, &hp);
+	pa.path = b.path;
+	assert_int_equal(portal_attach(&pa, &q), 0);
+	/* The host's arena and the reader's leave two places, used in turn as are the numbers from 2 to 255. */
+	assert_int_equal(come_and_go(b.h, 252), 0);
+	assert_int_equal(portal_host_object(b.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_open(q, "thing", &o), 0);
+	assert_int_equal(portal_map(q, &o, &at, NULL), 0);
+	assert_int_equal(portal_host_unpublish(b.h, "thing"), 0);
+	assert_int_equal(come_and_go(b.h, 1), 0);
+	assert_int_equal(portal_host_object(b.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_open(q, "thing", &o), 0);
+	assert_int_equal(portal_map(q, &o, &at, NULL), 0);
+	portal_detach(q);
+	broker_end(&b);
+}
+
 static void grants_of_objects(void **state)
 {
 	struct poller a = { 0 }, c = { 0 };
@@ -701,13 +776,22 @@ static void nearly_no_descriptors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(death_is_noticed),       cmocka_unit_test(stale_after_reuse),
-		cmocka_unit_test(revoke_stops_changes),   cmocka_unit_test(grants_of_objects),
-		cmocka_unit_test(quiesce_and_a_late_one), cmocka_unit_test(broker_ends_first),
-		cmocka_unit_test(broker_is_killed),       cmocka_unit_test(killed_at_random),
-		cmocka_unit_test(guests_are_waited_for),  cmocka_unit_test(garbage_on_the_socket),
-		cmocka_unit_test(read_only_means_it),     cmocka_unit_test(silent_crowd),
-		cmocka_unit_test(no_descriptors),         cmocka_unit_test(nearly_no_descriptors),
+		cmocka_unit_test(death_is_noticed),
+		cmocka_unit_test(stale_after_reuse),
+		cmocka_unit_test(revoke_stops_changes),
+		cmocka_unit_test(revoked_and_then_dead),
+		cmocka_unit_test(place_of_a_dead_one_is_taken),
+		cmocka_unit_test(grants_of_objects),
+		cmocka_unit_test(quiesce_and_a_late_one),
+		cmocka_unit_test(broker_ends_first),
+		cmocka_unit_test(broker_is_killed),
+		cmocka_unit_test(killed_at_random),
+		cmocka_unit_test(guests_are_waited_for),
+		cmocka_unit_test(garbage_on_the_socket),
+		cmocka_unit_test(read_only_means_it),
+		cmocka_unit_test(silent_crowd),
+		cmocka_unit_test(no_descriptors),
+		cmocka_unit_test(nearly_no_descriptors),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

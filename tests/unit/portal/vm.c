@@ -105,7 +105,9 @@ static void place(struct vm *v, const struct wslx_portal_msg *m, int fd)
 	struct portal_window_arena *t = &vm_places(v)[m->index];
 	struct vm_run *r = &v->run[m->index];
 
-	drop_run(v, m->index, m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD);
+	drop_run(v, m->index,
+		 m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
+			 wslx_portal_last_bytes(t->life, m->life));
 	if (m->access == PORTAL_ACCESS_NONE)
 		return;
 	if (m->access == PORTAL_ACCESS_READ && __atomic_load_n(&v->full, __ATOMIC_SEQ_CST)) {

@@ -26,7 +26,7 @@
 
 static struct wslx_child_params *params;
 static struct wslx_agent_rx rx;
-static int agent_fd = -1;
+static int agent_fd = -1, bell_fd = -1;
 static bool frozen, stopped; /* the distros, the processors */
 static unsigned n_resumes, n_pauses;
 
@@ -288,14 +288,13 @@ static void link_pause(uint32_t id, bool on)
 }
 
 /* A guest's program attaches to its first region. */
-static void ring(int fd)
+static void ring(void)
 {
 	char c;
 
-	wslx_fd_nonblock(fd, 0);
-	if (read(fd, &c, 1) == 1)
+	if (read(bell_fd, &c, 1) == 1)
 		console_say("the doorbell rang\n");
-	/* It stays attached. */
+	bell_fd = -1; /* It stays attached. */
 }
 
 static void read_link(void)
@@ -309,7 +308,7 @@ static void read_link(void)
 	switch (m.type) {
 	case WSLX_LINK_CONNECT_OK:
 		if (m.id == DOORBELL_ID) {
-			ring(m.fd);
+			bell_fd = m.fd;
 			break;
 		}
 		agent_fd = m.fd;
@@ -381,15 +380,19 @@ int fake_child_main(int params_fd)
 	if (!plays("silent"))
 		link_say(WSLX_LINK_CONNECT, 7, WSLX_AGENT_PORT, "");
 	for (;;) {
-		struct pollfd p[2] = { { .fd = params->link_fd, .events = POLLIN },
-				       { .fd = stopped ? -1 : agent_fd, .events = POLLIN } };
+		/* The window is still being put in order while a doorbell waits for that. */
+		struct pollfd p[3] = { { .fd = params->link_fd, .events = POLLIN },
+				       { .fd = stopped ? -1 : agent_fd, .events = POLLIN },
+				       { .fd = bell_fd, .events = POLLIN } };
 
-		if (poll(p, 2, -1) < 0)
+		if (poll(p, 3, -1) < 0)
 			return 9;
 		if (p[0].revents)
 			read_link();
 		/* A guest whose processors stand still reads nothing. */
 		if (agent_fd >= 0 && p[1].revents)
 			read_agent();
+		if (p[2].revents)
+			ring();
 	}
 }

@@ -50,6 +50,7 @@ struct machine {
 	bool hold;     /* mappings are not carried out */
 	int map_error; /* ... but fail with this */
 	unsigned n_maps;
+	unsigned asked, withdrawn_from; /* from the nth question on the grant is withdrawn; 0: it is not */
 	char warning[512], failure[512];
 };
 
@@ -90,6 +91,13 @@ static inline void on_warning(void *opaque, const char *text)
 	struct machine *m = opaque;
 
 	snprintf(m->warning, sizeof(m->warning), "%s", text);
+}
+
+static inline bool is_withdrawn(void *opaque, const char *region)
+{
+	struct machine *m = opaque;
+
+	return ++m->asked >= m->withdrawn_from && m->withdrawn_from;
 }
 
 static inline void on_failure(void *opaque, const char *text)
@@ -157,6 +165,7 @@ static inline void setup_segments(struct machine *m, uint32_t segments)
 					 .cid = 3,
 					 .map = do_map,
 					 .warn = on_warning,
+					 .withdrawn = is_withdrawn,
 					 .failed = on_failure,
 					 .opaque = m,
 				 },

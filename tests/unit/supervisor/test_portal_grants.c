@@ -116,6 +116,35 @@ static void test_remove_while_it_is_cleared(void **state)
 	teardown(&m);
 }
 
+/* Taken back while the machine was starting, and nobody could tell it: before it joins, and while it does. */
+static void test_withdrawn_before_it_is_told(void **state)
+{
+	for (unsigned from = 1; from <= 2; from++) {
+		struct portal_host_stat st;
+		struct machine m;
+
+		setup_segments(&m, 2);
+		broker_up(&m, 0);
+		m.withdrawn_from = from;
+		boot(&m);
+		settle(&m);
+		assert_true(gone(&m));
+		assert_string_equal(entry(&m)->as, "");
+		assert_int_equal(wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT), -ECONNREFUSED);
+		wslx_vmportal_retry(m.portal);
+		settle(&m);
+		assert_int_equal(portal_host_stat(m.h, &st), 0);
+		assert_int_equal(st.participants, 0);
+		assert_int_equal(st.attached, from - 1);
+		assert_int_equal(m.n_maps, 0);
+		/* Given again. */
+		m.withdrawn_from = 0;
+		assert_int_equal(wslx_vmportal_add(m.portal, &m.config.grants[0]), 0);
+		until(&m, up_to_date);
+		teardown(&m);
+	}
+}
+
 static uint8_t *map_object(struct machine *m, const char *name, char byte)
 {
 	unsigned a = 2;
@@ -155,6 +184,68 @@ static void test_taken_away_and_then_dead(void **state)
 	settle(&m);
 	assert_true(up_to_date(&m));
 	assert_int_equal(at[5000], 0);
+	teardown(&m);
+}
+
+/* A program of the host's, from a thread of its own: this one serves the broker. */
+static bool has_attached;
+
+static void *attach_program(void *arg)
+{
+	struct portal_attach a = { .size = sizeof(a), .path = arg, .name = "program" };
+	portal *p = NULL;
+
+	(void)!portal_attach(&a, &p);
+	__atomic_store_n(&has_attached, true, __ATOMIC_RELEASE);
+	return p;
+}
+
+static bool program_is_there(struct machine *m)
+{
+	return __atomic_load_n(&has_attached, __ATOMIC_ACQUIRE) && up_to_date(m);
+}
+
+static portal *program(struct machine *m, uint8_t **ret_at)
+{
+	pthread_t t;
+	void *p;
+
+	has_attached = false;
+	assert_int_equal(pthread_create(&t, NULL, attach_program, m->sock), 0);
+	until(m, program_is_there);
+	pthread_join(t, &p);
+	assert_non_null(p);
+	for (unsigned i = 1; i < PORTAL_MAX_ARENAS; i++)
+		if (arenas(m)[i].life && i != own(m))
+			*ret_at = arena(m, i);
+	return p;
+}
+
+/* Revoked and gone before the machine's side looks: what is mapped there its writer can still change. */
+static void test_revoked_and_then_dead(void **state)
+{
+	struct portal_info info;
+	uint8_t *at = NULL;
+	struct machine m;
+	portal *p;
+
+	setup(&m);
+	until(&m, up_to_date);
+	for (int seen = 0; seen < 2; seen++) {
+		p = program(&m, &at);
+		portal_get_info(p, &info);
+		assert_int_equal(at[0], 'W');
+		assert_int_equal(portal_host_revoke(m.h, info.self, 0), -ETIMEDOUT);
+		/* Whose side has looked has the host's copy, which stays. */
+		if (seen)
+			settle(&m);
+		assert_int_equal(portal_host_remove(m.h, info.self), 0);
+		assert_int_equal(at[0], 'W');
+		settle(&m);
+		assert_true(up_to_date(&m));
+		assert_int_equal(at[0], seen ? 'W' : 0);
+		portal_detach(p);
+	}
 	teardown(&m);
 }
 
@@ -340,19 +431,95 @@ static void test_places_are_kept_for_who_holds_the_doorbell(void **state)
 	teardown(&m);
 }
 
+/* ... but not for ever: a program that never lets go does not use the window up. */
+static void test_ended_doorbells_are_closed_when_there_is_no_room(void **state)
+{
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	/* Three segments a time, of 30. */
+	for (int i = 0; i < 14; i++) {
+		broker_down(&m);
+		until(&m, gone);
+		if (i == 0)
+			until(&m, bell_ended);
+		broker_up(&m, 0);
+		wslx_vmportal_retry(m.portal);
+		until(&m, granted);
+		settle(&m);
+		assert_true(up_to_date(&m));
+		assert_int_not_equal(own(&m), 0);
+		assert_null(strstr(m.warning, "full"));
+		/* Not before it has to be. */
+		if (i < 7)
+			assert_true(m.portal->grants[0].bell >= 0);
+	}
+	assert_true(m.portal->grants[0].bell < 0);
+	close(bell);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	teardown(&m);
+}
+
+/* Nor all the places for grants. */
+static void test_ended_doorbells_are_closed_for_new_grants(void **state)
+{
+	static char nowhere[] = "/nonexistent/reg.sock";
+	struct wslx_portal_grant g;
+	int bells[WSLX_MAX_GRANTS];
+	struct machine m;
+
+	setup(&m);
+	until(&m, up_to_date);
+	g = m.config.grants[0];
+	g.socket = nowhere;
+	for (int i = 0; i < WSLX_MAX_GRANTS; i++) {
+		snprintf(g.region, sizeof(g.region), "reg%d", i);
+		snprintf(g.as, sizeof(g.as), "as%d", i);
+		if (i)
+			assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+		settle(&m);
+		bells[i] = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT + (uint64_t)i);
+		assert_true(bells[i] >= 0);
+		settle(&m);
+		if (i < 2)
+			continue;
+		assert_int_equal(wslx_vmportal_remove(m.portal, g.region), 0);
+		settle(&m);
+		assert_true(m.portal->grants[i].bell >= 0);
+	}
+	strcpy(g.region, "new");
+	strcpy(g.as, "new");
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+	/* In the place of the one that ended first. */
+	assert_string_equal(m.portal->grants[2].config.region, "new");
+	assert_true(m.portal->grants[2].bell < 0 && m.portal->grants[3].bell >= 0);
+	for (int i = 0; i < WSLX_MAX_GRANTS; i++)
+		close(bells[i]);
+	settle(&m);
+	teardown(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nobody_outlives_a_revocation),
 		cmocka_unit_test(test_remove_while_it_waits_for_its_turn),
 		cmocka_unit_test(test_remove_while_it_is_cleared),
+		cmocka_unit_test(test_withdrawn_before_it_is_told),
 		cmocka_unit_test(test_taken_away_and_then_dead),
+		cmocka_unit_test(test_revoked_and_then_dead),
 		cmocka_unit_test(test_no_memory_below_arenas),
 		cmocka_unit_test(test_few_warnings),
 		cmocka_unit_test(test_grant_on_other_terms),
 		cmocka_unit_test(test_grant_before_the_last_is_cleared),
 		cmocka_unit_test(test_broker_is_back_before_the_last_is_cleared),
 		cmocka_unit_test(test_places_are_kept_for_who_holds_the_doorbell),
+		cmocka_unit_test(test_ended_doorbells_are_closed_when_there_is_no_room),
+		cmocka_unit_test(test_ended_doorbells_are_closed_for_new_grants),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
