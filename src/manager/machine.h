@@ -42,10 +42,11 @@ struct wslx_machine_spec {
 	const char *disk;   /* path */
 	const char *base;   /* not NULL: disk is an overlay over this file */
 	bool throwaway;     /* nobody wants the disk back after a power loss */
-	const struct wslx_settings *settings;
+	const struct wslx_settings *settings; /* wslx_machine_start() reads them itself */
 };
 
-/* Starts the distro's machine, or finds it running. */
+/* Starts the distro's machine, with the settings that it has by then, or finds it
+ * running. */
 WSLX_MUST_CHECK int wslx_machine_start(struct wslx_manager *m, const struct wslx_distro *d,
 				       const struct wslx_start_hooks *h, struct wslx_err *err);
 /* Starts one that must not run yet. */

@@ -461,9 +461,11 @@ static void test_missing_programs_are_named(void **state)
 
 	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
 	d->settings.net.mode = WSLX_NET_PASST;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
 	assert_int_equal(wslx_machine_start(h->m, d, NULL, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "passt"));
 	d->settings.net.mode = WSLX_NET_NONE;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
 	setenv("PATH", "/nonexistent", 1);
 	assert_int_equal(wslx_machine_start(h->m, d, NULL, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "qemu"));
@@ -551,22 +553,42 @@ static void test_revoke_from_a_machine_that_does_not_answer(void **state)
 	unsetenv("FAKE_VMM_GRANTS");
 }
 
-/* Taken back after a start has read the settings, while it waits for the lock of the machine before. */
-static void test_start_with_settings_of_before(void **state)
+/* Anything that changes after a start has read the settings, while it waits for the machine before to end. */
+static void test_settings_change_while_a_start_waits(void **state)
 {
 	struct home *h = *state;
 	cleanup_free char *grants = wslx_path("%s/grants", h->dir);
 	struct wslx_distro *d = malloc(sizeof(*d));
 	struct wslx_revocation done;
+	struct wslx_machine_info info;
+	int lock, status;
 	char with[256];
+	pid_t pid;
 
 	set_grants(h, "reg:8M");
+	assert_int_equal(mkdirat(h->m->run_fd, "one", 0700), 0);
+	lock = wslx_lock_take(h->m->run_fd, "one/" WSLX_LOCK_FILE, WSLX_LOCK_EXCLUSIVE, false);
+	assert_true(lock >= 0);
 	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
 	setenv("FAKE_VMM_GRANTS", grants, 1);
-	assert_int_equal(wslx_machine_start(h->m, d, NULL, NULL), 0);
+	pid = fork();
+	if (pid == 0) {
+		close(lock);
+		home_reopen(h);
+		_exit(wslx_machine_start(h->m, d, NULL, NULL) == 0 ? 0 : 1);
+	}
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	d->settings.memory = 128 * WSLX_MIB;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
+	assert_int_equal(starts(h), 0);
+	close(lock);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
 	started_with(h, with);
 	assert_string_equal(with, "");
+	wslx_machine_query(h->m, "one", &info);
+	assert_true(info.memory == 128 * WSLX_MIB);
 	unsetenv("FAKE_VMM_GRANTS");
 	free(d);
 }
@@ -614,7 +636,7 @@ int main(void)
 		T(test_missing_programs_are_named),
 		T(test_revoke_says_if_the_machine_is_not_told),
 		T(test_revoke_from_a_machine_that_does_not_answer),
-		T(test_start_with_settings_of_before),
+		T(test_settings_change_while_a_start_waits),
 		T(test_settings_do_not_drop_what_a_machine_has),
 	};
 
