@@ -550,10 +550,28 @@ static int take_away(struct wslx_manager *m, const char *distro, const char *reg
 	return r < 0 && !is_there(m, distro, &now) ? 0 : r;
 }
 
+/* Who stores a grant, or takes one back, holds this until the machine has been told and has done it: otherwise what was
+ * stored first may be told last, and stay.  d is filled in. */
+static int lock_grants(struct wslx_manager *m, const char *distro, struct wslx_distro *d, struct wslx_err *err)
+{
+	int r = wslx_distro_find(m, distro, d, err), lock;
+	cleanup_free char *path = r == 0 ? wslx_path("%s/" WSLX_GRANTS_LOCK, d->name) : NULL;
+
+	if (r < 0)
+		return r;
+	if (!path)
+		return wslx_err_sys(err, ENOMEM, "cannot change grants");
+	if (mkdirat(m->run_fd, d->name, 0700) < 0 && errno != EEXIST)
+		return wslx_err_sys(err, errno, "cannot make %s/%s", m->paths.run, d->name);
+	lock = wslx_lock_take(m->run_fd, path, WSLX_LOCK_EXCLUSIVE, true);
+	return lock < 0 ? wslx_err_sys(err, -lock, "cannot lock the grants of '%s'", d->name) : lock;
+}
+
 int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
 		      struct wslx_err *err)
 {
 	struct wslx_distro *d = malloc(sizeof(*d));
+	cleanup_close int lock = -1;
 	cleanup_free char *sock = region_path(m, g->region, ".sock");
 	struct wslx_revocation old;
 	bool narrower = false;
@@ -562,6 +580,10 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 	pid_t pid;
 	int r = d && sock ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
 
+	if (r == 0)
+		lock = lock_grants(m, distro, d, err);
+	if (r == 0 && lock < 0)
+		r = lock;
 	if (r == 0)
 		r = store(m, distro, g, g->region, d, &narrower, err);
 	*ret_later = false;
@@ -587,10 +609,17 @@ int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *d
 		       struct wslx_err *err)
 {
 	struct wslx_distro *d = calloc(1, sizeof(*d));
+	cleanup_close int lock = -1;
 	struct wslx_err why = { 0 };
 	int r = d ? wslx_region_check_name(region, err) : wslx_err_sys(err, ENOMEM, "cannot revoke"), taken;
 
 	*ret = (struct wslx_revocation) { 0 };
+	if (r == 0)
+		lock = lock_grants(m, distro, d, err);
+	if (r == 0 && lock < 0) {
+		free(d);
+		return lock;
+	}
 	if (r == 0)
 		r = store(m, distro, NULL, region, d, NULL, err);
 	/* Not among the settings any more: its machine may have it all the same, if this failed before. */

@@ -14,7 +14,8 @@
  * supervisor looks for when it joins.  PortalSync with a new grant, and the next
  * start, remove it.
  *
- * Lock order: registry lock, then a region's.  Threads: none.
+ * Lock order: a distro's grants lock, the registry lock, then a region's.  Threads:
+ * none.
  */
 #ifndef WSLX_MANAGER_PORTAL_H
 #define WSLX_MANAGER_PORTAL_H
@@ -28,6 +29,8 @@
 #include "manager/registry.h"
 
 #define WSLX_REGION_DIR "portal"
+/* In a machine's runtime folder: held while a grant of its distro's is changed, and the machine is told. */
+#define WSLX_GRANTS_LOCK "grants.lock"
 
 /* size: of its address space in bytes, 0 = 64 GiB.  -EEXIST. */
 WSLX_MUST_CHECK int wslx_region_create(struct wslx_manager *m, const char *name, uint64_t size, struct wslx_err *err);

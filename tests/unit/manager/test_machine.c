@@ -593,6 +593,37 @@ static void test_settings_change_while_a_start_waits(void **state)
 	free(d);
 }
 
+/* One change after the other: what another one has stored it may not have said yet. */
+static void test_grants_change_one_at_a_time(void **state)
+{
+	struct home *h = *state;
+	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_revocation done;
+	int lock, status;
+	pid_t pid;
+
+	set_grants(h, "reg:8M");
+	assert_int_equal(start(h, NULL, NULL), 0);
+	lock = wslx_lock_take(h->m->run_fd, "one/" WSLX_GRANTS_LOCK, WSLX_LOCK_EXCLUSIVE, false);
+	assert_true(lock >= 0);
+	pid = fork();
+	if (pid == 0) {
+		close(lock);
+		home_reopen(h);
+		_exit(wslx_region_revoke(h->m, "reg", "ONE", &done, NULL) == 0 ? 0 : 1);
+	}
+	usleep(300000);
+	assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	assert_int_equal(d->settings.n_grants, 1);
+	close(lock);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	assert_int_equal(d->settings.n_grants, 0);
+	free(d);
+}
+
 static void test_settings_do_not_drop_what_a_machine_has(void **state)
 {
 	struct home *h = *state;
@@ -637,6 +668,7 @@ int main(void)
 		T(test_revoke_says_if_the_machine_is_not_told),
 		T(test_revoke_from_a_machine_that_does_not_answer),
 		T(test_settings_change_while_a_start_waits),
+		T(test_grants_change_one_at_a_time),
 		T(test_settings_do_not_drop_what_a_machine_has),
 	};
 
