@@ -364,7 +364,8 @@ static bool is_there(struct wslx_manager *m, const char *distro, pid_t *ret_pid)
 	return info.state != WSLX_MACHINE_STOPPED;
 }
 
-static int sync_machine(struct wslx_manager *m, const char *distro, json_t *params, struct wslx_err *err)
+/* *ret: the reply, the caller's; ret may be NULL. */
+static int sync_machine(struct wslx_manager *m, const char *distro, json_t *params, json_t **ret, struct wslx_err *err)
 {
 	cleanup_free char *sock = wslx_machine_socket(m, distro, WSLX_CONTROL_SOCKET);
 
@@ -372,7 +373,7 @@ static int sync_machine(struct wslx_manager *m, const char *distro, json_t *para
 		json_decref(params);
 		return wslx_err_sys(err, ENOMEM, "cannot ask '%s'", distro);
 	}
-	return wslx_control_call(sock, "PortalSync", params, SYNC_MS, NULL, err);
+	return wslx_control_call(sock, "PortalSync", params, SYNC_MS, ret, err);
 }
 
 /* A region is there that machines may be waiting for. */
@@ -389,7 +390,7 @@ static void sync_machines(struct wslx_manager *m, const char *region)
 			    !wslx_grants_find(d->settings.grants, d->settings.n_grants, region) ||
 			    !is_there(m, names[i], &pid))
 				continue;
-			if (sync_machine(m, names[i], NULL, NULL) < 0)
+			if (sync_machine(m, names[i], NULL, NULL, NULL) < 0)
 				log_debug("%s was not told of the region %s", names[i], region);
 		}
 	}
@@ -398,22 +399,18 @@ static void sync_machines(struct wslx_manager *m, const char *region)
 }
 
 /* Changes a distro's settings: adds g, or takes the grant for region away.  d->name is as it is written, "" if there
- * is no such distro.  *ret_narrower: g only reads where the one before wrote, too. */
+ * is no such distro. */
 static int store(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, const char *region,
-		 struct wslx_distro *d, bool *ret_narrower, struct wslx_err *err)
+		 struct wslx_distro *d, struct wslx_err *err)
 {
 	cleanup_close int lock = wslx_registry_lock(m, err);
 	struct wslx_settings *s = &d->settings;
 	int r = lock < 0 ? lock : wslx_distro_find(m, distro, d, err);
-	const struct wslx_grant *old;
 
 	if (r < 0) {
 		d->name[0] = '\0';
 		return r;
 	}
-	old = wslx_grants_find(s->grants, s->n_grants, region);
-	if (ret_narrower)
-		*ret_narrower = old && !old->readonly && g && g->readonly;
 	if (g)
 		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, g, err);
 	else if (wslx_grants_remove(s->grants, &s->n_grants, region) < 0)
@@ -455,6 +452,18 @@ static const char *text_of(const json_t *o, const char *key)
 	const char *s = json_string_value(json_object_get(o, key));
 
 	return s ? s : "";
+}
+
+/* What a machine says of a region of its; NULL: nothing. */
+static const json_t *grant_in(const json_t *reply, const char *region)
+{
+	const json_t *g;
+	size_t i;
+
+	json_array_foreach (json_object_get(reply, "grants"), i, g)
+		if (!strcmp(text_of(g, "region"), region))
+			return g;
+	return NULL;
 }
 
 /* Revokes, if so, those that the machine is.  How many are left, revoked or not: each is
@@ -519,7 +528,7 @@ static int take_from(struct wslx_manager *m, const char *distro, const char *reg
 	/* First so that it does not come back by itself. */
 	json_t *params = json_pack("{s:s, s:s}", "region", region, "access", "none");
 	struct wslx_err why = { 0 };
-	int synced = sync_machine(m, distro, params, err), r;
+	int synced = sync_machine(m, distro, params, NULL, err), r;
 
 	if (synced == -EOPNOTSUPP)
 		return 0; /* it has no window */
@@ -567,40 +576,74 @@ static int lock_grants(struct wslx_manager *m, const char *distro, struct wslx_d
 	return lock < 0 ? wslx_err_sys(err, -lock, "cannot lock the grants of '%s'", d->name) : lock;
 }
 
+/* A machine that is to read only cannot write any more when this returns 0.  It is asked, not the settings: of a change
+ * that failed before those know nothing.  *ret_silent: as of wslx_revocation. */
+static int end_writing(struct wslx_manager *m, const char *distro, const char *region, bool *ret_silent,
+		       struct wslx_err *err)
+{
+	cleanup_json json_t *reply = NULL;
+	struct wslx_revocation old = { 0 };
+	const json_t *has;
+	int r;
+
+	if (sync_machine(m, distro, NULL, &reply, NULL) == 0) {
+		has = grant_in(reply, region);
+		if (!strcmp(text_of(has, "access"), "ro") && strcmp(text_of(has, "state"), "clearing") != 0)
+			return 0;
+	}
+	/* It would change it by itself, but nobody would know when it has. */
+	r = take_away(m, distro, region, &old, err);
+	*ret_silent = old.silent;
+	return r;
+}
+
+static int tell_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, struct wslx_err *err)
+{
+	cleanup_free char *sock = region_path(m, g->region, ".sock");
+	json_t *params = json_pack("{s:s, s:s, s:s*, s:i, s:s}", "region", g->region, "as", g->as, "socket", sock,
+				   "segments", (int)g->segments, "access", g->readonly ? "ro" : "rw");
+
+	return sync_machine(m, distro, params, NULL, err);
+}
+
+/* Stored it is.  *ret_later: the machine takes it at its next start only. */
+static int give_machine(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
+			struct wslx_err *err)
+{
+	struct wslx_err why = { 0 };
+	bool silent = false;
+	pid_t pid;
+	int r;
+
+	if (!is_there(m, distro, &pid))
+		return 0;
+	r = g->readonly ? end_writing(m, distro, g->region, &silent, &why) : 0;
+	if (r < 0)
+		return wslx_err_set(err, -r, "the grant is changed, but '%s' may still write to the region: %s", distro,
+				    why.msg);
+	r = is_there(m, distro, &pid) ? tell_grant(m, distro, g, &why) : 0;
+	*ret_later = r < 0;
+	if (r < 0)
+		log_debug("%s: %s", distro, why.msg);
+	if (r == 0 || !g->readonly || r == -EOPNOTSUPP || silent || !is_there(m, distro, &pid))
+		return 0;
+	return wslx_err_set(err, -r, "the grant is changed, but '%s' was not told; try again: %s", distro, why.msg);
+}
+
 int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
 		      struct wslx_err *err)
 {
 	struct wslx_distro *d = malloc(sizeof(*d));
 	cleanup_close int lock = -1;
-	cleanup_free char *sock = region_path(m, g->region, ".sock");
-	struct wslx_revocation old;
-	bool narrower = false;
-	struct wslx_err why = { 0 };
-	json_t *params;
-	pid_t pid;
-	int r = d && sock ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
+	int r = d ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
 
+	*ret_later = false;
 	if (r == 0)
 		lock = lock_grants(m, distro, d, err);
-	if (r == 0 && lock < 0)
-		r = lock;
 	if (r == 0)
-		r = store(m, distro, g, g->region, d, &narrower, err);
-	*ret_later = false;
-	/* The machine would change it by itself, but nobody would know when it has. */
-	if (r == 0 && narrower) {
-		r = take_away(m, d->name, g->region, &old, &why);
-		if (r < 0)
-			r = wslx_err_set(err, -r, "the grant is changed, but '%s' may still write to the region: %s",
-					 d->name, why.msg);
-	}
-	if (r == 0 && is_there(m, d->name, &pid)) {
-		params = json_pack("{s:s, s:s, s:s, s:i, s:s}", "region", g->region, "as", g->as, "socket", sock,
-				   "segments", (int)g->segments, "access", g->readonly ? "ro" : "rw");
-		*ret_later = sync_machine(m, d->name, params, &why) < 0;
-		if (*ret_later)
-			log_debug("%s: %s", d->name, why.msg);
-	}
+		r = lock < 0 ? lock : store(m, distro, g, g->region, d, err);
+	if (r == 0)
+		r = give_machine(m, d->name, g, ret_later, err);
 	free(d);
 	return r;
 }
@@ -621,7 +664,7 @@ int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *d
 		return lock;
 	}
 	if (r == 0)
-		r = store(m, distro, NULL, region, d, NULL, err);
+		r = store(m, distro, NULL, region, d, err);
 	/* Not among the settings any more: its machine may have it all the same, if this failed before. */
 	if (r == 0 || (r == -ENOENT && d->name[0])) {
 		taken = take_away(m, d->name, region, ret, &why);

@@ -43,7 +43,7 @@ WSLX_MUST_CHECK int wslx_region_call(struct wslx_manager *m, const char *name, c
 				     unsigned timeout_ms, json_t **ret, struct wslx_err *err);
 
 /* Stores it with the distro and tells its machine; one that only reads from now on cannot write any more when this
- * returns 0.  *ret_later: it takes effect at the machine's next start. */
+ * returns 0, and after a failure it can be tried again.  *ret_later: it takes effect at the machine's next start. */
 WSLX_MUST_CHECK int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g,
 				      bool *ret_later, struct wslx_err *err);
 struct wslx_revocation {

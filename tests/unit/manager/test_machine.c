@@ -624,6 +624,64 @@ static void test_grants_change_one_at_a_time(void **state)
 	free(d);
 }
 
+/* A region that is there, without a broker to ask.  Its lock, for the caller to close. */
+static int region_there(struct home *h)
+{
+	cleanup_free char *dir = wslx_path("%s/" WSLX_REGION_DIR, h->m->paths.shared);
+	cleanup_close int fd = -1;
+	int lock;
+
+	assert_true(mkdir(dir, 0700) == 0 || errno == EEXIST);
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	lock = wslx_lock_take(fd, "reg.lock", WSLX_LOCK_EXCLUSIVE, false);
+	assert_true(lock >= 0);
+	return lock;
+}
+
+/* What the fake machine's PortalSync has been told since the last time. */
+static void said(struct home *h, const char *want)
+{
+	cleanup_free char *text = NULL;
+
+	assert_int_equal(wslx_read_file(AT_FDCWD, getenv("FAKE_VMM_SAID"), 4096, &text, NULL), 0);
+	assert_string_equal(text, want);
+	assert_int_equal(truncate(getenv("FAKE_VMM_SAID"), 0), 0);
+}
+
+/* The settings say so already, because that was stored before it failed; the machine writes all the same. */
+static void test_read_only_is_tried_again(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *file = wslx_path("%s/said", h->dir);
+	struct wslx_grant g;
+	int region = region_there(h);
+	bool later;
+
+	set_grants(h, "reg:ro");
+	assert_int_equal(wslx_grant_parse("reg:ro", &g, NULL), 0);
+	setenv("FAKE_VMM_SAID", file, 1);
+	setenv("FAKE_VMM", "portal", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_region_grant(h->m, "one", &g, &later, NULL), 0);
+	assert_false(later);
+	said(h, "? none ro ");
+	/* Nothing is taken away from one that only reads. */
+	assert_int_equal(wslx_region_grant(h->m, "one", &g, &later, NULL), 0);
+	assert_false(later);
+	said(h, "? ro ");
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	setenv("FAKE_VMM", "portal-rw", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_region_grant(h->m, "one", &g, &later, NULL), -EIO);
+	/* One without a window has nothing that it could write to. */
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	unsetenv("FAKE_VMM");
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_region_grant(h->m, "one", &g, &later, NULL), 0);
+	assert_true(later);
+	close(region);
+}
+
 static void test_settings_do_not_drop_what_a_machine_has(void **state)
 {
 	struct home *h = *state;
@@ -669,6 +727,7 @@ int main(void)
 		T(test_revoke_from_a_machine_that_does_not_answer),
 		T(test_settings_change_while_a_start_waits),
 		T(test_grants_change_one_at_a_time),
+		T(test_read_only_is_tried_again),
 		T(test_settings_do_not_drop_what_a_machine_has),
 	};
 
