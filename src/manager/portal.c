@@ -490,18 +490,49 @@ static int revoke_guests(struct wslx_manager *m, const char *region, pid_t pid, 
 	return r < 0 ? r : n;
 }
 
-/* One that was told is leaving by itself, and no host process need take note of that: revoked is who does not. */
-static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid, bool told, bool *ret_had,
-			  struct wslx_err *err)
+/* That it must not have it any more: first, so that it does not come back by itself.  Saying it again changes nothing.
+ * 1: it is still taking something away. */
+static int tell_none(struct wslx_manager *m, const char *distro, const char *region, struct wslx_err *err)
+{
+	json_t *params = json_pack("{s:s, s:s}", "region", region, "access", "none");
+	cleanup_json json_t *reply = NULL;
+	int r = sync_machine(m, distro, params, &reply, err);
+
+	return r < 0 ? r : grant_in(reply, region) != NULL;
+}
+
+/* One that was told is leaving by itself, and no host process need take note of that: revoked is who does not.  What
+ * it says itself counts: a broker that is gone, or that cannot be asked, knows nothing of what the machine still has. */
+static int await_leave(struct wslx_manager *m, const char *distro, const char *region, pid_t pid, bool *ret_had,
+		       struct wslx_err *err)
 {
 	int64_t start = wslx_now_ms(), deadline = start + REVOKE_MS;
 
 	for (;;) {
 		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
-		int n = revoke_guests(m, region, pid, !told || wslx_now_ms() - start >= LEAVE_MS, err);
+		int has = tell_none(m, distro, region, err), n;
 
-		if (n == -ENOENT)
-			return 0; /* no region */
+		if (has < 0)
+			return has;
+		n = revoke_guests(m, region, pid, wslx_now_ms() - start >= LEAVE_MS, NULL);
+		if (!has && n <= 0)
+			return 0;
+		*ret_had = true;
+		if (wslx_now_ms() >= deadline)
+			return wslx_err_set(err, ETIMEDOUT, "it does not let go of it");
+		nanosleep(&ts, NULL);
+	}
+}
+
+/* Of one that does not answer all that can be seen is whether it takes part.  -ENOENT: there is no region. */
+static int revoke_untold(struct wslx_manager *m, const char *region, pid_t pid, bool *ret_had, struct wslx_err *err)
+{
+	int64_t deadline = wslx_now_ms() + REVOKE_MS;
+
+	for (;;) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
+		int n = revoke_guests(m, region, pid, true, err);
+
 		if (n <= 0)
 			return n;
 		*ret_had = true;
@@ -511,34 +542,40 @@ static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid,
 	}
 }
 
-/* Of one that does not answer all that can be seen is whether it takes part.  If not, the mark keeps it from joining.
- */
-static int take_from_silent(struct wslx_manager *m, const char *distro, const char *region, struct wslx_revocation *ret,
-			    struct wslx_err *err)
+/* If it does not take part, the mark keeps it from joining.  untold: why it was not told; before it has a socket it has
+ * nothing of a region either. */
+static int take_from_silent(struct wslx_manager *m, const char *distro, const char *region, int untold,
+			    struct wslx_revocation *ret, struct wslx_err *err)
 {
 	pid_t pid = wslx_machine_supervisor(m, distro);
+	bool early = untold == -ENOENT || untold == -ECONNREFUSED;
+	int r = pid ? revoke_untold(m, region, pid, &ret->had, err) : 0;
 
-	ret->silent = true;
-	return pid ? revoke_machine(m, region, pid, false, &ret->had, err) : 0;
+	if (r == -ENOENT && !early)
+		return wslx_err_set(err, EIO, "neither its supervisor nor the region's broker answers");
+	ret->silent = r == 0 || r == -ENOENT;
+	return r == -ENOENT ? 0 : r;
 }
 
 static int take_from(struct wslx_manager *m, const char *distro, const char *region, pid_t pid,
 		     struct wslx_revocation *ret, struct wslx_err *err)
 {
-	/* First so that it does not come back by itself. */
-	json_t *params = json_pack("{s:s, s:s}", "region", region, "access", "none");
-	struct wslx_err why = { 0 };
-	int synced = sync_machine(m, distro, params, NULL, err), r;
+	int told = tell_none(m, distro, region, err);
 
-	if (synced == -EOPNOTSUPP)
+	if (told == -EOPNOTSUPP)
 		return 0; /* it has no window */
 	/* One that was too busy to say who it is may have answered now. */
 	if (!pid && !is_there(m, distro, &pid))
 		return 0;
+	if (told >= 0) {
+		ret->had = told;
+		return await_leave(m, distro, region, pid, &ret->had, err);
+	}
 	if (!pid)
-		return take_from_silent(m, distro, region, ret, err);
-	r = revoke_machine(m, region, pid, synced == 0, &ret->had, synced < 0 ? &why : err);
-	return synced < 0 ? synced : r;
+		return take_from_silent(m, distro, region, told, ret, err);
+	/* It may come back: that is no success, whatever becomes of this. */
+	(void)!revoke_untold(m, region, pid, &ret->had, NULL);
+	return told;
 }
 
 /* 0: nothing that a machine of the distro's had of the region is left to it, and it does not get it back. */

@@ -664,7 +664,7 @@ static void test_read_only_is_tried_again(void **state)
 	assert_int_equal(start(h, NULL, NULL), 0);
 	assert_int_equal(wslx_region_grant(h->m, "one", &g, &later, NULL), 0);
 	assert_false(later);
-	said(h, "? none ro ");
+	said(h, "? none none none none ro ");
 	/* Nothing is taken away from one that only reads. */
 	assert_int_equal(wslx_region_grant(h->m, "one", &g, &later, NULL), 0);
 	assert_false(later);
@@ -680,6 +680,29 @@ static void test_read_only_is_tried_again(void **state)
 	assert_int_equal(wslx_region_grant(h->m, "one", &g, &later, NULL), 0);
 	assert_true(later);
 	close(region);
+}
+
+/* Its broker is gone, or cannot be asked; what the machine had it may have still. */
+static void test_revoke_waits_for_the_machine(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *file = wslx_path("%s/said", h->dir);
+	struct wslx_revocation done;
+
+	setenv("FAKE_VMM_SAID", file, 1);
+	setenv("FAKE_VMM", "portal", 1);
+	for (int i = 0; i < 2; i++) {
+		int region = i ? region_there(h) : -1;
+
+		set_grants(h, "reg:8M");
+		assert_int_equal(start(h, NULL, NULL), 0);
+		assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
+		assert_true(done.had && !done.silent);
+		said(h, "none none none none ");
+		assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+		if (i)
+			close(region);
+	}
 }
 
 static void test_settings_do_not_drop_what_a_machine_has(void **state)
@@ -728,6 +751,7 @@ int main(void)
 		T(test_settings_change_while_a_start_waits),
 		T(test_grants_change_one_at_a_time),
 		T(test_read_only_is_tried_again),
+		T(test_revoke_waits_for_the_machine),
 		T(test_settings_do_not_drop_what_a_machine_has),
 	};
 
