@@ -380,10 +380,13 @@ static void test_grant_on_other_terms(void **state)
 	assert_true(arena(&m, own(&m)) != old && arena(&m, own(&m)) != old + 2 * WSLX_MIB);
 	old[70000] = 55;
 	assert_int_equal(host_sees(&m, own(&m), 70000), 0);
+	/* Who held the old one is not who leaves now. */
+	assert_int_equal(entry(&m)->part_generation, 2);
 	close(bell);
 	settle(&m);
-	until(&m, up_to_date);
+	assert_true(up_to_date(&m));
 	assert_int_equal(entry(&m)->access, PORTAL_WINDOW_READ);
+	assert_int_equal(entry(&m)->part_generation, 2);
 	teardown(&m);
 }
 
