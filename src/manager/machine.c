@@ -52,6 +52,12 @@ static int machine_lock_held(struct wslx_manager *m, const char *name)
 	return path ? wslx_lock_held(m->run_fd, path) : -ENOMEM;
 }
 
+bool wslx_machine_is_there(struct wslx_manager *m, const char *name)
+{
+	/* Not to know is no reason to think that it is gone. */
+	return machine_lock_held(m, name) != 0;
+}
+
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret)
 {
 	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);

@@ -36,12 +36,12 @@ struct wslx_start_hooks {
 
 /* What a machine consists of. */
 struct wslx_machine_spec {
-	const char *name;   /* of the machine: its folders */
-	const char *distro; /* name inside */
-	const char *id;     /* WSLX_DISTRO_ID_LEN hexadecimal digits: disk serial, MAC */
-	const char *disk;   /* path */
-	const char *base;   /* not NULL: disk is an overlay over this file */
-	bool throwaway;     /* nobody wants the disk back after a power loss */
+	const char *name;                     /* of the machine: its folders */
+	const char *distro;                   /* name inside */
+	const char *id;                       /* WSLX_DISTRO_ID_LEN hexadecimal digits: disk serial, MAC */
+	const char *disk;                     /* path */
+	const char *base;                     /* not NULL: disk is an overlay over this file */
+	bool throwaway;                       /* nobody wants the disk back after a power loss */
 	const struct wslx_settings *settings; /* wslx_machine_start() reads them itself */
 };
 
@@ -55,6 +55,9 @@ WSLX_MUST_CHECK int wslx_machine_start_spec(struct wslx_manager *m, const struct
 
 /* STOPPED, or what the supervisor says; STARTING while it says nothing yet. */
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
+
+/* Whether it runs, starts or stops, without asking it anything. */
+bool wslx_machine_is_there(struct wslx_manager *m, const char *name);
 
 /* Its supervisor, answering or not, as /proc shows; 0: there is none yet. */
 pid_t wslx_machine_supervisor(struct wslx_manager *m, const char *name);

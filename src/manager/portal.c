@@ -423,11 +423,10 @@ int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const str
 {
 	for (size_t i = 0; i < n_old; i++) {
 		const struct wslx_grant *g = wslx_grants_find(now->grants, now->n_grants, old[i].region);
-		pid_t pid;
 
 		if (g && (!g->readonly || old[i].readonly))
 			continue;
-		if (!is_there(m, distro, &pid))
+		if (!wslx_machine_is_there(m, distro))
 			return 0;
 		return wslx_err_set(err, EBUSY,
 				    "'%s' is running and has the region '%s': change that with `wslx portal %s`, or "
@@ -502,7 +501,8 @@ static int tell_none(struct wslx_manager *m, const char *distro, const char *reg
 }
 
 /* One that was told is leaving by itself, and no host process need take note of that: revoked is who does not.  What
- * it says itself counts: a broker that is gone, or that cannot be asked, knows nothing of what the machine still has. */
+ * it says itself counts: a broker that is gone, or that cannot be asked, knows nothing of what the machine still has.
+ */
 static int await_leave(struct wslx_manager *m, const char *distro, const char *region, pid_t pid, bool *ret_had,
 		       struct wslx_err *err)
 {

@@ -59,7 +59,7 @@ void wslx_region_forget_revoked(struct wslx_manager *m, const char *machine);
 WSLX_MUST_CHECK int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant,
 						   int64_t generation, struct wslx_err *err);
 
-/* -EBUSY: the distro's machine is there, and would not hear that it has less than its old grants. */
+/* -EBUSY: the distro's machine is there, and would not hear that it has less than its old grants.  Does not wait. */
 WSLX_MUST_CHECK int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const struct wslx_grant *old,
 					   size_t n_old, const struct wslx_settings *now, struct wslx_err *err);
 
