@@ -52,12 +52,6 @@ static int machine_lock_held(struct wslx_manager *m, const char *name)
 	return path ? wslx_lock_held(m->run_fd, path) : -ENOMEM;
 }
 
-bool wslx_machine_is_there(struct wslx_manager *m, const char *name)
-{
-	/* Not to know is no reason to think that it is gone. */
-	return machine_lock_held(m, name) != 0;
-}
-
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret)
 {
 	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
@@ -191,6 +185,16 @@ static int try_machine_lock(struct wslx_manager *m, const char *name)
 	cleanup_close int dir = openat(m->run_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 
 	return dir < 0 ? -errno : wslx_lock_take(dir, WSLX_LOCK_FILE, WSLX_LOCK_EXCLUSIVE, false);
+}
+
+int wslx_machine_keep_out(struct wslx_manager *m, const char *name)
+{
+	int lock;
+
+	if (mkdirat(m->run_fd, name, 0700) < 0 && errno != EEXIST)
+		return -errno;
+	lock = try_machine_lock(m, name);
+	return lock == -EAGAIN ? -EBUSY : lock;
 }
 
 /* With the machine's lock held: everything that can be found out before is

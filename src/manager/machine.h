@@ -56,8 +56,8 @@ WSLX_MUST_CHECK int wslx_machine_start_spec(struct wslx_manager *m, const struct
 /* STOPPED, or what the supervisor says; STARTING while it says nothing yet. */
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
 
-/* Whether it runs, starts or stops, without asking it anything. */
-bool wslx_machine_is_there(struct wslx_manager *m, const char *name);
+/* Its lock, for the caller to close: until then it does not start.  -EBUSY: it runs, starts or stops. */
+WSLX_MUST_CHECK int wslx_machine_keep_out(struct wslx_manager *m, const char *name);
 
 /* Its supervisor, answering or not, as /proc shows; 0: there is none yet. */
 pid_t wslx_machine_supervisor(struct wslx_manager *m, const char *name);

@@ -419,15 +419,19 @@ static int store(struct wslx_manager *m, const char *distro, const struct wslx_g
 }
 
 int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const struct wslx_grant *old, size_t n_old,
-			   const struct wslx_settings *now, struct wslx_err *err)
+			   const struct wslx_settings *now, int *ret_lock, struct wslx_err *err)
 {
+	*ret_lock = -1;
 	for (size_t i = 0; i < n_old; i++) {
 		const struct wslx_grant *g = wslx_grants_find(now->grants, now->n_grants, old[i].region);
 
 		if (g && (!g->readonly || old[i].readonly))
 			continue;
-		if (!wslx_machine_is_there(m, distro))
+		*ret_lock = wslx_machine_keep_out(m, distro);
+		if (*ret_lock >= 0)
 			return 0;
+		if (*ret_lock != -EBUSY)
+			return wslx_err_sys(err, -*ret_lock, "cannot lock the machine '%s'", distro);
 		return wslx_err_set(err, EBUSY,
 				    "'%s' is running and has the region '%s': change that with `wslx portal %s`, or "
 				    "terminate it first",

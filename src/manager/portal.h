@@ -59,9 +59,11 @@ void wslx_region_forget_revoked(struct wslx_manager *m, const char *machine);
 WSLX_MUST_CHECK int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant,
 						   int64_t generation, struct wslx_err *err);
 
-/* -EBUSY: the distro's machine is there, and would not hear that it has less than its old grants.  Does not wait. */
+/* -EBUSY: the distro's machine is there, and would not hear that it has less than its old grants.  Does not wait.
+ * *ret_lock: not -1: the machine's lock, to be closed when they are stored, so that it does not start with the old. */
 WSLX_MUST_CHECK int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const struct wslx_grant *old,
-					   size_t n_old, const struct wslx_settings *now, struct wslx_err *err);
+					   size_t n_old, const struct wslx_settings *now, int *ret_lock,
+					   struct wslx_err *err);
 
 /* What a machine with these settings is started with. */
 WSLX_MUST_CHECK int wslx_region_config(struct wslx_manager *m, const struct wslx_settings *s,

@@ -253,6 +253,14 @@ static void test_revoke_waits_for_the_machine(void **state)
 	}
 }
 
+static int check_kept(struct home *h, const struct wslx_settings *old, const struct wslx_settings *now,
+		      struct wslx_err *err)
+{
+	cleanup_close int lock = -1;
+
+	return wslx_region_check_kept(h->m, "one", old->grants, old->n_grants, now, &lock, err);
+}
+
 static void test_settings_do_not_drop_what_a_machine_has(void **state)
 {
 	struct home *h = *state;
@@ -261,21 +269,57 @@ static void test_settings_do_not_drop_what_a_machine_has(void **state)
 	int64_t start_ms;
 
 	assert_int_equal(wslx_settings_set(&old, "portal", "reg:8M", NULL), 0);
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, NULL), 0);
+	assert_int_equal(check_kept(h, &old, &now, NULL), 0);
 	/* It is not asked: others wait for the registry meanwhile. */
 	setenv("FAKE_VMM", "deaf", 1);
 	assert_int_equal(start(h, NULL, NULL), 0);
 	start_ms = wslx_now_ms();
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, &err), -EBUSY);
+	assert_int_equal(check_kept(h, &old, &now, &err), -EBUSY);
 	assert_true(wslx_now_ms() - start_ms < 2500);
 	assert_non_null(strstr(err.msg, "portal revoke"));
 	assert_int_equal(wslx_settings_set(&now, "portal", "reg:ro", NULL), 0);
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, &err), -EBUSY);
+	assert_int_equal(check_kept(h, &old, &now, &err), -EBUSY);
 	assert_non_null(strstr(err.msg, "portal grant"));
 	/* More, or the same, from its next start. */
 	assert_int_equal(wslx_settings_set(&now, "portal", "reg:16M", NULL), 0);
 	assert_int_equal(wslx_settings_set(&now, "portal", "more:ro", NULL), 0);
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, NULL), 0);
+	assert_int_equal(check_kept(h, &old, &now, NULL), 0);
+}
+
+/* A machine that is started while settings are changed has the new ones. */
+static void test_no_start_between_looking_and_storing(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *grants = wslx_path("%s/grants", h->dir);
+	struct wslx_settings now = wslx_settings_default;
+	struct wslx_distro *d = malloc(sizeof(*d));
+	int lock = -1, status;
+	char with[256];
+	pid_t pid;
+
+	set_grants(h, "reg:8M");
+	setenv("FAKE_VMM_GRANTS", grants, 1);
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	assert_int_equal(wslx_region_check_kept(h->m, "one", d->settings.grants, 1, &d->settings, &lock, NULL), 0);
+	assert_int_equal(lock, -1);
+	assert_int_equal(wslx_region_check_kept(h->m, "one", d->settings.grants, 1, &now, &lock, NULL), 0);
+	assert_true(lock >= 0);
+	pid = fork();
+	if (pid == 0) {
+		close(lock);
+		home_reopen(h);
+		_exit(start(h, NULL, NULL) == 0 ? 0 : 1);
+	}
+	usleep(200000);
+	d->settings.n_grants = 0;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
+	close(lock);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	started_with(h, with);
+	assert_string_equal(with, "");
+	unsetenv("FAKE_VMM_GRANTS");
+	free(d);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, machines_setup, machines_teardown)
@@ -290,6 +334,7 @@ int main(void)
 		T(test_read_only_is_tried_again),
 		T(test_revoke_waits_for_the_machine),
 		T(test_settings_do_not_drop_what_a_machine_has),
+		T(test_no_start_between_looking_and_storing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
