@@ -143,9 +143,9 @@ static int apply(struct cli *c, const char *word, struct wslx_settings *s, struc
 	return r;
 }
 
-/* The words applied to the distro's settings; d is what it is now. */
+/* The words applied to the distro's settings; d is what it is now.  *ret_lock: wslx_region_check_kept(). */
 static int apply_all(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,
-		     struct wslx_err *err)
+		     int *ret_lock, struct wslx_err *err)
 {
 	struct wslx_settings *s = &d->settings;
 	struct wslx_grant old[WSLX_MAX_GRANTS];
@@ -160,23 +160,24 @@ static int apply_all(struct cli *c, const char *name, const char *const *words, 
 		r = apply(c, words[i], s, err);
 	if (r == 0)
 		r = wslx_settings_check(s, err);
-	return r < 0 ? r : wslx_region_check_kept(c->m, d->name, old, n_old, s, err);
+	return r < 0 ? r : wslx_region_check_kept(c->m, d->name, old, n_old, s, ret_lock, err);
 }
 
 static int change(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,
 		  struct wslx_err *err)
 {
-	cleanup_close int lock = -1;
-	int r = apply_all(c, name, words, n, d, err);
+	cleanup_close int lock = -1, machine = -1;
+	int r = apply_all(c, name, words, n, d, &machine, err);
 
-	/* That takes its time: not under the lock. */
+	/* That takes its time: not under the locks. */
+	wslx_close(&machine);
 	for (int i = 0; r == 0 && i < n; i++)
 		if (!strncmp(words[i], USER_KEY, strlen(USER_KEY)))
 			r = check_user(c, name, words[i] + strlen(USER_KEY), err);
 	if (r == 0)
 		r = lock = wslx_registry_lock(c->m, err);
 	if (r >= 0)
-		r = apply_all(c, name, words, n, d, err);
+		r = apply_all(c, name, words, n, d, &machine, err);
 	return r < 0 ? r : wslx_distro_save(c->m, d, err);
 }
 

@@ -127,26 +127,6 @@ static unsigned boot_timeout(enum wslx_engine engine)
 	return engine == WSLX_ENGINE_KVM ? BOOT_TIMEOUT_KVM_MS : BOOT_TIMEOUT_TCG_MS;
 }
 
-/* Its lock is held.  The settings may be older than that, and a grant taken back since: of what was taken back before,
- * nothing is left to be told, because the settings are read now. */
-static int make_portal(struct wslx_manager *m, const struct wslx_machine_spec *spec, struct wslx_vm_config *c)
-{
-	struct wslx_distro *now;
-	int r;
-
-	if (spec->throwaway)
-		return wslx_region_config(m, spec->settings, &c->portal);
-	now = malloc(sizeof(*now));
-	if (!now)
-		return -ENOMEM;
-	wslx_region_forget_revoked(m, spec->name);
-	r = wslx_distro_find(m, spec->distro, now, NULL);
-	if (r == 0)
-		r = wslx_region_config(m, &now->settings, &c->portal);
-	free(now);
-	return r;
-}
-
 static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *spec, enum wslx_engine engine,
 		       const struct wslx_kernel_paths *k, struct wslx_vm_config *c)
 {
@@ -171,9 +151,8 @@ static int make_config(struct wslx_manager *m, const struct wslx_machine_spec *s
 	c->boot_timeout_ms = boot_timeout(engine);
 	c->net = s->net;
 	make_mac(spec->id, c->net.mac);
-	r = make_portal(m, spec, c);
-	if (r < 0)
-		return r;
+	if (wslx_region_config(m, s, &c->portal) < 0)
+		return -ENOMEM;
 	if (!c->name || !c->runtime_dir || !c->state_dir || !c->kernel || !c->initramfs || !c->cmdline_extra)
 		return -ENOMEM;
 	return 0;
@@ -206,6 +185,16 @@ static int try_machine_lock(struct wslx_manager *m, const char *name)
 	cleanup_close int dir = openat(m->run_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 
 	return dir < 0 ? -errno : wslx_lock_take(dir, WSLX_LOCK_FILE, WSLX_LOCK_EXCLUSIVE, false);
+}
+
+int wslx_machine_keep_out(struct wslx_manager *m, const char *name)
+{
+	int lock;
+
+	if (mkdirat(m->run_fd, name, 0700) < 0 && errno != EEXIST)
+		return -errno;
+	lock = try_machine_lock(m, name);
+	return lock == -EAGAIN ? -EBUSY : lock;
 }
 
 /* With the machine's lock held: everything that can be found out before is
@@ -323,6 +312,26 @@ static int wait_a_moment(struct wslx_manager *m, const char *name, int64_t *sile
 	return 0;
 }
 
+/* Its lock is held.  The caller's settings are older than that: what was changed while the machine before came to its
+ * end, a grant taken back above all, counts.  Of what was taken back until now nothing is left to be told. */
+static int start_as_of_now(struct wslx_manager *m, const struct wslx_machine_spec *spec, int lock,
+			   const struct wslx_start_hooks *h, struct wslx_err *err)
+{
+	struct wslx_distro *now = malloc(sizeof(*now));
+	struct wslx_machine_spec anew = *spec;
+	int r;
+
+	if (!now)
+		return wslx_err_sys(err, ENOMEM, "cannot start the machine");
+	wslx_region_forget_revoked(m, spec->name);
+	r = wslx_distro_find(m, spec->distro, now, err);
+	anew.settings = &now->settings;
+	if (r == 0)
+		r = start_locked(m, &anew, lock, h, err);
+	free(now);
+	return r;
+}
+
 static int start_or_find(struct wslx_manager *m, const struct wslx_machine_spec *spec, const struct wslx_start_hooks *h,
 			 struct wslx_err *err)
 {
@@ -333,7 +342,7 @@ static int start_or_find(struct wslx_manager *m, const struct wslx_machine_spec 
 		cleanup_close int lock = try_machine_lock(m, spec->name);
 
 		if (lock >= 0)
-			return start_locked(m, spec, lock, h, err);
+			return start_as_of_now(m, spec, lock, h, err);
 		if (lock != -EAGAIN)
 			return wslx_err_sys(err, -lock, "cannot lock the machine '%s'", spec->name);
 		r = wait_a_moment(m, spec->name, &silent_since, h, err);
@@ -360,7 +369,7 @@ int wslx_machine_settle(struct wslx_manager *m, const char *name, const struct w
 int wslx_machine_start(struct wslx_manager *m, const struct wslx_distro *d, const struct wslx_start_hooks *h,
 		       struct wslx_err *err)
 {
-	struct wslx_machine_spec spec = { .name = d->name, .distro = d->name, .id = d->id, .settings = &d->settings };
+	struct wslx_machine_spec spec = { .name = d->name, .distro = d->name, .id = d->id };
 	cleanup_close int dir = wslx_store_open(m, WSLX_STORE_DISTROS, d->name), lock = -1;
 	cleanup_free char *disk = wslx_path("%s/distros/%s/%s", m->paths.data, d->name, WSLX_DISK_FILE);
 

@@ -36,16 +36,17 @@ struct wslx_start_hooks {
 
 /* What a machine consists of. */
 struct wslx_machine_spec {
-	const char *name;   /* of the machine: its folders */
-	const char *distro; /* name inside */
-	const char *id;     /* WSLX_DISTRO_ID_LEN hexadecimal digits: disk serial, MAC */
-	const char *disk;   /* path */
-	const char *base;   /* not NULL: disk is an overlay over this file */
-	bool throwaway;     /* nobody wants the disk back after a power loss */
-	const struct wslx_settings *settings;
+	const char *name;                     /* of the machine: its folders */
+	const char *distro;                   /* name inside */
+	const char *id;                       /* WSLX_DISTRO_ID_LEN hexadecimal digits: disk serial, MAC */
+	const char *disk;                     /* path */
+	const char *base;                     /* not NULL: disk is an overlay over this file */
+	bool throwaway;                       /* nobody wants the disk back after a power loss */
+	const struct wslx_settings *settings; /* wslx_machine_start() reads them itself */
 };
 
-/* Starts the distro's machine, or finds it running. */
+/* Starts the distro's machine, with the settings that it has by then, or finds it
+ * running. */
 WSLX_MUST_CHECK int wslx_machine_start(struct wslx_manager *m, const struct wslx_distro *d,
 				       const struct wslx_start_hooks *h, struct wslx_err *err);
 /* Starts one that must not run yet. */
@@ -54,6 +55,9 @@ WSLX_MUST_CHECK int wslx_machine_start_spec(struct wslx_manager *m, const struct
 
 /* STOPPED, or what the supervisor says; STARTING while it says nothing yet. */
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
+
+/* Its lock, for the caller to close: until then it does not start.  -EBUSY: it runs, starts or stops. */
+WSLX_MUST_CHECK int wslx_machine_keep_out(struct wslx_manager *m, const char *name);
 
 /* Its supervisor, answering or not, as /proc shows; 0: there is none yet. */
 pid_t wslx_machine_supervisor(struct wslx_manager *m, const char *name);

@@ -364,7 +364,8 @@ static bool is_there(struct wslx_manager *m, const char *distro, pid_t *ret_pid)
 	return info.state != WSLX_MACHINE_STOPPED;
 }
 
-static int sync_machine(struct wslx_manager *m, const char *distro, json_t *params, struct wslx_err *err)
+/* *ret: the reply, the caller's; ret may be NULL. */
+static int sync_machine(struct wslx_manager *m, const char *distro, json_t *params, json_t **ret, struct wslx_err *err)
 {
 	cleanup_free char *sock = wslx_machine_socket(m, distro, WSLX_CONTROL_SOCKET);
 
@@ -372,7 +373,7 @@ static int sync_machine(struct wslx_manager *m, const char *distro, json_t *para
 		json_decref(params);
 		return wslx_err_sys(err, ENOMEM, "cannot ask '%s'", distro);
 	}
-	return wslx_control_call(sock, "PortalSync", params, SYNC_MS, NULL, err);
+	return wslx_control_call(sock, "PortalSync", params, SYNC_MS, ret, err);
 }
 
 /* A region is there that machines may be waiting for. */
@@ -389,7 +390,7 @@ static void sync_machines(struct wslx_manager *m, const char *region)
 			    !wslx_grants_find(d->settings.grants, d->settings.n_grants, region) ||
 			    !is_there(m, names[i], &pid))
 				continue;
-			if (sync_machine(m, names[i], NULL, NULL) < 0)
+			if (sync_machine(m, names[i], NULL, NULL, NULL) < 0)
 				log_debug("%s was not told of the region %s", names[i], region);
 		}
 	}
@@ -398,22 +399,18 @@ static void sync_machines(struct wslx_manager *m, const char *region)
 }
 
 /* Changes a distro's settings: adds g, or takes the grant for region away.  d->name is as it is written, "" if there
- * is no such distro.  *ret_narrower: g only reads where the one before wrote, too. */
+ * is no such distro. */
 static int store(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, const char *region,
-		 struct wslx_distro *d, bool *ret_narrower, struct wslx_err *err)
+		 struct wslx_distro *d, struct wslx_err *err)
 {
 	cleanup_close int lock = wslx_registry_lock(m, err);
 	struct wslx_settings *s = &d->settings;
 	int r = lock < 0 ? lock : wslx_distro_find(m, distro, d, err);
-	const struct wslx_grant *old;
 
 	if (r < 0) {
 		d->name[0] = '\0';
 		return r;
 	}
-	old = wslx_grants_find(s->grants, s->n_grants, region);
-	if (ret_narrower)
-		*ret_narrower = old && !old->readonly && g && g->readonly;
 	if (g)
 		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, g, err);
 	else if (wslx_grants_remove(s->grants, &s->n_grants, region) < 0)
@@ -422,16 +419,19 @@ static int store(struct wslx_manager *m, const char *distro, const struct wslx_g
 }
 
 int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const struct wslx_grant *old, size_t n_old,
-			   const struct wslx_settings *now, struct wslx_err *err)
+			   const struct wslx_settings *now, int *ret_lock, struct wslx_err *err)
 {
+	*ret_lock = -1;
 	for (size_t i = 0; i < n_old; i++) {
 		const struct wslx_grant *g = wslx_grants_find(now->grants, now->n_grants, old[i].region);
-		pid_t pid;
 
 		if (g && (!g->readonly || old[i].readonly))
 			continue;
-		if (!is_there(m, distro, &pid))
+		*ret_lock = wslx_machine_keep_out(m, distro);
+		if (*ret_lock >= 0)
 			return 0;
+		if (*ret_lock != -EBUSY)
+			return wslx_err_sys(err, -*ret_lock, "cannot lock the machine '%s'", distro);
 		return wslx_err_set(err, EBUSY,
 				    "'%s' is running and has the region '%s': change that with `wslx portal %s`, or "
 				    "terminate it first",
@@ -455,6 +455,18 @@ static const char *text_of(const json_t *o, const char *key)
 	const char *s = json_string_value(json_object_get(o, key));
 
 	return s ? s : "";
+}
+
+/* What a machine says of a region of its; NULL: nothing. */
+static const json_t *grant_in(const json_t *reply, const char *region)
+{
+	const json_t *g;
+	size_t i;
+
+	json_array_foreach (json_object_get(reply, "grants"), i, g)
+		if (!strcmp(text_of(g, "region"), region))
+			return g;
+	return NULL;
 }
 
 /* Revokes, if so, those that the machine is.  How many are left, revoked or not: each is
@@ -481,18 +493,50 @@ static int revoke_guests(struct wslx_manager *m, const char *region, pid_t pid, 
 	return r < 0 ? r : n;
 }
 
-/* One that was told is leaving by itself, and no host process need take note of that: revoked is who does not. */
-static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid, bool told, bool *ret_had,
-			  struct wslx_err *err)
+/* That it must not have it any more: first, so that it does not come back by itself.  Saying it again changes nothing.
+ * 1: it is still taking something away. */
+static int tell_none(struct wslx_manager *m, const char *distro, const char *region, struct wslx_err *err)
+{
+	json_t *params = json_pack("{s:s, s:s}", "region", region, "access", "none");
+	cleanup_json json_t *reply = NULL;
+	int r = sync_machine(m, distro, params, &reply, err);
+
+	return r < 0 ? r : grant_in(reply, region) != NULL;
+}
+
+/* One that was told is leaving by itself, and no host process need take note of that: revoked is who does not.  What
+ * it says itself counts: a broker that is gone, or that cannot be asked, knows nothing of what the machine still has.
+ */
+static int await_leave(struct wslx_manager *m, const char *distro, const char *region, pid_t pid, bool *ret_had,
+		       struct wslx_err *err)
 {
 	int64_t start = wslx_now_ms(), deadline = start + REVOKE_MS;
 
 	for (;;) {
 		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
-		int n = revoke_guests(m, region, pid, !told || wslx_now_ms() - start >= LEAVE_MS, err);
+		int has = tell_none(m, distro, region, err), n;
 
-		if (n == -ENOENT)
-			return 0; /* no region */
+		if (has < 0)
+			return has;
+		n = revoke_guests(m, region, pid, wslx_now_ms() - start >= LEAVE_MS, NULL);
+		if (!has && n <= 0)
+			return 0;
+		*ret_had = true;
+		if (wslx_now_ms() >= deadline)
+			return wslx_err_set(err, ETIMEDOUT, "it does not let go of it");
+		nanosleep(&ts, NULL);
+	}
+}
+
+/* Of one that does not answer all that can be seen is whether it takes part.  -ENOENT: there is no region. */
+static int revoke_untold(struct wslx_manager *m, const char *region, pid_t pid, bool *ret_had, struct wslx_err *err)
+{
+	int64_t deadline = wslx_now_ms() + REVOKE_MS;
+
+	for (;;) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
+		int n = revoke_guests(m, region, pid, true, err);
+
 		if (n <= 0)
 			return n;
 		*ret_had = true;
@@ -502,34 +546,40 @@ static int revoke_machine(struct wslx_manager *m, const char *region, pid_t pid,
 	}
 }
 
-/* Of one that does not answer all that can be seen is whether it takes part.  If not, the mark keeps it from joining.
- */
-static int take_from_silent(struct wslx_manager *m, const char *distro, const char *region, struct wslx_revocation *ret,
-			    struct wslx_err *err)
+/* If it does not take part, the mark keeps it from joining.  untold: why it was not told; before it has a socket it has
+ * nothing of a region either. */
+static int take_from_silent(struct wslx_manager *m, const char *distro, const char *region, int untold,
+			    struct wslx_revocation *ret, struct wslx_err *err)
 {
 	pid_t pid = wslx_machine_supervisor(m, distro);
+	bool early = untold == -ENOENT || untold == -ECONNREFUSED;
+	int r = pid ? revoke_untold(m, region, pid, &ret->had, err) : 0;
 
-	ret->silent = true;
-	return pid ? revoke_machine(m, region, pid, false, &ret->had, err) : 0;
+	if (r == -ENOENT && !early)
+		return wslx_err_set(err, EIO, "neither its supervisor nor the region's broker answers");
+	ret->silent = r == 0 || r == -ENOENT;
+	return r == -ENOENT ? 0 : r;
 }
 
 static int take_from(struct wslx_manager *m, const char *distro, const char *region, pid_t pid,
 		     struct wslx_revocation *ret, struct wslx_err *err)
 {
-	/* First so that it does not come back by itself. */
-	json_t *params = json_pack("{s:s, s:s}", "region", region, "access", "none");
-	struct wslx_err why = { 0 };
-	int synced = sync_machine(m, distro, params, err), r;
+	int told = tell_none(m, distro, region, err);
 
-	if (synced == -EOPNOTSUPP)
+	if (told == -EOPNOTSUPP)
 		return 0; /* it has no window */
 	/* One that was too busy to say who it is may have answered now. */
 	if (!pid && !is_there(m, distro, &pid))
 		return 0;
+	if (told >= 0) {
+		ret->had = told;
+		return await_leave(m, distro, region, pid, &ret->had, err);
+	}
 	if (!pid)
-		return take_from_silent(m, distro, region, ret, err);
-	r = revoke_machine(m, region, pid, synced == 0, &ret->had, synced < 0 ? &why : err);
-	return synced < 0 ? synced : r;
+		return take_from_silent(m, distro, region, told, ret, err);
+	/* It may come back: that is no success, whatever becomes of this. */
+	(void)!revoke_untold(m, region, pid, &ret->had, NULL);
+	return told;
 }
 
 /* 0: nothing that a machine of the distro's had of the region is left to it, and it does not get it back. */
@@ -550,35 +600,91 @@ static int take_away(struct wslx_manager *m, const char *distro, const char *reg
 	return r < 0 && !is_there(m, distro, &now) ? 0 : r;
 }
 
+/* Who stores a grant, or takes one back, holds this until the machine has been told and has done it: otherwise what was
+ * stored first may be told last, and stay.  d is filled in. */
+static int lock_grants(struct wslx_manager *m, const char *distro, struct wslx_distro *d, struct wslx_err *err)
+{
+	int r = wslx_distro_find(m, distro, d, err), lock;
+	cleanup_free char *path = r == 0 ? wslx_path("%s/" WSLX_GRANTS_LOCK, d->name) : NULL;
+
+	if (r < 0)
+		return r;
+	if (!path)
+		return wslx_err_sys(err, ENOMEM, "cannot change grants");
+	if (mkdirat(m->run_fd, d->name, 0700) < 0 && errno != EEXIST)
+		return wslx_err_sys(err, errno, "cannot make %s/%s", m->paths.run, d->name);
+	lock = wslx_lock_take(m->run_fd, path, WSLX_LOCK_EXCLUSIVE, true);
+	return lock < 0 ? wslx_err_sys(err, -lock, "cannot lock the grants of '%s'", d->name) : lock;
+}
+
+/* A machine that is to read only cannot write any more when this returns 0.  It is asked, not the settings: of a change
+ * that failed before those know nothing.  *ret_silent: as of wslx_revocation. */
+static int end_writing(struct wslx_manager *m, const char *distro, const char *region, bool *ret_silent,
+		       struct wslx_err *err)
+{
+	cleanup_json json_t *reply = NULL;
+	struct wslx_revocation old = { 0 };
+	const json_t *has;
+	int r;
+
+	if (sync_machine(m, distro, NULL, &reply, NULL) == 0) {
+		has = grant_in(reply, region);
+		if (!strcmp(text_of(has, "access"), "ro") && strcmp(text_of(has, "state"), "clearing") != 0)
+			return 0;
+	}
+	/* It would change it by itself, but nobody would know when it has. */
+	r = take_away(m, distro, region, &old, err);
+	*ret_silent = old.silent;
+	return r;
+}
+
+static int tell_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, struct wslx_err *err)
+{
+	cleanup_free char *sock = region_path(m, g->region, ".sock");
+	json_t *params = json_pack("{s:s, s:s, s:s*, s:i, s:s}", "region", g->region, "as", g->as, "socket", sock,
+				   "segments", (int)g->segments, "access", g->readonly ? "ro" : "rw");
+
+	return sync_machine(m, distro, params, NULL, err);
+}
+
+/* Stored it is.  *ret_later: the machine takes it at its next start only. */
+static int give_machine(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
+			struct wslx_err *err)
+{
+	struct wslx_err why = { 0 };
+	bool silent = false;
+	pid_t pid;
+	int r;
+
+	if (!is_there(m, distro, &pid))
+		return 0;
+	r = g->readonly ? end_writing(m, distro, g->region, &silent, &why) : 0;
+	if (r < 0)
+		return wslx_err_set(err, -r, "the grant is changed, but '%s' may still write to the region: %s", distro,
+				    why.msg);
+	r = is_there(m, distro, &pid) ? tell_grant(m, distro, g, &why) : 0;
+	*ret_later = r < 0;
+	if (r < 0)
+		log_debug("%s: %s", distro, why.msg);
+	if (r == 0 || !g->readonly || r == -EOPNOTSUPP || silent || !is_there(m, distro, &pid))
+		return 0;
+	return wslx_err_set(err, -r, "the grant is changed, but '%s' was not told; try again: %s", distro, why.msg);
+}
+
 int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
 		      struct wslx_err *err)
 {
 	struct wslx_distro *d = malloc(sizeof(*d));
-	cleanup_free char *sock = region_path(m, g->region, ".sock");
-	struct wslx_revocation old;
-	bool narrower = false;
-	struct wslx_err why = { 0 };
-	json_t *params;
-	pid_t pid;
-	int r = d && sock ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
+	cleanup_close int lock = -1;
+	int r = d ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
 
-	if (r == 0)
-		r = store(m, distro, g, g->region, d, &narrower, err);
 	*ret_later = false;
-	/* The machine would change it by itself, but nobody would know when it has. */
-	if (r == 0 && narrower) {
-		r = take_away(m, d->name, g->region, &old, &why);
-		if (r < 0)
-			r = wslx_err_set(err, -r, "the grant is changed, but '%s' may still write to the region: %s",
-					 d->name, why.msg);
-	}
-	if (r == 0 && is_there(m, d->name, &pid)) {
-		params = json_pack("{s:s, s:s, s:s, s:i, s:s}", "region", g->region, "as", g->as, "socket", sock,
-				   "segments", (int)g->segments, "access", g->readonly ? "ro" : "rw");
-		*ret_later = sync_machine(m, d->name, params, &why) < 0;
-		if (*ret_later)
-			log_debug("%s: %s", d->name, why.msg);
-	}
+	if (r == 0)
+		lock = lock_grants(m, distro, d, err);
+	if (r == 0)
+		r = lock < 0 ? lock : store(m, distro, g, g->region, d, err);
+	if (r == 0)
+		r = give_machine(m, d->name, g, ret_later, err);
 	free(d);
 	return r;
 }
@@ -587,12 +693,19 @@ int wslx_region_revoke(struct wslx_manager *m, const char *region, const char *d
 		       struct wslx_err *err)
 {
 	struct wslx_distro *d = calloc(1, sizeof(*d));
+	cleanup_close int lock = -1;
 	struct wslx_err why = { 0 };
 	int r = d ? wslx_region_check_name(region, err) : wslx_err_sys(err, ENOMEM, "cannot revoke"), taken;
 
 	*ret = (struct wslx_revocation) { 0 };
 	if (r == 0)
-		r = store(m, distro, NULL, region, d, NULL, err);
+		lock = lock_grants(m, distro, d, err);
+	if (r == 0 && lock < 0) {
+		free(d);
+		return lock;
+	}
+	if (r == 0)
+		r = store(m, distro, NULL, region, d, err);
 	/* Not among the settings any more: its machine may have it all the same, if this failed before. */
 	if (r == 0 || (r == -ENOENT && d->name[0])) {
 		taken = take_away(m, d->name, region, ret, &why);

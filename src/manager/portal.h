@@ -14,7 +14,8 @@
  * supervisor looks for when it joins.  PortalSync with a new grant, and the next
  * start, remove it.
  *
- * Lock order: registry lock, then a region's.  Threads: none.
+ * Lock order: a distro's grants lock, the registry lock, then a region's.  Threads:
+ * none.
  */
 #ifndef WSLX_MANAGER_PORTAL_H
 #define WSLX_MANAGER_PORTAL_H
@@ -28,6 +29,8 @@
 #include "manager/registry.h"
 
 #define WSLX_REGION_DIR "portal"
+/* In a machine's runtime folder: held while a grant of its distro's is changed, and the machine is told. */
+#define WSLX_GRANTS_LOCK "grants.lock"
 
 /* size: of its address space in bytes, 0 = 64 GiB.  -EEXIST. */
 WSLX_MUST_CHECK int wslx_region_create(struct wslx_manager *m, const char *name, uint64_t size, struct wslx_err *err);
@@ -40,7 +43,7 @@ WSLX_MUST_CHECK int wslx_region_call(struct wslx_manager *m, const char *name, c
 				     unsigned timeout_ms, json_t **ret, struct wslx_err *err);
 
 /* Stores it with the distro and tells its machine; one that only reads from now on cannot write any more when this
- * returns 0.  *ret_later: it takes effect at the machine's next start. */
+ * returns 0, and after a failure it can be tried again.  *ret_later: it takes effect at the machine's next start. */
 WSLX_MUST_CHECK int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g,
 				      bool *ret_later, struct wslx_err *err);
 struct wslx_revocation {
@@ -56,9 +59,11 @@ void wslx_region_forget_revoked(struct wslx_manager *m, const char *machine);
 WSLX_MUST_CHECK int wslx_region_revoke_participant(struct wslx_manager *m, const char *region, unsigned participant,
 						   int64_t generation, struct wslx_err *err);
 
-/* -EBUSY: the distro's machine is there, and would not hear that it has less than its old grants. */
+/* -EBUSY: the distro's machine is there, and would not hear that it has less than its old grants.  Does not wait.
+ * *ret_lock: not -1: the machine's lock, to be closed when they are stored, so that it does not start with the old. */
 WSLX_MUST_CHECK int wslx_region_check_kept(struct wslx_manager *m, const char *distro, const struct wslx_grant *old,
-					   size_t n_old, const struct wslx_settings *now, struct wslx_err *err);
+					   size_t n_old, const struct wslx_settings *now, int *ret_lock,
+					   struct wslx_err *err);
 
 /* What a machine with these settings is started with. */
 WSLX_MUST_CHECK int wslx_region_config(struct wslx_manager *m, const struct wslx_settings *s,

@@ -104,7 +104,7 @@ static int start_listening(portal_host *h, const char *path)
 	h->path = strdup(path);
 	if (!h->path)
 		return -ENOMEM;
-	h->listener = wslx_unix_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 16);
+	h->listener = wslx_unix_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, SOMAXCONN);
 	if (h->listener < 0)
 		return h->listener;
 	return epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->listener, &e) < 0 ? -errno : 0;

@@ -18,7 +18,7 @@ static const char description[] =
 	"# A machine of WSLX: docs/control-protocol.md\n"
 	"interface io.wslx.Machine\n\n"
 	"type Distro (name: string, state: string)\n\n"
-	"type Grant (region: string, as: string, state: string)\n\n"
+	"type Grant (region: string, as: string, state: string, access: string)\n\n"
 	"method Info() -> (name: string, engine: string, state: string, pid: int, uptime_ms: int, boots: int,\n"
 	"  cpus: int, memory: int, kernel: string, agent: string, distros: []Distro, timings: [string]int,\n"
 	"  net: string, warnings: []string, panic: string, host_disk_full: bool, version: string)\n"

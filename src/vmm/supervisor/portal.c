@@ -224,18 +224,26 @@ void wslx_vmportal_retry(struct wslx_vmportal *p)
 	}
 }
 
+static const char *state_of(const struct grant *g)
+{
+	if (g->state == GRANT_CLEARING)
+		return "clearing";
+	return g->revoked ? "revoked" : g->shown ? "granted" : "waiting";
+}
+
 json_t *wslx_vmportal_describe(const struct wslx_vmportal *p)
 {
 	json_t *list = json_array();
 
 	for (size_t i = 0; list && i < p->n_grants; i++) {
 		const struct grant *g = &p->grants[i];
-		const char *state = g->revoked ? "revoked" : g->shown ? "granted" : "waiting";
 
-		if (g->removed)
+		/* One that was removed is told of until nothing of it is left. */
+		if (g->removed && g->state != GRANT_CLEARING)
 			continue;
-		json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "region", g->config.region, "as", g->config.as,
-						      "state", state));
+		json_array_append_new(list,
+				      json_pack("{s:s, s:s, s:s, s:s}", "region", g->config.region, "as", g->config.as,
+						"state", state_of(g), "access", g->config.readonly ? "ro" : "rw"));
 	}
 	return list;
 }

@@ -80,7 +80,7 @@ WSLX_MUST_CHECK int wslx_vmportal_add(struct wslx_vmportal *p, const struct wslx
 WSLX_MUST_CHECK int wslx_vmportal_remove(struct wslx_vmportal *p, const char *region);
 /* Tries those again that wait for their broker, or soon will. */
 void wslx_vmportal_retry(struct wslx_vmportal *p);
-/* [{region, as, state}]; NULL when there is no memory. */
+/* [{region, as, state, access}]; NULL when there is no memory. */
 json_t *wslx_vmportal_describe(const struct wslx_vmportal *p);
 
 #endif

@@ -69,11 +69,14 @@ struct grant *wslx_vmportal_bell_oldest(struct wslx_vmportal *p)
 /* The program is gone, or nobody can tell it from one that is. */
 static void on_end(struct grant *g)
 {
+	/* Its participant was another one, and has left: this one has been nobody's yet. */
+	bool before = g->bell_ending && !g->attached;
+
 	wslx_vmportal_bell_close(g);
-	if (g->state == GRANT_WAITING) {
+	if (g->state == GRANT_WAITING || (before && g->state == GRANT_READY)) {
 		wslx_vmportal_place_release(&g->p->places, g->index);
 		wslx_vmportal_room(g->p);
-	} else {
+	} else if (!before) { /* else once the answer is in place */
 		wslx_vmportal_leave(g, true);
 	}
 }

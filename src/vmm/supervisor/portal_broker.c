@@ -25,6 +25,8 @@
  * and all participants work: not more often than this. */
 #define JOIN_INTERVAL_MS 100
 #define MESSAGES_IN_A_ROW 64
+/* A broker that is too busy is tried again as often; after so many times it is said. */
+#define BUSY_TRIES 100
 
 /* ---- sending ------------------------------------------------------------------- */
 
@@ -153,6 +155,22 @@ static bool withdrawn(struct grant *g)
 	return true;
 }
 
+/* What a broker that is there says to one more: its queue is full, it has no descriptors, it needs the place of one
+ * that has not said hello yet.  If it is gone instead, the next try finds that. */
+static bool is_busy(int err)
+{
+	return err == -EAGAIN || err == -EMFILE || err == -ENFILE || err == -EPIPE || err == -ECONNRESET;
+}
+
+/* A program that waits for it goes on waiting, and has not missed anything. */
+static void join_later(struct grant *g)
+{
+	forget(g);
+	if (++g->busy_tries == BUSY_TRIES)
+		wslx_vmportal_say(g, "its broker has no room for one more; it is tried again");
+	wslx_timer_arm(g->timer, JOIN_INTERVAL_MS);
+}
+
 void wslx_vmportal_join(struct grant *g)
 {
 	int64_t now = wslx_now_ms(), next = g->joined_ms + JOIN_INTERVAL_MS;
@@ -170,8 +188,13 @@ void wslx_vmportal_join(struct grant *g)
 	g->attached = g->bell >= 0 && !g->bell_ending;
 	g->bell_told = false;
 	r = connect_broker(g);
+	if (is_busy(r)) {
+		join_later(g);
+		return;
+	}
 	if (r < 0) {
 		forget(g);
+		g->busy_tries = 0;
 		wslx_vmportal_bell_end(g);
 		if (!g->gone_warned && (r == -ENOENT || r == -ECONNREFUSED))
 			wslx_vmportal_say(g, "it is not there; `wslx portal create %s`", g->config.region);
@@ -357,6 +380,7 @@ static int on_welcome(struct grant *g, const struct wslx_portal_msg *m)
 		return m->status > -4096 ? m->status : -EPROTO;
 	if (!m->index || m->index >= PORTAL_MAX_PARTICIPANTS || !m->segments || m->segments > PORTAL_MAX_SEGMENTS)
 		return -EPROTO;
+	g->busy_tries = 0;
 	g->participant = m->index;
 	g->segments = m->segments;
 	g->generation = m->life;
@@ -545,6 +569,10 @@ void wslx_vmportal_go_on(struct grant *g)
 	}
 	if (g->state == GRANT_CLEARING || g->state == GRANT_WAITING)
 		return;
+	if (r < 0 && g->state == GRANT_HELLO && is_busy(r)) {
+		join_later(g);
+		return;
+	}
 	if (r < 0) {
 		lost(g, r);
 		return;

@@ -86,6 +86,7 @@ struct grant {
 	 * full, until the next boot. */
 	bool gone_warned, lost_warned, full_warned;
 	int64_t joined_ms;
+	unsigned busy_tries; /* in a row */
 	/* A mapping is under way: limit.  WAITING: until it may join again. */
 	struct wslx_timer *timer;
 	bool busy;

@@ -7,6 +7,10 @@
  *   die        ends without a word
  *   gate       up when the pipe whose path is in FAKE_VMM_GATE is written to
  *   deaf       up, then never answers
+ *   stubborn   has a window, and answers no PortalSync
+ *   portal     has the region "reg" to write to until PortalSync says otherwise;
+ *              what that said is in the file in FAKE_VMM_SAID
+ *   portal-rw  ... and does not learn to read only
  *   crash-early, crash-starting, crash-running, killed
  *              up, and crashes when a session connects, has sent a command, or
  *              runs one; killed: the same as the first, and nobody says why
@@ -67,6 +71,38 @@ static void note_grants(const struct wslx_vm_config *c)
 		dprintf(fd, "%s ", c->portal.grants[i].region);
 }
 
+static void note_said(const char *access)
+{
+	cleanup_close int fd = open(getenv("FAKE_VMM_SAID"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	dprintf(fd, "%s ", access);
+}
+
+/* What it has is gone after three more questions. */
+static int portal_sync(json_t *params, const char *mode, char *reply, size_t size)
+{
+	static char has[8] = "rw";
+	static int clearing;
+	const char *access = json_string_value(json_object_get(params, "access"));
+
+	note_said(access ? access : "?");
+	if (access && !strcmp(access, "ro") && !strcmp(mode, "portal-rw"))
+		return snprintf(reply, size,
+				"{\"error\":\"io.wslx.Machine.Failed\",\"parameters\":{\"message\":\"not now\"}}");
+	if (access && !strcmp(access, "none")) {
+		clearing = has[0] ? 4 : clearing;
+		has[0] = '\0';
+	} else if (access) {
+		snprintf(has, sizeof(has), "%s", access);
+	}
+	if (!has[0] && (!clearing || !--clearing))
+		return snprintf(reply, size, "{\"parameters\":{\"grants\":[]}}");
+	return snprintf(reply, size,
+			"{\"parameters\":{\"grants\":[{\"region\":\"reg\",\"as\":\"reg\",\"state\":\"%s\","
+			"\"access\":\"%s\"}]}}",
+			has[0] ? "granted" : "clearing", has[0] ? has : "rw");
+}
+
 /* One call on one connection.  Returns whether to end. */
 static bool serve(int conn, const struct wslx_vm_config *c, const char *mode)
 {
@@ -86,6 +122,8 @@ static bool serve(int conn, const struct wslx_vm_config *c, const char *mode)
 	else if (method && !strcmp(method, "io.wslx.Machine.PortalSync") && !strcmp(mode, "stubborn"))
 		len = snprintf(reply, sizeof(reply),
 			       "{\"error\":\"io.wslx.Machine.Failed\",\"parameters\":{\"message\":\"not now\"}}");
+	else if (method && !strcmp(method, "io.wslx.Machine.PortalSync") && !strncmp(mode, "portal", 6))
+		len = portal_sync(json_object_get(call, "parameters"), mode, reply, sizeof(reply));
 	else if (method && !strcmp(method, "io.wslx.Machine.Terminate"))
 		end = (len = snprintf(reply, sizeof(reply), "{\"parameters\":{}}")) > 0;
 	else

@@ -21,12 +21,10 @@
 
 #include "base/cleanup.h"
 #include "home.h"
+#include "machines.h"
 #include "manager/distros.h"
 #include "manager/gone.h"
-#include "manager/kernels.h"
-#include "manager/lock.h"
 #include "manager/machine.h"
-#include "manager/portal.h"
 #include "os/linux/fd.h"
 
 struct heard {
@@ -38,81 +36,6 @@ static void hear(void *opaque, const char *what)
 	struct heard *h = opaque;
 
 	snprintf(h->text + strlen(h->text), sizeof(h->text) - strlen(h->text), "%s;", what);
-}
-
-/* A kernel that is whole as far as the manager looks. */
-static void add_kernel(struct home *h)
-{
-	struct wslx_kernel_info info = { .version = "6.1", .source = "none", .has_vmlinux = true };
-	cleanup_free char *text = NULL, *agent = wslx_path("%s/libexec/wslx-agent", h->dir);
-	struct wslx_builder b;
-	struct stat st;
-
-	assert_int_equal(stat(agent, &st), 0);
-	info.agent_size = (uint64_t)st.st_size;
-	info.agent_mtime_ns = st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
-	strcpy(info.agent_hash, "00");
-	text = wslx_kernel_encode(&info);
-	assert_int_equal(wslx_builder_begin(h->m, WSLX_STORE_KERNELS, "k", &b, NULL), 0);
-	close(openat(b.dir_fd, WSLX_KERNEL_VMLINUX, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-	close(openat(b.dir_fd, WSLX_KERNEL_INITRAMFS, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-	assert_int_equal(wslx_builder_commit(&b, WSLX_KERNEL_JSON, text, NULL), 0);
-	wslx_builder_end(&b);
-}
-
-static int setup(void **state)
-{
-	cleanup_free char *libexec = NULL, *vmm = NULL, *agent = NULL, *qemu = NULL, *count = NULL;
-	struct home *h;
-
-	if (home_setup(state) < 0)
-		return -1;
-	h = *state;
-	libexec = wslx_path("%s/libexec", h->dir);
-	vmm = wslx_path("%s/wslx-vmm", libexec);
-	agent = wslx_path("%s/wslx-agent", libexec);
-	qemu = wslx_path("%s/qemu-system-x86_64", libexec);
-	count = wslx_path("%s/count", h->dir);
-	if (mkdir(libexec, 0700) < 0 || symlink(getenv("FAKE_VMM_PATH"), vmm) < 0)
-		return -1;
-	/* Any executable will do for these two: they are only looked at. */
-	close(open(agent, O_CREAT | O_WRONLY | O_CLOEXEC, 0700));
-	close(open(qemu, O_CREAT | O_WRONLY | O_CLOEXEC, 0700));
-	setenv("WSLX_LIBEXEC", libexec, 1);
-	setenv("PATH", libexec, 1);
-	setenv("FAKE_VMM_COUNT", count, 1);
-	unsetenv("FAKE_VMM");
-	add_kernel(h);
-	home_add_distro(h, "one");
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct home *h = *state;
-	int r = wslx_machine_stop(h->m, "one", true, NULL);
-
-	(void)r;
-	return home_teardown(state);
-}
-
-static size_t starts(struct home *h)
-{
-	cleanup_free char *path = wslx_path("%s/count", h->dir);
-	struct stat st;
-
-	return stat(path, &st) == 0 ? (size_t)st.st_size : 0;
-}
-
-static int start(struct home *h, const struct wslx_start_hooks *hooks, struct wslx_err *err)
-{
-	struct wslx_distro *d = malloc(sizeof(*d));
-	int r = wslx_distro_find(h->m, "one", d, err);
-
-	if (r == 0)
-		r = wslx_machine_start(h->m, d, hooks, err);
-	free(d);
-	return r;
 }
 
 static void test_start_find_stop(void **state)
@@ -461,137 +384,18 @@ static void test_missing_programs_are_named(void **state)
 
 	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
 	d->settings.net.mode = WSLX_NET_PASST;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
 	assert_int_equal(wslx_machine_start(h->m, d, NULL, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "passt"));
 	d->settings.net.mode = WSLX_NET_NONE;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
 	setenv("PATH", "/nonexistent", 1);
 	assert_int_equal(wslx_machine_start(h->m, d, NULL, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "qemu"));
 	free(d);
 }
 
-/* ---- regions that a machine has ---- */
-
-static void set_grants(struct home *h, const char *grant)
-{
-	struct wslx_distro *d = malloc(sizeof(*d));
-
-	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
-	assert_int_equal(wslx_settings_set(&d->settings, "portal", grant, NULL), 0);
-	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
-	free(d);
-}
-
-/* A machine that cannot be told may come back to the region: that is no success, now or when tried again. */
-static void test_revoke_says_if_the_machine_is_not_told(void **state)
-{
-	struct wslx_revocation done;
-	struct home *h = *state;
-	struct wslx_err err = { 0 };
-
-	set_grants(h, "reg:8M");
-	setenv("FAKE_VMM", "stubborn", 1);
-	assert_int_equal(start(h, NULL, NULL), 0);
-	for (int i = 0; i < 2; i++) {
-		assert_true(wslx_region_revoke(h->m, "reg", "one", &done, &err) < 0);
-		assert_non_null(strstr(err.msg, "'one' may still have the region's memory: not now"));
-	}
-	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, &err), -ENOENT);
-	assert_non_null(strstr(err.msg, "no grant"));
-	/* One without a window has nothing. */
-	unsetenv("FAKE_VMM");
-	set_grants(h, "reg:8M");
-	assert_int_equal(start(h, NULL, NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), -ENOENT);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "nosuch", &done, NULL), -ENOENT);
-}
-
-/* What the fake machine was started with. */
-static void started_with(struct home *h, char ret[256])
-{
-	cleanup_free char *path = wslx_path("%s/grants", h->dir);
-	cleanup_free char *text = NULL;
-	size_t n;
-
-	assert_int_equal(wslx_read_file(AT_FDCWD, path, 255, &text, &n), 0);
-	snprintf(ret, 256, "%s", text);
-}
-
-/* One that does not answer, perhaps because it is starting: it has nothing, and finds that it must not join. */
-static void test_revoke_from_a_machine_that_does_not_answer(void **state)
-{
-	struct home *h = *state;
-	cleanup_free char *sock = wslx_machine_socket(h->m, "one", WSLX_CONTROL_SOCKET);
-	cleanup_free char *mark = wslx_machine_socket(h->m, "one", WSLX_REVOKED_DIR "/reg");
-	cleanup_free char *away = wslx_path("%s.away", sock), *grants = wslx_path("%s/grants", h->dir);
-	struct wslx_revocation done;
-	char with[256];
-
-	set_grants(h, "reg:8M");
-	setenv("FAKE_VMM_GRANTS", grants, 1);
-	assert_int_equal(start(h, NULL, NULL), 0);
-	started_with(h, with);
-	assert_string_equal(with, "reg ");
-	assert_int_equal(wslx_machine_supervisor(h->m, "nosuch"), 0);
-	assert_true(wslx_machine_supervisor(h->m, "one") > 0);
-	assert_int_equal(rename(sock, away), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
-	assert_true(done.silent && !done.had);
-	assert_int_equal(access(mark, F_OK), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), -ENOENT);
-	assert_int_equal(rename(away, sock), 0);
-	/* The next one has heard of it by its settings. */
-	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
-	assert_int_equal(start(h, NULL, NULL), 0);
-	assert_true(access(mark, F_OK) < 0);
-	started_with(h, with);
-	assert_string_equal(with, "");
-	unsetenv("FAKE_VMM_GRANTS");
-}
-
-/* Taken back after a start has read the settings, while it waits for the lock of the machine before. */
-static void test_start_with_settings_of_before(void **state)
-{
-	struct home *h = *state;
-	cleanup_free char *grants = wslx_path("%s/grants", h->dir);
-	struct wslx_distro *d = malloc(sizeof(*d));
-	struct wslx_revocation done;
-	char with[256];
-
-	set_grants(h, "reg:8M");
-	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
-	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, NULL), 0);
-	setenv("FAKE_VMM_GRANTS", grants, 1);
-	assert_int_equal(wslx_machine_start(h->m, d, NULL, NULL), 0);
-	started_with(h, with);
-	assert_string_equal(with, "");
-	unsetenv("FAKE_VMM_GRANTS");
-	free(d);
-}
-
-static void test_settings_do_not_drop_what_a_machine_has(void **state)
-{
-	struct home *h = *state;
-	struct wslx_settings old = wslx_settings_default, now = old;
-	struct wslx_err err = { 0 };
-
-	assert_int_equal(wslx_settings_set(&old, "portal", "reg:8M", NULL), 0);
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, NULL), 0);
-	assert_int_equal(start(h, NULL, NULL), 0);
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, &err), -EBUSY);
-	assert_non_null(strstr(err.msg, "portal revoke"));
-	assert_int_equal(wslx_settings_set(&now, "portal", "reg:ro", NULL), 0);
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, &err), -EBUSY);
-	assert_non_null(strstr(err.msg, "portal grant"));
-	/* More, or the same, from its next start. */
-	assert_int_equal(wslx_settings_set(&now, "portal", "reg:16M", NULL), 0);
-	assert_int_equal(wslx_settings_set(&now, "portal", "more:ro", NULL), 0);
-	assert_int_equal(wslx_region_check_kept(h->m, "one", old.grants, old.n_grants, &now, NULL), 0);
-}
-
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, machines_setup, machines_teardown)
 
 int main(void)
 {
@@ -612,10 +416,6 @@ int main(void)
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),
 		T(test_missing_programs_are_named),
-		T(test_revoke_says_if_the_machine_is_not_told),
-		T(test_revoke_from_a_machine_that_does_not_answer),
-		T(test_start_with_settings_of_before),
-		T(test_settings_do_not_drop_what_a_machine_has),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

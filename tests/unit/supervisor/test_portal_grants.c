@@ -92,6 +92,19 @@ static void test_remove_while_it_waits_for_its_turn(void **state)
 	teardown(&m);
 }
 
+/* What whoever asks is told of it: "state access"; "": there is none. */
+static void assert_described(struct machine *m, const char *want)
+{
+	json_t *list = wslx_vmportal_describe(m->portal), *g = json_array_get(list, 0);
+	char got[64] = "";
+
+	if (g)
+		snprintf(got, sizeof(got), "%s %s", json_string_value(json_object_get(g, "state")),
+			 json_string_value(json_object_get(g, "access")));
+	assert_string_equal(got, want);
+	json_decref(list);
+}
+
 /* A doorbell that was opened while everything was being unmapped. */
 static void test_remove_while_it_is_cleared(void **state)
 {
@@ -107,10 +120,13 @@ static void test_remove_while_it_is_cleared(void **state)
 	assert_int_equal(m.portal->grants[0].state, GRANT_CLEARING);
 	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
 	assert_true(bell_ended(&m));
+	/* Whoever waits for it is told when nothing is left. */
+	assert_described(&m, "clearing rw");
 	m.hold = false;
 	answer_jobs(&m);
 	settle(&m);
 	assert_true(gone(&m));
+	assert_described(&m, "");
 	close(first);
 	close(bell);
 	teardown(&m);
@@ -350,10 +366,13 @@ static void test_grant_on_other_terms(void **state)
 	g.readonly = true;
 	g.segments = 0;
 	strcpy(g.as, "other");
+	assert_described(&m, "granted rw");
 	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
 	assert_false(granted(&m));
+	assert_described(&m, "clearing ro");
 	assert_true(bell_ended(&m));
 	until(&m, up_to_date);
+	assert_described(&m, "granted ro");
 	assert_int_equal(entry(&m)->access, PORTAL_WINDOW_READ);
 	assert_string_equal(entry(&m)->as, "other");
 	assert_int_equal(arenas(&m)[own(&m)].segments, 1);
@@ -361,10 +380,13 @@ static void test_grant_on_other_terms(void **state)
 	assert_true(arena(&m, own(&m)) != old && arena(&m, own(&m)) != old + 2 * WSLX_MIB);
 	old[70000] = 55;
 	assert_int_equal(host_sees(&m, own(&m), 70000), 0);
+	/* Who held the old one is not who leaves now. */
+	assert_int_equal(entry(&m)->part_generation, 2);
 	close(bell);
 	settle(&m);
-	until(&m, up_to_date);
+	assert_true(up_to_date(&m));
 	assert_int_equal(entry(&m)->access, PORTAL_WINDOW_READ);
+	assert_int_equal(entry(&m)->part_generation, 2);
 	teardown(&m);
 }
 

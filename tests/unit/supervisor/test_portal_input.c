@@ -264,6 +264,50 @@ static void test_lying_broker(void **state)
 	teardown(&m);
 }
 
+static void assert_waits(struct machine *m)
+{
+	settle(m);
+	assert_int_equal(read_all(bell), 0);
+	assert_string_equal(m->warning, "");
+}
+
+/* A broker that is there, and cannot take one more at the moment: the guest's program waits, and nobody hears of it. */
+static void test_busy_broker(void **state)
+{
+	const struct wslx_portal_msg full = { .op = PORTAL_OP_WELCOME, .status = -EMFILE };
+	int listener, others[16], fd;
+	struct machine m;
+	size_t n = 0;
+
+	setup_segments(&m, 1);
+	listener = wslx_unix_listen(m.sock, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	assert_true(listener >= 0);
+	while ((others[n] = wslx_unix_connect(m.sock, SOCK_SEQPACKET | SOCK_NONBLOCK)) >= 0)
+		assert_true(++n < ARRAY_SIZE(others));
+	boot(&m);
+	bell = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
+	assert_true(bell >= 0);
+	assert_waits(&m);
+	while (n) {
+		close(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+		close(others[--n]);
+	}
+	assert_waits(&m);
+	fd = liar_accept(&m, listener);
+	lie(fd, full, -1);
+	assert_waits(&m);
+	close(fd);
+	close(liar_accept(&m, listener));
+	assert_waits(&m);
+	close(listener);
+	broker_up(&m, 0);
+	until(&m, up_to_date);
+	until(&m, bell_rang);
+	assert_string_equal(m.warning, "");
+	close(bell);
+	teardown(&m);
+}
+
 /* A guest that writes all over the tables hurts itself. */
 static void test_scribbled_tables(void **state)
 {
@@ -287,9 +331,9 @@ static void test_scribbled_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_info_block),       cmocka_unit_test(test_places),
-		cmocka_unit_test(test_window_refuses),   cmocka_unit_test(test_lying_broker),
-		cmocka_unit_test(test_scribbled_tables),
+		cmocka_unit_test(test_info_block),     cmocka_unit_test(test_places),
+		cmocka_unit_test(test_window_refuses), cmocka_unit_test(test_lying_broker),
+		cmocka_unit_test(test_busy_broker),    cmocka_unit_test(test_scribbled_tables),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
