@@ -151,8 +151,19 @@ static void test_failure_says_why(void **state)
 
 	setenv("FAKE_VMM", "fail", 1);
 	assert_true(start(h, &hooks, &err) < 0);
-	assert_string_equal(err.msg, "it did not work");
+	assert_string_equal(err.msg, "the machine did not start: it did not work; its console: wslx logs one");
 	assert_string_equal(console.text, "line one;line two;");
+	/* Of much only what led to the panic. */
+	console = (struct heard) { 0 };
+	setenv("FAKE_VMM", "panic", 1);
+	assert_true(start(h, &hooks, &err) < 0);
+	assert_string_equal(console.text, "3;4;5;6;[0.9] Kernel panic - not syncing: fake;");
+	/* Of what is wrong on the host the console does not speak. */
+	console = (struct heard) { 0 };
+	setenv("FAKE_VMM", "host", 1);
+	assert_true(start(h, &hooks, &err) < 0);
+	assert_string_equal(err.msg, "the port is taken");
+	assert_string_equal(console.text, "");
 	setenv("FAKE_VMM", "die", 1);
 	assert_int_equal(start(h, NULL, &err), -EPIPE);
 	/* Nothing is locked afterwards. */
@@ -382,8 +393,15 @@ static void test_throwaway(void **state)
 {
 	struct home *h = *state;
 	struct wslx_throwaway t;
+	struct wslx_err err = { 0 };
 	char name[32];
 
+	/* There will be no log to point to. */
+	setenv("FAKE_VMM", "panic", 1);
+	assert_true(run_one(h, &t, &err) < 0);
+	assert_string_equal(err.msg, "the machine did not start: Kernel panic - not syncing: fake; more of its "
+				     "console: set WSLX_LOG=info");
+	unsetenv("FAKE_VMM");
 	assert_int_equal(run_one(h, &t, NULL), 0);
 	strcpy(name, t.name);
 	assert_true(exists(h->m->run_fd, name) && exists(h->m->machines_fd, name));
@@ -444,7 +462,7 @@ static void test_failed_throwaway_leaves_nothing(void **state)
 
 	setenv("FAKE_VMM", "fail", 1);
 	assert_true(run_one(h, &t, &err) < 0);
-	assert_string_equal(err.msg, "it did not work");
+	assert_string_equal(err.msg, "the machine did not start: it did not work");
 	home_reopen(h);
 	assert_int_equal(starts(h), 1);
 	assert_false(exists(h->m->machines_fd, "one"));
