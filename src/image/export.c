@@ -228,16 +228,27 @@ static int run(struct export *e)
 	return r == 0 ? wslx_import_tick(&e->meter, true, e->err) : r;
 }
 
+/* Names are bytes, and what libarchive takes them for is the locale's matter.  In
+ * this one those that are UTF-8 are written as they are, which is what pax
+ * headers hold, and an entry with another one is marked hdrcharset=BINARY; in the
+ * C locale every name beyond ASCII would be, and tar(1) warns of each mark. */
+static locale_t names_locale(void)
+{
+	locale_t l = newlocale(LC_ALL_MASK, "C.UTF-8", (locale_t)0);
+
+	return l ? l : newlocale(LC_ALL_MASK, "C", (locale_t)0);
+}
+
 int wslx_export(const struct wslx_export_params *p, struct wslx_export_result *ret, struct wslx_err *err)
 {
 	struct export *e = calloc(1, sizeof(*e));
-	locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0), before;
+	locale_t names = names_locale(), before;
 	int r;
 
-	if (!e || !plain) {
+	if (!e || !names) {
 		free(e);
-		if (plain)
-			freelocale(plain);
+		if (names)
+			freelocale(names);
 		return wslx_err_sys(err, ENOMEM, "cannot export");
 	}
 	e->p = p;
@@ -247,14 +258,13 @@ int wslx_export(const struct wslx_export_params *p, struct wslx_export_result *r
 		.task = &p->task, .subject = "the disk's file system", .path = e->path, .err = err
 	};
 	e->meter.now.what = "exporting";
-	/* Names are bytes: in another locale libarchive would convert them. */
-	before = uselocale(plain);
+	before = uselocale(names);
 	r = run(e);
 	e->failed = r < 0;
 	archive_entry_free(e->entry);
 	archive_write_free(e->a);
 	uselocale(before);
-	freelocale(plain);
+	freelocale(names);
 	if (e->fs)
 		ext2fs_free(e->fs);
 	wslx_export_seen_free(e->seen);
