@@ -381,6 +381,47 @@ static void test_formats(void **state)
 	}
 }
 
+/* What xz --list says of the archive's blocks, the unit in which it is compressed in
+ * parallel. */
+static unsigned xz_blocks(int fd)
+{
+	char command[64], line[256];
+	unsigned n = 0, streams;
+	FILE *f;
+
+	snprintf(command, sizeof(command), "xz --robot --list /proc/%d/fd/%d", (int)getpid(), fd);
+	f = popen(command, "r");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "file %u %u", &streams, &n) == 2)
+			break;
+	(void)pclose(f);
+	return n;
+}
+
+static void test_xz_is_made_in_parallel(void **state)
+{
+	const size_t size = 25 * WSLX_MIB;
+	char *text = malloc(size);
+	struct exported x;
+	struct image im;
+	struct tar t;
+
+	/* No holes, which would not be written. */
+	for (size_t i = 0; i < size; i++)
+		text[i] = (char)('a' + i % 23);
+	tar_begin(&t, "pax", "none");
+	tar_root(&t);
+	tar_entry(&t, "etc/large", S_IFREG | 0644);
+	tar_put(&t, text, size);
+	image_import(&im, tar_end(&t));
+	export_image(&im, WSLX_EXPORT_TAR_XZ, &x);
+	assert_true(xz_blocks(x.fd) >= 2);
+	close(x.fd);
+	image_free(&im);
+	free(text);
+}
+
 /* Disks that mke2fs filled from a folder: inline data, and ext2's block lists. */
 static void test_other_file_systems(void **state)
 {
@@ -660,6 +701,7 @@ int main(void)
 		cmocka_unit_test(test_attributes),
 		cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_formats),
+		cmocka_unit_test(test_xz_is_made_in_parallel),
 		cmocka_unit_test(test_other_file_systems),
 		cmocka_unit_test(test_socket_is_left_out),
 		cmocka_unit_test(test_hostile),
