@@ -114,11 +114,6 @@ static int add_holes(const struct runs *l)
 	return 0;
 }
 
-static int put_header(struct export *e)
-{
-	return wslx_export_archive_check(e, archive_write_header(e->a, e->entry));
-}
-
 static int put_runs(const struct runs *l)
 {
 	struct export *e = l->e;
@@ -126,7 +121,7 @@ static int put_runs(const struct runs *l)
 	int r = add_holes(l);
 
 	if (r == 0)
-		r = put_header(e);
+		r = wslx_export_header(e);
 	for (size_t i = 0; r == 0 && i < l->n; i++) {
 		r = put_zeros(e, l->v[i].lblk * bs - at);
 		if (r == 0)
@@ -149,7 +144,7 @@ static int put_inline(struct export *e, ext2_ino_t ino, struct ext2_inode_large 
 	e->data += size;
 	r = wslx_walk_read(&e->walk, ino, inode, e->buf, (size_t)size);
 	if (r == 0)
-		r = put_header(e);
+		r = wslx_export_header(e);
 	return r < 0 ? r : put_data(e, e->buf, (size_t)size);
 }
 

@@ -59,6 +59,8 @@ WSLX_MUST_CHECK int wslx_export_use_name(struct export *e, uint64_t n);
 /* --- export_tree.c --- */
 
 WSLX_MUST_CHECK int wslx_export_tree(struct export *e);
+/* Writes the header in e->entry. */
+WSLX_MUST_CHECK int wslx_export_header(struct export *e);
 void wslx_export_seen_free(void *seen);
 
 /* --- export_file.c --- */

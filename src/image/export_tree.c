@@ -127,8 +127,24 @@ static void set_common(struct export *e, const struct ext2_inode_large *inode)
 	archive_entry_set_size(e->entry, 0);
 }
 
-static int put_header(struct export *e)
+/* Surrogates, which UTF-8 does not have. */
+static bool has_surrogate(const char *s)
 {
+	while (s && (s = strchr(s, '\xed')))
+		if ((unsigned char)*++s >= 0xa0)
+			return true;
+	return false;
+}
+
+/* libarchive makes one character of two surrogates, the one thing that it does
+ * not leave alone.  A name that it cannot convert makes it leave all of the entry's:
+ * the group's does, which a reader that does not know it passes over for the number. */
+int wslx_export_header(struct export *e)
+{
+	const char *target = archive_entry_symlink(e->entry);
+
+	if (has_surrogate(e->path) || has_surrogate(target ? target : archive_entry_hardlink(e->entry)))
+		archive_entry_set_gname(e->entry, "\xff");
 	return wslx_export_archive_check(e, archive_write_header(e->a, e->entry));
 }
 
@@ -139,7 +155,7 @@ static int put_link(struct export *e, const char *first)
 	if (r < 0)
 		return r;
 	archive_entry_set_hardlink(e->entry, first);
-	return put_header(e);
+	return wslx_export_header(e);
 }
 
 static int put_content(struct export *e, ext2_ino_t ino, struct ext2_inode_large *inode)
@@ -157,13 +173,13 @@ static int put_content(struct export *e, ext2_ino_t ino, struct ext2_inode_large
 		if (r < 0)
 			return r;
 		archive_entry_set_symlink(e->entry, target);
-		return put_header(e);
+		return wslx_export_header(e);
 	case S_IFCHR:
 	case S_IFBLK:
 		set_device(e->entry, inode);
-		return put_header(e);
+		return wslx_export_header(e);
 	default:
-		return put_header(e);
+		return wslx_export_header(e);
 	}
 }
 

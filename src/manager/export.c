@@ -7,20 +7,26 @@
 #include "base/cleanup.h"
 #include "manager/distros.h"
 #include "manager/lock.h"
+#include "os/linux/holder.h"
 #include "os/linux/paths.h"
 
 /* A read lock: with a machine's write lock it does not go together, whichever
  * runtime folder that machine lives in.  A write lock if there is a journal to
  * replay, which nobody else who reads the disk may see. */
-static int open_disk(const char *path, const char *name, const struct wslx_task *task, struct wslx_err *err)
+static int open_disk(const char *path, const char *name, const char *run, const struct wslx_task *task,
+		     struct wslx_err *err)
 {
+	struct wslx_holder holder;
+	char who[900];
 	cleanup_close int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
 	int dirty = fd < 0 ? -errno : wslx_export_is_dirty(fd);
-	int r = dirty < 0 ? dirty : wslx_lock_fd(fd, dirty ? WSLX_LOCK_EXCLUSIVE : WSLX_LOCK_SHARED, false);
+	/* The machine may have ended just now. */
+	int r = dirty < 0 ? dirty : wslx_image_lock(fd, dirty, &holder);
 
-	if (r == -EAGAIN)
-		return wslx_err_set(err, EBUSY, "the disk of '%s' is in use by a machine or another program: %s", name,
-				    path);
+	if (r == -EAGAIN) {
+		wslx_holder_describe(&holder, run, who, sizeof(who));
+		return wslx_err_set(err, EBUSY, "the disk of '%s' is in use%s", name, who);
+	}
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot use the disk %s", path);
 	if (dirty) {
@@ -46,7 +52,7 @@ int wslx_distro_export(struct wslx_manager *m, const char *name, enum wslx_expor
 {
 	struct wslx_export_params p = { .out_fd = out_fd, .format = format };
 	cleanup_close int dir = -1, lock = -1, disk = -1;
-	cleanup_free char *path = NULL;
+	cleanup_free char *path = NULL, *run = NULL;
 	char real[WSLX_NAME_MAX + 1];
 	int r = wslx_store_lookup(m, WSLX_STORE_DISTROS, name, real);
 
@@ -59,10 +65,11 @@ int wslx_distro_export(struct wslx_manager *m, const char *name, enum wslx_expor
 		return wslx_err_set(err, EBUSY, "the distribution '%s' is being removed", real);
 	r = check_stopped(m, real, err);
 	path = wslx_path("%s/distros/%s/%s", m->paths.data, real, WSLX_DISK_FILE);
-	if (r == 0 && !path)
+	run = wslx_path("%s/%s", m->paths.run, real);
+	if (r == 0 && (!path || !run))
 		r = wslx_err_sys(err, ENOMEM, "cannot export");
 	if (r == 0)
-		r = disk = open_disk(path, real, task, err);
+		r = disk = open_disk(path, real, run, task, err);
 	if (r < 0)
 		return r;
 	p.disk_fd = disk;

@@ -33,6 +33,7 @@
 #define BOOT_TIMEOUT_TCG_MS 120000
 #define PAUSE_MS 30000
 #define PAUSE_LOCK "pause.lock"
+#define LAST_WORDS 5u /* lines */
 #define MODULES_SERIAL "wslx-modules"
 
 char *wslx_machine_socket(struct wslx_manager *m, const char *name, const char *socket)
@@ -197,6 +198,79 @@ int wslx_machine_keep_out(struct wslx_manager *m, const char *name)
 	return lock == -EAGAIN ? -EBUSY : lock;
 }
 
+/* A start as its caller hears of it.  Of what the console said of a failure a
+ * handful of lines are told, its log has the rest; a panic's reason comes before
+ * its trace. */
+struct hearing {
+	const struct wslx_start_hooks *h; /* the caller's; may be NULL */
+	char *lines[LAST_WORDS];
+	size_t n; /* up to the panic */
+	bool panicked;
+};
+
+static void pass_progress(void *opaque, const char *what)
+{
+	const struct hearing *x = opaque;
+
+	if (x->h && x->h->progress)
+		x->h->progress(x->h->opaque, what);
+}
+
+static void pass_warning(void *opaque, const char *text)
+{
+	const struct hearing *x = opaque;
+
+	if (x->h && x->h->warning)
+		x->h->warning(x->h->opaque, text);
+}
+
+static void hear_console(void *opaque, const char *line)
+{
+	struct hearing *x = opaque;
+
+	log_info("console: %s", line);
+	if (x->panicked)
+		return;
+	free(x->lines[x->n % LAST_WORDS]);
+	x->lines[x->n++ % LAST_WORDS] = strdup(line);
+	x->panicked = strstr(line, "Kernel panic - not syncing");
+}
+
+static void tell_last_words(struct hearing *x)
+{
+	for (size_t i = x->n > LAST_WORDS ? x->n - LAST_WORDS : 0; i < x->n; i++)
+		if (x->h && x->h->console && x->lines[i % LAST_WORDS])
+			x->h->console(x->h->opaque, x->lines[i % LAST_WORDS]);
+	for (size_t i = 0; i < LAST_WORDS; i++)
+		free(x->lines[i]);
+}
+
+/* The supervisor sends the console only where the guest failed, not the host. */
+static int spawn(const struct wslx_machine_spec *spec, const struct wslx_vm_config *c, int lock,
+		 const struct wslx_start_hooks *h, struct wslx_err *err)
+{
+	struct hearing x = { .h = h };
+	const struct wslx_start_hooks hooks = {
+		.progress = pass_progress,
+		.warning = pass_warning,
+		.console = hear_console,
+		.opaque = &x,
+		.cancel_fd = h ? h->cancel_fd : -1,
+	};
+	struct wslx_err why = { 0 };
+	int r = wslx_vmm_spawn(c, lock, &hooks, &why);
+
+	if (r < 0 && !x.n)
+		wslx_err_set(err, -r, "%s", why.msg);
+	else if (r < 0 && spec->throwaway) /* its log goes with it */
+		wslx_err_set(err, -r, "the machine did not start: %s%s", why.msg,
+			     x.n > LAST_WORDS ? "; more of its console: set WSLX_LOG=info" : "");
+	else if (r < 0)
+		wslx_err_set(err, -r, "the machine did not start: %s; its console: wslx logs %s", why.msg, spec->name);
+	tell_last_words(&x);
+	return r;
+}
+
 /* With the machine's lock held: everything that can be found out before is
  * found out here, where the message can still be a good one. */
 static int start_locked(struct wslx_manager *m, const struct wslx_machine_spec *spec, int lock,
@@ -219,7 +293,7 @@ static int start_locked(struct wslx_manager *m, const struct wslx_machine_spec *
 			wslx_err_sys(err, -r, "cannot start the machine");
 	}
 	if (r == 0)
-		r = wslx_vmm_spawn(c, lock, h, err);
+		r = spawn(spec, c, lock, h, err);
 	wslx_kernel_paths_free(&kernel);
 	wslx_vm_config_free(c);
 	return r;

@@ -28,7 +28,8 @@
 struct wslx_start_hooks {
 	void (*progress)(void *opaque, const char *what);
 	void (*warning)(void *opaque, const char *text);
-	/* A failed start: the last lines of the console, before the error. */
+	/* A start that failed in the guest: the last lines of the console, five at
+	 * most, and of a panic those that led to it; before the error. */
 	void (*console)(void *opaque, const char *line);
 	void *opaque;
 	int cancel_fd; /* readable: give up with -ECANCELED; -1 = never */

@@ -107,7 +107,8 @@ def test_passt_missing(wslx, mini, tmp_path):
 
 @pytest.mark.engine("tcg")
 def test_qemu_missing(wslx, mini, tmp_path):
-    wslx.fails("-d", mini, "-e", "true", needle="qemu", env=only_path(tmp_path, "passt", "mke2fs"))
+    err = wslx.fails("-d", mini, "-e", "true", needle="qemu", env=only_path(tmp_path, "passt", "mke2fs"))
+    assert len(err.splitlines()) == 1, err
 
 
 # Becomes the command with another /dev, made of the real one's nodes, and what the caller wants to be /dev/kvm.
@@ -264,9 +265,29 @@ def test_modular_kernel_without_modules(wslx, mini, prepared, tmp_path):
 
 def test_agent_that_never_answers(wslx, mini):
     """init= has no meaning for an initramfs, rdinit= does: a machine whose agent cannot start."""
-    r = wslx("run", mini, "--", "true", env={"WSLX_CMDLINE": "rdinit=/no/such/init", "WSLX_BOOT_TIMEOUT_MS": "20000"})
+    wslx.ok("terminate", mini)
+    env = {"WSLX_CMDLINE": "rdinit=/no/such/init", "WSLX_BOOT_TIMEOUT_MS": "20000"}
+    for words in (["run", mini, "--", "true"], ["-d", mini, "-e", "true"]):
+        r = wslx(*words, env=env)
+        assert r.returncode == 255
+        *console, line = r.err.splitlines()
+        assert line.startswith("wslx: the machine did not start: "), r.err
+        assert "Kernel panic - not syncing" in line or "time-out: the guest's agent" in line, r.err
+        # What led to it, and no more.
+        assert 1 <= len(console) <= 5 and all(l.startswith("console: ") for l in console), r.err
+        assert "panic" in console[-1] or "time-out" in line, r.err
+        # A throw-away machine leaves no log.
+        assert (f"; its console: wslx logs {mini}" in line) == (words[0] == "-d"), r.err
+    assert "Kernel panic" in wslx.ok("logs", mini) or "time-out" in line
+
+
+def test_agent_not_in_time(wslx, mini):
+    wslx.ok("terminate", mini)
+    r = wslx("-d", mini, "-e", "true", env={"WSLX_BOOT_TIMEOUT_MS": "100"})
     assert r.returncode == 255
-    assert "panic" in r.err.lower() or "agent" in r.err.lower()
+    *console, line = r.err.splitlines()
+    assert "time-out: the guest's agent did not" in line and "100 ms" in line, r.err
+    assert len(console) <= 5 and all(l.startswith("console: ") for l in console), r.err
 
 
 def test_corrupt_state_is_named(wslx, mini):

@@ -51,6 +51,22 @@ def test_unregister_stops_and_deletes(wslx, mini_tar):
     assert not os.path.exists(os.path.join(wslx.home, "data/distros/doomed"))
 
 
+def test_named_like_a_verb(wslx, mini_tar, tmp_path):
+    """A verb is the first word only, and a name never is."""
+    wslx.ok("import", "list", mini_tar, "--kernel", "cloud", "--size", "1G")
+    try:
+        assert "list" in wslx.ok("list", "-q").split()
+        assert wslx.ok("-d", "list", "-e", "echo", "up") == "up\n"
+        assert "engine" in wslx.ok("config", "list")
+        assert "Linux version" in wslx.ok("logs", "list")
+        wslx.ok("terminate", "list")
+        wslx.ok("export", "list", str(tmp_path / "list.tar"))
+        assert wslx.ok("run", "list", "--net", "none", "--", "echo list") == "list\n"
+    finally:
+        wslx.ok("unregister", "list")
+    assert "list" not in wslx.ok("list", "-q").split()
+
+
 def test_logs_show_the_console(wslx, mini):
     wslx.sh("true", distro=mini)
     assert "Linux version" in wslx.ok("logs", mini)

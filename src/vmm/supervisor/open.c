@@ -17,13 +17,8 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
+#include "os/linux/holder.h"
 #include "os/linux/startup.h"
-#include "vmm/supervisor/holder.h"
-
-/* A killed machine's last child may outlive it by a moment, and holds the lock
- * for as long: that is worth waiting for. */
-#define LOCK_WAIT_MS 3000
-#define LOCK_TICK_MS 20
 
 void wslx_files_init(struct wslx_files *f)
 {
@@ -80,36 +75,16 @@ int wslx_config_read(int fd, struct wslx_vm_config **ret, struct wslx_err *err)
 
 /* ---- disks -------------------------------------------------------------- */
 
-/* Asked for again and again: a wait in the kernel would need a signal to end it. */
-static int lock_wait(int fd, short type)
-{
-	const struct timespec tick = { .tv_nsec = LOCK_TICK_MS * 1000000L };
-	int64_t end = wslx_now_ms() + LOCK_WAIT_MS;
-
-	for (;;) {
-		struct flock fl = { .l_type = type, .l_whence = SEEK_SET };
-
-		if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
-			return 0;
-		if (errno != EAGAIN && errno != EACCES)
-			return -errno;
-		if (wslx_now_ms() >= end)
-			return -EAGAIN;
-		nanosleep(&tick, NULL);
-	}
-}
-
 static int lock_image(int fd, const char *path, bool write, const char *runtime_dir, struct wslx_err *err)
 {
 	struct wslx_holder holder;
 	char who[900];
-	int r = lock_wait(fd, write ? F_WRLCK : F_RDLCK);
+	int r = wslx_image_lock(fd, write, &holder);
 
 	if (r == 0)
 		return 0;
 	if (r != -EAGAIN)
 		return wslx_err_sys(err, -r, "cannot lock disk %s", path);
-	wslx_holder_find(fd, &holder);
 	wslx_holder_describe(&holder, runtime_dir, who, sizeof(who));
 	return wslx_err_set(err, EBUSY, "disk %s is in use%s", path, who);
 }

@@ -100,11 +100,18 @@ static void set_end(struct wslx_sup *s, int code, const char *text)
 		wslx_err_set(&s->end_err, code, "%s", text);
 }
 
+/* Does the guest's console say more of the end?  Not if a port was taken on the
+ * host, or somebody stopped the machine. */
+static bool console_tells(const struct wslx_sup *s)
+{
+	return s->console && s->end_err.code && s->end_err.code != EADDRINUSE && s->end_err.code != ECANCELED;
+}
+
 /* The run is gone, or never was. */
 static void finish(struct wslx_sup *s)
 {
 	const char *lines[WSLX_CONSOLE_LINES + 1];
-	size_t n = s->console ? wslx_conlog_lines(s->console, lines) : 0;
+	size_t n = console_tells(s) ? wslx_conlog_lines(s->console, lines) : 0;
 
 	if (s->over)
 		return;

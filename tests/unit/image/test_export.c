@@ -170,6 +170,81 @@ static void test_names(void **state)
 	image_free(&im);
 }
 
+/* How many entries of an archive say that their names are in no charset. */
+static size_t count_binary(int fd)
+{
+	static const char mark[] = "hdrcharset=BINARY\n";
+	struct stat st;
+	size_t n = 0;
+	char *p, *at;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	p = malloc((size_t)st.st_size);
+	assert_int_equal(wslx_pread_full(fd, p, (size_t)st.st_size, 0), 0);
+	for (at = p; (at = memmem(at, (size_t)(p + st.st_size - at), mark, strlen(mark))); at++)
+		n++;
+	free(p);
+	return n;
+}
+
+static void disk_with_names(const char *const *names, size_t n, struct image *ret)
+{
+	struct tar t;
+
+	tar_begin(&t, "gnutar", "none");
+	tar_root(&t);
+	for (size_t i = 0; i < n; i++) {
+		char link[32], path[64];
+
+		snprintf(path, sizeof(path), "etc/%s", names[i]);
+		tar_file(&t, path, 0644, names[i]);
+		snprintf(link, sizeof(link), "etc/link%zu", i);
+		tar_symlink(&t, link, names[i]);
+	}
+	round_trip(tar_end(&t), ret);
+	for (size_t i = 0; i < n; i++) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "/etc/%s", names[i]);
+		image_assert_text(ret, path, names[i]);
+		snprintf(path, sizeof(path), "/etc/link%zu", i);
+		image_assert_text(ret, path, names[i]);
+	}
+}
+
+/* tar(1) warns of each name that is marked to be in no charset: those that are UTF-8 are not. */
+static void test_names_in_utf8(void **state)
+{
+	static const char *const utf8[] = { "\xc3\xa9",         "e\xcc\x81",        "\xc2\x80",      "\xdf\xbf",
+					    "\xe0\xa0\x80",     "\xed\x9f\xbf",     "\xee\x80\x80",  "\xef\xbf\xbf",
+					    "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "\xe2\x84\xab-K" };
+	/* Latin-1, cut short, too long, too large; surrogates, alone and in pairs. */
+	static const char *const others[] = { "\xe9",
+					      "\xff",
+					      "\xe2\x82",
+					      "\xc0\xae",
+					      "\xe0\x80\xae",
+					      "\xf4\x90\x80\x80",
+					      "\xed\xa0\x80",
+					      "\xed\xb0\x80",
+					      "\xed\xa0\x80\xed\xb0\x80",
+					      "\xed\xed\xa1\x8c\xed\xbe\xb4" };
+	struct exported x;
+	struct image im;
+
+	disk_with_names(utf8, ARRAY_SIZE(utf8), &im);
+	export_image(&im, WSLX_EXPORT_TAR, &x);
+	assert_int_equal(count_binary(x.fd), 0);
+	close(x.fd);
+	image_free(&im);
+	disk_with_names(others, ARRAY_SIZE(others), &im);
+	export_image(&im, WSLX_EXPORT_TAR, &x);
+	/* File and link of each. */
+	assert_int_equal(count_binary(x.fd), 2 * ARRAY_SIZE(others));
+	close(x.fd);
+	image_free(&im);
+}
+
 static void test_attributes(void **state)
 {
 	static const uint8_t caps[20] = { 1, 0, 0, 2, 0, 4 };
@@ -304,6 +379,47 @@ static void test_formats(void **state)
 		image_free(&again);
 		image_free(&im);
 	}
+}
+
+/* What xz --list says of the archive's blocks, the unit in which it is compressed in
+ * parallel. */
+static unsigned xz_blocks(int fd)
+{
+	char command[64], line[256];
+	unsigned n = 0, streams;
+	FILE *f;
+
+	snprintf(command, sizeof(command), "xz --robot --list /proc/%d/fd/%d", (int)getpid(), fd);
+	f = popen(command, "r");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "file %u %u", &streams, &n) == 2)
+			break;
+	(void)pclose(f);
+	return n;
+}
+
+static void test_xz_is_made_in_parallel(void **state)
+{
+	const size_t size = 25 * WSLX_MIB;
+	char *text = malloc(size);
+	struct exported x;
+	struct image im;
+	struct tar t;
+
+	/* No holes, which would not be written. */
+	for (size_t i = 0; i < size; i++)
+		text[i] = (char)('a' + i % 23);
+	tar_begin(&t, "pax", "none");
+	tar_root(&t);
+	tar_entry(&t, "etc/large", S_IFREG | 0644);
+	tar_put(&t, text, size);
+	image_import(&im, tar_end(&t));
+	export_image(&im, WSLX_EXPORT_TAR_XZ, &x);
+	assert_true(xz_blocks(x.fd) >= 2);
+	close(x.fd);
+	image_free(&im);
+	free(text);
 }
 
 /* Disks that mke2fs filled from a folder: inline data, and ext2's block lists. */
@@ -581,9 +697,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_kinds),
 		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_names_in_utf8),
 		cmocka_unit_test(test_attributes),
 		cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_formats),
+		cmocka_unit_test(test_xz_is_made_in_parallel),
 		cmocka_unit_test(test_other_file_systems),
 		cmocka_unit_test(test_socket_is_left_out),
 		cmocka_unit_test(test_hostile),

@@ -4,6 +4,8 @@
  * how it behaves:
  *   (nothing)  up at once
  *   fail       says failed, with two lines of console
+ *   panic      says failed, with a console of nine lines, the seventh a panic
+ *   host       says failed, without a console
  *   die        ends without a word
  *   gate       up when the pipe whose path is in FAKE_VMM_GATE is written to
  *   deaf       up, then never answers
@@ -240,6 +242,16 @@ int main(int argc, char **argv)
 	say("{\"event\":\"progress\",\"what\":\"pretending\"}\n");
 	if (!strcmp(mode, "fail")) {
 		say("{\"event\":\"failed\",\"message\":\"it did not work\",\"console\":[\"line one\",\"line two\"]}\n");
+		return 1;
+	}
+	if (!strcmp(mode, "panic")) {
+		say("{\"event\":\"failed\",\"message\":\"Kernel panic - not syncing: fake\",\"console\":"
+		    "[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"[0.9] Kernel panic - not syncing: fake\",\"Call Trace:\","
+		    "\"Offset\"]}\n");
+		return 1;
+	}
+	if (!strcmp(mode, "host")) {
+		say("{\"event\":\"failed\",\"message\":\"the port is taken\",\"console\":[]}\n");
 		return 1;
 	}
 	if (!strcmp(mode, "gate")) {

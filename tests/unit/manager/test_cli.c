@@ -53,6 +53,31 @@ static void test_table_is_sound(void **state)
 	assert_null(cli_find_verb("nosuch"));
 }
 
+/* A distribution may be called as a verb is: verbs are looked for where no
+ * name can stand, and names where no verb can. */
+static void test_names_of_verbs(void **state)
+{
+	static const char *const takers[] = { "run",         "export", "terminate", "unregister", "set-default", "logs",
+					      "set-version", "manage", "config",    "stats",      "import" };
+	struct cli_opts o;
+
+	for (size_t i = 0; i < cli_n_verbs; i++) {
+		const char *name = cli_verbs[i].name;
+
+		assert_int_equal(parse(NULL, WORDS("-d", name, "--", name), &o, NULL), 0);
+		assert_string_equal(o.distro, name);
+		assert_string_equal(o.tail[0], name);
+		for (size_t k = 0; k < ARRAY_SIZE(takers); k++) {
+			assert_int_equal(
+				parse(takers[k], WORDS(name, "2"), &o, NULL),
+				cli_find_verb(takers[k])->max_pos > 1 || cli_find_verb(takers[k])->tail ? 0 : -EINVAL);
+			assert_string_equal(o.pos[0], name);
+		}
+		assert_int_equal(parse("portal", WORDS("grant", name, name), &o, NULL), 0);
+		assert_string_equal(o.pos[2], name);
+	}
+}
+
 static void test_exec_forms(void **state)
 {
 	struct cli_opts o;
@@ -350,6 +375,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_table_is_sound),
+		cmocka_unit_test(test_names_of_verbs),
 		cmocka_unit_test(test_exec_forms),
 		cmocka_unit_test(test_home),
 		cmocka_unit_test(test_run_forms),

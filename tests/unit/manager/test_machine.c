@@ -12,9 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -74,8 +77,19 @@ static void test_failure_says_why(void **state)
 
 	setenv("FAKE_VMM", "fail", 1);
 	assert_true(start(h, &hooks, &err) < 0);
-	assert_string_equal(err.msg, "it did not work");
+	assert_string_equal(err.msg, "the machine did not start: it did not work; its console: wslx logs one");
 	assert_string_equal(console.text, "line one;line two;");
+	/* Of much only what led to the panic. */
+	console = (struct heard) { 0 };
+	setenv("FAKE_VMM", "panic", 1);
+	assert_true(start(h, &hooks, &err) < 0);
+	assert_string_equal(console.text, "3;4;5;6;[0.9] Kernel panic - not syncing: fake;");
+	/* Of what is wrong on the host the console does not speak. */
+	console = (struct heard) { 0 };
+	setenv("FAKE_VMM", "host", 1);
+	assert_true(start(h, &hooks, &err) < 0);
+	assert_string_equal(err.msg, "the port is taken");
+	assert_string_equal(console.text, "");
 	setenv("FAKE_VMM", "die", 1);
 	assert_int_equal(start(h, NULL, &err), -EPIPE);
 	/* Nothing is locked afterwards. */
@@ -296,6 +310,53 @@ static int run_one(struct home *h, struct wslx_throwaway *t, struct wslx_err *er
 	return r;
 }
 
+/* A process called `comm` that has the distro's disk locked, for ms. */
+static pid_t hold_disk(struct home *h, const char *comm, unsigned ms)
+{
+	const struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
+	cleanup_free char *path = wslx_path("%s/distros/one/%s", h->m->paths.data, WSLX_DISK_FILE);
+	int fd = open(path, O_RDWR | O_CLOEXEC), ready[2];
+	char byte;
+	pid_t pid;
+
+	assert_int_equal(wslx_lock_fd(fd, WSLX_LOCK_EXCLUSIVE, false), 0);
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_NAME, comm);
+		if (write(ready[1], "r", 1) == 1)
+			nanosleep(&ts, NULL);
+		_exit(0);
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	close(ready[1]);
+	close(fd);
+	return pid;
+}
+
+/* What a machine leaves for a moment is waited for, and a program of others named. */
+static void test_export_of_a_disk_in_use(void **state)
+{
+	struct home *h = *state;
+	cleanup_close int out = memfd_create("out", MFD_CLOEXEC);
+	const struct wslx_task task = { 0 };
+	struct wslx_export_result res;
+	struct wslx_err err = { 0 };
+	char who[32];
+	pid_t pid = hold_disk(h, "somebody", 60000);
+
+	snprintf(who, sizeof(who), "process %d (somebody)", (int)pid);
+	assert_int_equal(wslx_distro_export(h->m, "one", WSLX_EXPORT_TAR, out, &task, &res, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, who));
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	pid = hold_disk(h, "wslx-devices", 300);
+	/* Then it is found to be no file system. */
+	assert_int_not_equal(wslx_distro_export(h->m, "one", WSLX_EXPORT_TAR, out, &task, &res, &err), -EBUSY);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
 static bool exists(int dirfd, const char *name)
 {
 	return faccessat(dirfd, name, F_OK, 0) == 0;
@@ -305,8 +366,15 @@ static void test_throwaway(void **state)
 {
 	struct home *h = *state;
 	struct wslx_throwaway t;
+	struct wslx_err err = { 0 };
 	char name[32];
 
+	/* There will be no log to point to. */
+	setenv("FAKE_VMM", "panic", 1);
+	assert_true(run_one(h, &t, &err) < 0);
+	assert_string_equal(err.msg, "the machine did not start: Kernel panic - not syncing: fake; more of its "
+				     "console: set WSLX_LOG=info");
+	unsetenv("FAKE_VMM");
 	assert_int_equal(run_one(h, &t, NULL), 0);
 	strcpy(name, t.name);
 	assert_true(exists(h->m->run_fd, name) && exists(h->m->machines_fd, name));
@@ -367,7 +435,7 @@ static void test_failed_throwaway_leaves_nothing(void **state)
 
 	setenv("FAKE_VMM", "fail", 1);
 	assert_true(run_one(h, &t, &err) < 0);
-	assert_string_equal(err.msg, "it did not work");
+	assert_string_equal(err.msg, "the machine did not start: it did not work");
 	home_reopen(h);
 	assert_int_equal(starts(h), 1);
 	assert_false(exists(h->m->machines_fd, "one"));
@@ -411,6 +479,7 @@ int main(void)
 		T(test_unregister_stops),
 		T(test_unregister_spares_an_unseen_machine),
 		T(test_unregister_spares_the_next_one),
+		T(test_export_of_a_disk_in_use),
 		T(test_throwaway),
 		T(test_unregister_names_a_throwaway),
 		T(test_throwaway_of_a_killed_owner),

@@ -102,6 +102,8 @@ static void test_waiters_go_away(void **state)
 	json_decref(j);
 	close(fd);
 	expect_failed(&m, "stopped while it started", NULL);
+	/* Which the guest's console says nothing about. */
+	assert_non_null(strstr(m.lines, "\"console\":[]"));
 	assert_int_equal(wait_end(&m), 1);
 	machine_remove(&m);
 }

@@ -1,18 +1,28 @@
-#include "vmm/supervisor/holder.h"
+#include "os/linux/holder.h"
 
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/loop.h"
+#include "os/linux/fd.h"
 
 #define TITLE "wslx-vmm ["
+#define OURS "wslx-"
 #define LOCK_NAME "/lock"
+#define LOCK_WAIT_MS 3000
+#define LOCK_TICK_MS 20
+#define LOOK_MS 250
+#define ANSWER_MS 300
 
 /* ---- Looking ---- */
 
@@ -30,20 +40,21 @@ static void read_proc(const char *pid, const char *file, char *buf, size_t size)
 }
 
 /* The machine of a supervisor, by the title that it was started with. */
-static void read_machine(const char *pid, char ret[WSLX_NAME_MAX + 1])
+static void take_machine(const char *cmdline, char ret[WSLX_HOLDER_NAME])
 {
-	char title[sizeof(TITLE) + WSLX_NAME_MAX + 2], *end;
+	static const char chars[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	char title[sizeof(TITLE) + WSLX_HOLDER_NAME + 1], *name = title + strlen(TITLE), *end;
 
 	ret[0] = '\0';
-	read_proc(pid, "cmdline", title, sizeof(title));
+	snprintf(title, sizeof(title), "%.*s", (int)sizeof(title) - 1, cmdline);
 	if (strncmp(title, TITLE, strlen(TITLE)) != 0)
 		return;
 	end = strchr(title, ']');
 	if (!end || end[1])
 		return;
 	*end = '\0';
-	if (wslx_name_ok(title + strlen(TITLE)))
-		strcpy(ret, title + strlen(TITLE));
+	if (*name && *name != '-' && strspn(name, chars) == strlen(name) && strlen(name) < WSLX_HOLDER_NAME)
+		strcpy(ret, name);
 }
 
 /* path is RUN/MACHINE/lock: RUN is the runtime folder. */
@@ -61,10 +72,29 @@ static bool take_run(const char *path, const char *machine, char *ret, size_t si
 	return true;
 }
 
-/* Does the process have the file open?  On the way: where its machine lock is. */
-static bool look_at(const char *pid, const struct stat *want, struct wslx_holder *h)
+/* Is the descriptor the one of a lock that is in the way of ours?  flock(2) is
+ * none of them. */
+static bool has_lock(const char *pid, const char *fd, bool write)
 {
-	char path[PATH_MAX];
+	char file[64], text[4096], *line;
+
+	snprintf(file, sizeof(file), "fdinfo/%.15s", fd);
+	read_proc(pid, file, text, sizeof(text));
+	for (line = strstr(text, "lock:"); line; line = strstr(line + 1, "lock:")) {
+		size_t n = strcspn(line, "\n");
+
+		if (!memmem(line, n, "OFDLCK", 6) && !memmem(line, n, "POSIX", 5))
+			continue;
+		if (write || memmem(line, n, "WRITE", 5))
+			return true;
+	}
+	return false;
+}
+
+/* Does the process hold the lock?  On the way: where its machine lock is. */
+static bool look_at(const char *pid, const struct stat *want, bool write, struct wslx_holder *h)
+{
+	char path[PATH_MAX], title[512];
 	struct dirent *e;
 	bool found = false;
 	DIR *d;
@@ -73,7 +103,8 @@ static bool look_at(const char *pid, const struct stat *want, struct wslx_holder
 	d = opendir(path);
 	if (!d)
 		return false;
-	read_machine(pid, h->machine);
+	read_proc(pid, "cmdline", title, sizeof(title));
+	take_machine(title, h->machine);
 	while ((e = readdir(d))) {
 		struct stat st;
 		ssize_t n = e->d_name[0] == '.' ? -1 : readlinkat(dirfd(d), e->d_name, path, sizeof(path) - 1);
@@ -84,13 +115,25 @@ static bool look_at(const char *pid, const struct stat *want, struct wslx_holder
 		if (h->machine[0] && !h->run[0])
 			(void)take_run(path, h->machine, h->run, sizeof(h->run));
 		if (!found && fstatat(dirfd(d), e->d_name, &st, 0) == 0)
-			found = st.st_dev == want->st_dev && st.st_ino == want->st_ino;
+			found = st.st_dev == want->st_dev && st.st_ino == want->st_ino &&
+				has_lock(pid, e->d_name, write);
 	}
 	closedir(d);
+	read_proc(pid, "comm", h->comm, sizeof(h->comm));
+	h->comm[strcspn(h->comm, "\n")] = '\0';
+	/* A process without a command line has no memory any more, and soon no files. */
+	h->leftover = !title[0] || (!h->machine[0] && !strncmp(h->comm, OURS, strlen(OURS)));
 	return found;
 }
 
-void wslx_holder_find(int fd, struct wslx_holder *ret)
+/* A supervisor tells more than its children do, which have the file too, and
+ * another program more than what a machine left. */
+static unsigned rank(const struct wslx_holder *h)
+{
+	return !h->pid[0] ? 0 : h->leftover ? 1 : h->machine[0] ? 3 : 2;
+}
+
+static void find(int fd, bool write, struct wslx_holder *ret)
 {
 	DIR *proc = opendir("/proc");
 	char self[16];
@@ -99,21 +142,74 @@ void wslx_holder_find(int fd, struct wslx_holder *ret)
 
 	*ret = (struct wslx_holder) { 0 };
 	snprintf(self, sizeof(self), "%d", (int)getpid());
-	/* A supervisor tells more than its children do, which have the file too. */
 	while (proc && fstat(fd, &st) == 0 && !ret->machine[0] && (e = readdir(proc))) {
 		struct wslx_holder h = { 0 };
 
 		if (!isdigit((unsigned char)e->d_name[0]) || strlen(e->d_name) >= sizeof(h.pid) ||
-		    !strcmp(e->d_name, self) || !look_at(e->d_name, &st, &h))
+		    !strcmp(e->d_name, self) || !look_at(e->d_name, &st, write, &h))
 			continue;
 		strcpy(h.pid, e->d_name);
-		read_proc(h.pid, "comm", h.comm, sizeof(h.comm));
-		h.comm[strcspn(h.comm, "\n")] = '\0';
-		if (h.machine[0] || !ret->pid[0])
+		if (rank(&h) > rank(ret))
 			*ret = h;
 	}
 	if (proc)
 		closedir(proc);
+}
+
+/* ---- Locking ---- */
+
+/* Does the machine go on?  One that does not answer may be about to end. */
+static bool machine_goes_on(const struct wslx_holder *h)
+{
+	static const char call[] = "{\"method\":\"io.wslx.Machine.Info\"}";
+	const struct timeval tv = { .tv_usec = ANSWER_MS * 1000 };
+	char path[PATH_MAX + sizeof(h->machine) + 16], reply[4096];
+	cleanup_close int sock = -1;
+	size_t len = 0;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "%s/%s/control.sock", h->run, h->machine);
+	sock = h->run[0] ? wslx_unix_connect_within(path, SOCK_STREAM | SOCK_CLOEXEC, ANSWER_MS) : -1;
+	if (sock < 0 || setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) < 0 ||
+	    send(sock, call, sizeof(call), MSG_NOSIGNAL) != (ssize_t)sizeof(call))
+		return false;
+	while (len < sizeof(reply) - 1 && (n = recv(sock, reply + len, sizeof(reply) - 1 - len, 0)) > 0) {
+		len += (size_t)n;
+		if (!reply[len - 1])
+			break;
+	}
+	reply[len] = '\0';
+	return strstr(reply, "\"state\":") && !strstr(reply, "\"state\":\"stopping\"");
+}
+
+static bool stays(const struct wslx_holder *h)
+{
+	if (!h->pid[0] || h->leftover)
+		return false;
+	return !h->machine[0] || machine_goes_on(h);
+}
+
+/* Asked for again and again: a wait in the kernel would need a signal to end it. */
+int wslx_image_lock(int fd, bool write, struct wslx_holder *ret)
+{
+	const struct timespec tick = { .tv_nsec = LOCK_TICK_MS * 1000000L };
+	int64_t now = wslx_now_ms(), end = now + LOCK_WAIT_MS, look = now;
+
+	for (;; now = wslx_now_ms()) {
+		struct flock fl = { .l_type = write ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
+
+		if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+			return 0;
+		if (errno != EAGAIN && errno != EACCES)
+			return -errno;
+		if (now >= look || now >= end) {
+			find(fd, write, ret);
+			if (now >= end || stays(ret))
+				return -EAGAIN;
+			look = wslx_now_ms() + LOOK_MS;
+		}
+		nanosleep(&tick, NULL);
+	}
 }
 
 /* ---- Telling ---- */
