@@ -78,9 +78,15 @@ int wslx_newfile_open(struct wslx_newfile *f, const char *path)
 	return f->fd < 0 ? f->fd : 0;
 }
 
-/* For file systems that cannot rename without replacing. */
+/* For file systems that cannot rename without replacing.  A link does not
+ * replace anything either; those that have none, as vfat, leave a moment in
+ * which somebody else's file could be lost. */
 static int rename_otherwise(const struct wslx_newfile *f)
 {
+	if (linkat(f->dir_fd, f->temp, f->dir_fd, f->name, 0) == 0)
+		return unlinkat(f->dir_fd, f->temp, 0) < 0 ? -errno : 0;
+	if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS)
+		return -errno;
 	if (faccessat(f->dir_fd, f->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		return -EEXIST;
 	return renameat(f->dir_fd, f->temp, f->dir_fd, f->name) < 0 ? -errno : 0;

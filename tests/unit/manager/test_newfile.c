@@ -167,7 +167,9 @@ static void test_every_way(void **state)
 {
 	alone(check, 0);
 	alone(check, UNNAMED);
-	alone(check, UNNAMED | NO_REPLACE);
+	/* A plain rename would replace: only if there are no links either. */
+	alone(check, UNNAMED | NO_REPLACE | RENAME);
+	alone(check, UNNAMED | NO_REPLACE | LINKS);
 }
 
 static void check_sync(unsigned what)
@@ -214,7 +216,7 @@ static void check_other_sync(unsigned what)
 /* The name is as durable as the contents when the caller goes on. */
 static void test_syncs(void **state)
 {
-	static const unsigned ways[] = { 0, UNNAMED, UNNAMED | NO_REPLACE };
+	static const unsigned ways[] = { 0, UNNAMED, UNNAMED | NO_REPLACE, UNNAMED | NO_REPLACE | LINKS };
 
 	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
 		alone(check_sync, ways[i]);
