@@ -12,7 +12,7 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "manager/distros.h"
-#include "os/linux/fd.h"
+#include "os/linux/newfile.h"
 
 static bool ends_in(const char *file, const char *suffix)
 {
@@ -61,39 +61,29 @@ static int choose_format(struct cli *c, const struct cli_opts *o, enum wslx_expo
 	return 0;
 }
 
-/* What is written to: under a name beside the target until all of it is there,
- * so that one that was cut short, by a kill even, never looks like an archive. */
+/* What is written to: a new file has its name only when all of it is there, so
+ * that one that was cut short, by a kill even, never looks like an archive. */
 struct out {
 	const char *file;
-	char *temp; /* NULL: written to directly */
-	int fd;
+	bool new;
+	struct wslx_newfile f; /* if not new, only its fd */
 };
 
 static void end_out(struct out *o)
 {
-	if (o->temp)
-		(void)unlink(o->temp);
-	free(o->temp);
-	wslx_close(&o->fd);
+	wslx_newfile_close(&o->f);
 }
 
-static int open_temp(struct out *o, struct wslx_err *err)
+static int open_new(struct out *o, struct wslx_err *err)
 {
-	const char *slash = strrchr(o->file, '/');
+	int r = wslx_newfile_open(&o->f, o->file);
 
-	if (!*o->file || (slash && !slash[1]))
+	if (r == -EINVAL)
 		return wslx_err_set(err, EINVAL, "'%s' is no name of a file", o->file);
-	o->temp = wslx_path("%.*s.wslx-export-XXXXXX", slash ? (int)(slash + 1 - o->file) : 0, o->file);
-	if (!o->temp)
-		return wslx_err_sys(err, ENOMEM, "cannot write %s", o->file);
-	/* It holds whatever the distribution kept from other users: 0600. */
-	o->fd = mkostemp(o->temp, O_CLOEXEC);
-	if (o->fd >= 0)
-		return 0;
-	wslx_err_sys(err, errno, "cannot write %s", o->file);
-	free(o->temp);
-	o->temp = NULL;
-	return -err->code;
+	if (r < 0)
+		return wslx_err_sys(err, -r, "cannot write %s", o->file);
+	o->new = true;
+	return 0;
 }
 
 /* One that exists is not written over, unless it is none that keeps anything,
@@ -106,45 +96,43 @@ static int open_out(struct out *o, struct wslx_err *err)
 		if (isatty(STDOUT_FILENO))
 			return wslx_err_set(err, EINVAL,
 					    "the standard output is a terminal; give a file, or pipe the archive on");
-		o->fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-		return o->fd < 0 ? wslx_err_sys(err, errno, "cannot write to the standard output") : 0;
+		o->f.fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+		return o->f.fd < 0 ? wslx_err_sys(err, errno, "cannot write to the standard output") : 0;
 	}
 	if (lstat(o->file, &st) < 0)
-		return errno == ENOENT ? open_temp(o, err) : wslx_err_sys(err, errno, "cannot write %s", o->file);
+		return errno == ENOENT ? open_new(o, err) : wslx_err_sys(err, errno, "cannot write %s", o->file);
 	if (stat(o->file, &st) == 0 && S_ISREG(st.st_mode))
 		return wslx_err_set(err, EEXIST, "%s exists already; remove it, or choose another name", o->file);
-	o->fd = open(o->file, O_WRONLY | O_CLOEXEC | O_NOCTTY);
-	return o->fd < 0 ? wslx_err_sys(err, errno, "cannot write %s", o->file) : 0;
+	o->f.fd = open(o->file, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+	return o->f.fd < 0 ? wslx_err_sys(err, errno, "cannot write %s", o->file) : 0;
 }
 
-/* Nor one that has come into being meanwhile. */
+/* Nor one that has come into being meanwhile.  Once this has returned the
+ * distribution may be removed, power loss or not. */
 static int publish_out(struct out *o, struct wslx_err *err)
 {
+	bool named;
 	int r;
 
-	if (!o->temp)
-		return 0;
-	if (fsync(o->fd) < 0)
-		return wslx_err_sys(err, errno, "cannot write %s", o->file);
-	r = renameat2(AT_FDCWD, o->temp, AT_FDCWD, o->file, RENAME_NOREPLACE);
-	/* Some file systems cannot do it in one step. */
-	if (r < 0 && errno == EINVAL && access(o->file, F_OK) < 0)
-		r = rename(o->temp, o->file);
-	else if (r < 0 && errno == EINVAL)
-		errno = EEXIST;
-	if (r < 0 && errno == EEXIST)
+	/* A pipe, say, has nothing to sync. */
+	if (!o->new)
+		return fsync(o->f.fd) == 0 || errno == EINVAL || errno == EROFS || errno == ENOTSUP
+			       ? 0
+			       : wslx_err_sys(err, errno, "cannot write %s", o->file);
+	r = wslx_newfile_publish(&o->f, &named);
+	if (r < 0 && named)
+		return wslx_err_sys(err, -r,
+				    "%s is written, but may be lost if the power fails: its folder cannot be synced",
+				    o->file);
+	if (r == -EEXIST)
 		return wslx_err_set(err, EEXIST, "%s has been made by somebody else meanwhile; it is left alone",
 				    o->file);
-	if (r < 0)
-		return wslx_err_sys(err, errno, "cannot write %s", o->file);
-	free(o->temp);
-	o->temp = NULL;
-	return 0;
+	return r < 0 ? wslx_err_sys(err, -r, "cannot write %s", o->file) : 0;
 }
 
 int cli_export(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
-	cleanup_with(end_out) struct out out = { .file = o->pos[1], .fd = -1 };
+	cleanup_with(end_out) struct out out = { .file = o->pos[1], .f = WSLX_NEWFILE_INIT };
 	struct wslx_export_result res = { 0 };
 	enum wslx_export_format format;
 	struct wslx_task task;
@@ -156,7 +144,7 @@ int cli_export(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		return r;
 	cli_interrupt_catch();
 	task = cli_progress_task();
-	r = wslx_distro_export(c->m, o->pos[0], format, out.fd, &task, &res, err);
+	r = wslx_distro_export(c->m, o->pos[0], format, out.f.fd, &task, &res, err);
 	cli_progress_clear();
 	if (r == 0)
 		r = publish_out(&out, err);

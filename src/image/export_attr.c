@@ -72,33 +72,33 @@ static int take_acl(struct attrs *x, int type, const char *name)
 	return r;
 }
 
-static int add_attr(struct export *e, const char *name, const char *value, size_t len)
-{
-	int r = wslx_export_use_attr(e, RECORD + strlen(name) + len);
-
-	if (r == 0)
-		archive_entry_xattr_add_entry(e->entry, name, value, len);
-	return r;
-}
-
+/* Each counts, whether it is archived or not: it was read, from an inode of its
+ * own perhaps, which any number of others may name. */
 static int on_attr(char *name, char *value, size_t len, void *opaque)
 {
 	struct attrs *x = opaque;
 
+	x->r = wslx_export_use_attr(x->e, RECORD + strlen(name) + len);
+	if (x->r < 0)
+		return XATTR_ABORT;
 	if (!strcmp(name, "system.posix_acl_access"))
 		x->r = take_acl(x, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, name);
 	else if (!strcmp(name, "system.posix_acl_default"))
 		x->r = take_acl(x, ARCHIVE_ENTRY_ACL_TYPE_DEFAULT, name);
 	else if (strncmp(name, SYSTEM, strlen(SYSTEM)) != 0) /* the rest of those is the file system's own */
-		x->r = add_attr(x->e, name, value, len);
+		archive_entry_xattr_add_entry(x->e->entry, name, value, len);
 	return x->r < 0 ? XATTR_ABORT : 0;
 }
 
 int wslx_export_attrs(struct export *e, ext2_ino_t ino)
 {
 	struct attrs x = { .e = e };
-	errcode_t c = ext2fs_xattrs_open(e->fs, ino, &x.h);
+	int r = wslx_walk_step(&e->walk);
+	errcode_t c;
 
+	if (r < 0)
+		return r;
+	c = ext2fs_xattrs_open(e->fs, ino, &x.h);
 	if (c)
 		return wslx_export_ext2_error(e, c);
 	c = ext2fs_xattrs_read(x.h);

@@ -170,6 +170,18 @@ static int check_network(const struct wslx_settings *s, struct wslx_err *err)
 			    "or use --net none");
 }
 
+/* What is saved may be from a release that allowed more. */
+static int check_memory(const struct wslx_machine_spec *spec, struct wslx_err *err)
+{
+	struct wslx_err why = { 0 };
+
+	if (wslx_settings_check_fit(spec->settings, &why) == 0)
+		return 0;
+	if (spec->throwaway)
+		return wslx_err_set(err, EINVAL, "%s", why.msg);
+	return wslx_err_set(err, EINVAL, "%s; to change it: wslx config %s memory=SIZE", why.msg, spec->name);
+}
+
 /* ---- Starting ---- */
 
 static int make_folders(struct wslx_manager *m, const char *name, struct wslx_err *err)
@@ -279,8 +291,10 @@ static int start_locked(struct wslx_manager *m, const struct wslx_machine_spec *
 	struct wslx_vm_config *c = calloc(1, sizeof(*c));
 	struct wslx_kernel_paths kernel = { 0 };
 	enum wslx_engine engine = WSLX_ENGINE_AUTO;
-	int r = c ? check_network(spec->settings, err) : wslx_err_sys(err, ENOMEM, "cannot start the machine");
+	int r = c ? check_memory(spec, err) : wslx_err_sys(err, ENOMEM, "cannot start the machine");
 
+	if (r == 0)
+		r = check_network(spec->settings, err);
 	if (r == 0)
 		r = wslx_engine_choose(m, spec->settings->engine, &engine, err);
 	if (r == 0)

@@ -145,6 +145,12 @@ static int set_engine(struct wslx_settings *s, const char *v, struct wslx_err *e
 	return 0;
 }
 
+static int too_much_memory(const char *text, struct wslx_err *err)
+{
+	return wslx_err_set(err, EINVAL, "memory of %s is out of range: at most %uG", text,
+			    (unsigned)(WSLX_MEMORY_MAX / WSLX_GIB));
+}
+
 static int set_memory(struct wslx_settings *s, const char *v, struct wslx_err *err)
 {
 	bool plain = *v && v[strspn(v, "0123456789")] == '\0';
@@ -153,9 +159,10 @@ static int set_memory(struct wslx_settings *s, const char *v, struct wslx_err *e
 
 	if (r < 0 && r != -ERANGE)
 		return wslx_err_set(err, EINVAL, "'%s' is no amount of memory: write something like 512M or 2G", v);
-	if (r < 0 || size > WSLX_MEMORY_MAX)
-		return wslx_err_set(err, EINVAL, "memory of %s is out of range: at most %uG", v,
-				    (unsigned)(WSLX_MEMORY_MAX / WSLX_GIB));
+	/* What no file can say.  WSLX_MEMORY_MAX is for wslx_settings_check(): a file
+	 * that says more must be read to be mended. */
+	if (r < 0 || size > INT64_MAX)
+		return too_much_memory(v, err);
 	if (*v && size < WSLX_MEMORY_MIN)
 		return wslx_err_set(
 			err, EINVAL,
@@ -299,11 +306,25 @@ int wslx_settings_set(struct wslx_settings *s, const char *key, const char *valu
 /* As it was written, or in the largest unit that says exactly as much. */
 static void format_memory(uint64_t n, char buf[24])
 {
-	const char *unit = "BKM";
+	const char *unit = "BKMGT";
 
 	for (; unit[1] && n % 1024 == 0; unit++)
 		n /= 1024;
 	snprintf(buf, 24, "%" PRIu64 "%c", n, *unit);
+}
+
+int wslx_settings_check_fit(const struct wslx_settings *s, struct wslx_err *err)
+{
+	char text[24];
+
+	format_memory(s->memory, text);
+	if (s->memory > WSLX_MEMORY_MAX)
+		return too_much_memory(text, err);
+	if (!wslx_memory_fits(s->memory, s->portal_window))
+		return wslx_err_set(err, EINVAL,
+				    "memory of %s and a window of %uM are too much together: 255G is the most", text,
+				    (unsigned)(s->portal_window / WSLX_MIB));
+	return 0;
 }
 
 int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err)
@@ -319,13 +340,7 @@ int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err)
 				    "chosen with --kernel may do with less",
 				    text, (unsigned)(WSLX_MEMORY_DEBIAN / WSLX_MIB));
 	}
-	if (!wslx_memory_fits(s->memory, s->portal_window)) {
-		format_memory(s->memory, text);
-		return wslx_err_set(err, EINVAL,
-				    "memory of %s and a window of %uM are too much together: 255G is the most", text,
-				    (unsigned)(s->portal_window / WSLX_MIB));
-	}
-	return 0;
+	return wslx_settings_check_fit(s, err);
 }
 
 uint64_t wslx_settings_memory(const struct wslx_settings *s)

@@ -39,8 +39,11 @@ WSLX_MUST_CHECK int wslx_settings_set(struct wslx_settings *s, const char *key, 
 				      struct wslx_err *err);
 
 /* What only shows when all are set: ports without passt; too little memory for
- * the default kernel, which is Debian's; no room for memory and window. */
+ * the default kernel, which is Debian's; what the next one says. */
 WSLX_MUST_CHECK int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err);
+/* Too much memory, alone or with the window.  distro.json may say so, from an
+ * earlier release: no machine can have it. */
+WSLX_MUST_CHECK int wslx_settings_check_fit(const struct wslx_settings *s, struct wslx_err *err);
 
 /* "512M", "2G", "1.5G" is none; plain bytes, K, M, G, T and KB, MB, GB, TB (all
  * powers of 1024), without case.  -EINVAL, -ERANGE. */

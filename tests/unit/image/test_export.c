@@ -584,12 +584,11 @@ static void test_shared_blocks(void **state)
 	free(data);
 }
 
-/* Inodes that all have the same large attributes, which each entry repeats. */
-static void test_shared_attributes(void **state)
+/* Inodes that all have the same large attributes. */
+static void export_shared_attributes(const char *prefix, struct exported *x)
 {
 	char dir[] = "/tmp/wslx-export-XXXXXX", path[64], script[1024];
 	struct ext2_inode_large a = { 0 };
-	struct exported x;
 	ext2_filsys fs;
 	ext2_ino_t ino;
 	int disk;
@@ -600,8 +599,8 @@ static void test_shared_attributes(void **state)
 		 "cd %s && mkdir -p t/etc && for i in $(seq 0 199); do :>t/etc/$i; done && head -c 60000 /dev/zero "
 		 ">big && "
 		 "mke2fs -q -t ext4 -b 4096 -O ea_inode,^has_journal,^metadata_csum -d t img 64M && "
-		 "for i in $(seq 100); do echo ea_set -f big /etc/0 user.a$i; done | debugfs -w -f - img",
-		 dir);
+		 "for i in $(seq 100); do echo ea_set -f big /etc/0 %sa$i; done | debugfs -w -f - img",
+		 dir, prefix);
 	assert_int_equal(run_program((const char *const[]) { "sh", "-c", script, NULL }), 0);
 	assert_int_equal(ext2fs_open(path, EXT2_FLAG_RW, 0, 0, unix_io_manager, &fs), 0);
 	for (int i = 0; i < 200; i++) {
@@ -613,14 +612,32 @@ static void test_shared_attributes(void **state)
 	}
 	assert_int_equal(ext2fs_close(fs), 0);
 	disk = open(path, O_RDONLY | O_CLOEXEC);
-	export_disk(disk, WSLX_EXPORT_TAR, &x);
-	if (x.r != -EBADMSG || !strstr(x.err.msg, "more attributes than the disk has room for"))
-		fail_msg("%d '%s'", x.r, x.err.msg);
-	assert_in_range(lseek(x.fd, 0, SEEK_END), 32 << 20, 70 << 20);
+	export_disk(disk, WSLX_EXPORT_TAR, x);
+	if (x->r != -EBADMSG || !strstr(x->err.msg, "more attributes than the disk has room for"))
+		fail_msg("%s: %d '%s'", prefix, x->r, x->err.msg);
 	close(disk);
-	close(x.fd);
 	snprintf(script, sizeof(script), "rm -rf %s", dir);
 	assert_int_equal(run_program((const char *const[]) { "sh", "-c", script, NULL }), 0);
+}
+
+/* Each entry repeats them. */
+static void test_shared_attributes(void **state)
+{
+	struct exported x;
+
+	export_shared_attributes("user.", &x);
+	assert_in_range(lseek(x.fd, 0, SEEK_END), 32 << 20, 70 << 20);
+	close(x.fd);
+}
+
+/* Those that no entry has are read all the same. */
+static void test_shared_system_attributes(void **state)
+{
+	struct exported x;
+
+	export_shared_attributes("system.", &x);
+	assert_in_range(lseek(x.fd, 0, SEEK_END), 0, 1 << 20);
+	close(x.fd);
 }
 
 /* A journal that was not replayed: the disk of a machine that was killed. */
@@ -707,6 +724,7 @@ int main(void)
 		cmocka_unit_test(test_hostile),
 		cmocka_unit_test(test_shared_blocks),
 		cmocka_unit_test(test_shared_attributes),
+		cmocka_unit_test(test_shared_system_attributes),
 		cmocka_unit_test(test_journal),
 		cmocka_unit_test(test_full_output),
 		cmocka_unit_test(test_room),

@@ -444,6 +444,26 @@ static void test_failed_throwaway_leaves_nothing(void **state)
 	assert_int_equal(wslx_distro_unregister(h->m, "one", NULL), 0);
 }
 
+/* Saved by a release that allowed more. */
+static void test_too_much_memory(void **state)
+{
+	struct home *h = *state;
+	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_err err = { 0 };
+
+	assert_int_equal(wslx_distro_find(h->m, "one", d, NULL), 0);
+	d->settings.memory = 1024 * WSLX_GIB;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
+	assert_int_equal(start(h, NULL, &err), -EINVAL);
+	assert_string_equal(err.msg, "memory of 1T is out of range: at most 240G; to change it: wslx config one "
+				     "memory=SIZE");
+	assert_int_equal(starts(h), 0);
+	d->settings.memory = 4 * WSLX_GIB;
+	assert_int_equal(wslx_distro_save(h->m, d, NULL), 0);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	free(d);
+}
+
 static void test_missing_programs_are_named(void **state)
 {
 	struct home *h = *state;
@@ -484,6 +504,7 @@ int main(void)
 		T(test_unregister_names_a_throwaway),
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),
+		T(test_too_much_memory),
 		T(test_missing_programs_are_named),
 	};
 

@@ -87,7 +87,7 @@ static void test_set(void **state)
 		{ "memory", "0" },
 		{ "memory", "31M" },
 		{ "memory", "12Q" },
-		{ "memory", "2000T" },
+		{ "memory", "9000000T" },
 		{ "cpus", "0" },
 		{ "cpus", "many" },
 		{ "cpus", "65" },
@@ -172,7 +172,8 @@ static void test_memory_limits(void **state)
 		{ "191G", "64G", NULL },
 		{ "195585M", "64G", "memory of 195585M and a window of 65536M are too much together: 255G" },
 		{ "1T", "", "memory of 1T is out of range: at most 240G" },
-		{ "241G", "", "at most 240G" },
+		{ "241G", "", "memory of 241G is out of range: at most 240G" },
+		{ "9223372036854775808", "", "at most 240G" },
 		{ "99999999999T", "", "memory of 99999999999T is out of range: at most 240G" },
 		{ "95M", "", "memory of 95M is too little for Debian's kernels, which need 96M" },
 		{ "97280K", "", "memory of 95M is too little" },
@@ -312,6 +313,23 @@ static void test_distro_strict(void **state)
 	free(d);
 }
 
+/* An earlier release let it be saved: it can be read, or nobody could mend it. */
+static void test_distro_with_too_much_memory(void **state)
+{
+	static const char json[] =
+		"{\"version\":1,\"name\":\"a\",\"id\":\"0123456789abcdef\",\"memory\":1099511627776}";
+	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_err err = { 0 };
+
+	assert_int_equal(wslx_distro_decode(json, strlen(json), d, NULL), 0);
+	assert_true(d->settings.memory == 1024 * WSLX_GIB);
+	assert_int_equal(wslx_settings_check(&d->settings, &err), -EINVAL);
+	assert_string_equal(err.msg, "memory of 1T is out of range: at most 240G");
+	assert_int_equal(wslx_settings_set(&d->settings, "memory", "4G", NULL), 0);
+	assert_int_equal(wslx_settings_check(&d->settings, NULL), 0);
+	free(d);
+}
+
 static void test_too_large(void **state)
 {
 	size_t n = WSLX_STATE_FILE_MAX + 1;
@@ -347,17 +365,12 @@ static void test_config_and_image(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sizes),
-		cmocka_unit_test(test_publish),
-		cmocka_unit_test(test_set),
-		cmocka_unit_test(test_check),
-		cmocka_unit_test(test_memory_limits),
-		cmocka_unit_test(test_memory_of_a_machine),
-		cmocka_unit_test(test_defaults),
-		cmocka_unit_test(test_distro_round_trip),
-		cmocka_unit_test(test_distro_strict),
-		cmocka_unit_test(test_too_large),
-		cmocka_unit_test(test_config_and_image),
+		cmocka_unit_test(test_sizes),         cmocka_unit_test(test_publish),
+		cmocka_unit_test(test_set),           cmocka_unit_test(test_check),
+		cmocka_unit_test(test_memory_limits), cmocka_unit_test(test_memory_of_a_machine),
+		cmocka_unit_test(test_defaults),      cmocka_unit_test(test_distro_round_trip),
+		cmocka_unit_test(test_distro_strict), cmocka_unit_test(test_distro_with_too_much_memory),
+		cmocka_unit_test(test_too_large),     cmocka_unit_test(test_config_and_image),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
