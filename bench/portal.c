@@ -2,7 +2,7 @@
  * Portal against the bare machine: each figure beside its peer, in batches that take turns, so that whatever else runs
  * disturbs both alike.  Prints "NAME VALUE" lines; bench/portal.py makes the table.
  *
- * usage: portal_bench rtt|spsc|rpc|bulk|fan|flat [ROUNDS]
+ * usage: portal_bench rtt|spsc|rpc|bulk|fan|flat|commands [ROUNDS]
  */
 #include <errno.h>
 #include <poll.h>
@@ -21,112 +21,9 @@
 #include <wslx/portal.h>
 
 #include "portal/atomic.h"
+#include "portal_bench.h"
 
-static char sock_path[96], sock_dir[64];
-static portal_host *host;
-static unsigned rounds;
-
-static uint64_t now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-static void must(int r, const char *what)
-{
-	if (r < 0) {
-		errno = -r;
-		die(what);
-	}
-}
-
-static void pin(int cpu)
-{
-	cpu_set_t s;
-
-	CPU_ZERO(&s);
-	CPU_SET(cpu % (int)sysconf(_SC_NPROCESSORS_ONLN), &s);
-	sched_setaffinity(0, sizeof(s), &s);
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static double at(double *v, size_t n, double q)
-{
-	size_t i = (size_t)(q * (double)(n - 1));
-
-	qsort(v, n, sizeof(*v), by_value);
-	return v[i];
-}
-
-static void *broker_main(void *arg)
-{
-	while (portal_host_dispatch(host, -1) == 0)
-		;
-	return NULL;
-}
-
-static void start_broker(uint32_t segments, uint32_t each, uint32_t slots)
-{
-	struct portal_host_params q = { .size = sizeof(q),
-					.name = "bench",
-					.path = sock_path,
-					.segments = segments,
-					.max_each = each,
-					.name_slots = slots };
-	pthread_t t;
-
-	strcpy(sock_dir, "/tmp/portal-bench-XXXXXX");
-	if (!mkdtemp(sock_dir))
-		die("mkdtemp");
-	snprintf(sock_path, sizeof(sock_path), "%s/sock", sock_dir);
-	must(portal_host_create(&q, &host), "portal_host_create");
-	pthread_create(&t, NULL, broker_main, NULL);
-	pthread_detach(t);
-}
-
-static void end_broker(void)
-{
-	unlink(sock_path);
-	rmdir(sock_dir);
-}
-
-static portal *attach(uint32_t segments)
-{
-	struct portal_attach a = { .size = sizeof(a), .path = sock_path, .name = "bench", .segments = segments };
-	portal *p;
-
-	must(portal_attach(&a, &p), "portal_attach");
-	return p;
-}
-
-static int start_child(void (*fn)(void))
-{
-	int pid;
-
-	fflush(NULL);
-	pid = fork();
-	if (pid < 0)
-		die("fork");
-	if (pid)
-		return pid;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	fn();
-	_exit(0);
-}
+unsigned rounds;
 
 /* ---- round trips ---- */
 
@@ -193,16 +90,6 @@ static void bytes_trip(int in, int out, unsigned n, int first)
 		if (!first && write(out, &v, 8) != 8)
 			die("write");
 	}
-}
-
-static portal_chan *serve_one(portal *p, const char *name)
-{
-	portal_listener *l;
-	portal_chan *c;
-
-	must(portal_listen(p, name, NULL, &l), "listen");
-	must(portal_accept(l, PORTAL_FOREVER, &c), "accept");
-	return c;
 }
 
 static void rtt_peer(void)
@@ -532,7 +419,7 @@ static void bench_fan(void)
 		portal *p;
 		size_t k;
 
-		if (!host)
+		if (n == 1)
 			start_broker(4096, 0, 0);
 		p = attach(0);
 		must(portal_fanin_new(p, &f), "fanin");
@@ -655,12 +542,13 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*fn)(void);
-	} part[] = { { "rtt", bench_rtt },   { "spsc", bench_spsc }, { "rpc", bench_rpc },
-		     { "bulk", bench_bulk }, { "fan", bench_fan },   { "flat", bench_flat } };
+	} part[] = { { "rtt", bench_rtt },          { "spsc", bench_spsc }, { "rpc", bench_rpc },
+		     { "bulk", bench_bulk },        { "fan", bench_fan },   { "flat", bench_flat },
+		     { "commands", bench_commands } };
 
 	rounds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 1000;
 	bare = mmap(NULL, sizeof(*bare), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	for (unsigned i = 0; argc > 1 && i < 6; i++) {
+	for (unsigned i = 0; argc > 1 && i < sizeof(part) / sizeof(part[0]); i++) {
 		if (strcmp(argv[1], part[i].name) == 0) {
 			part[i].fn();
 			end_broker();
@@ -668,6 +556,6 @@ int main(int argc, char **argv)
 			_exit(0);
 		}
 	}
-	fprintf(stderr, "usage: portal_bench rtt|spsc|rpc|bulk|fan|flat [ROUNDS]\n");
+	fprintf(stderr, "usage: portal_bench rtt|spsc|rpc|bulk|fan|flat|commands [ROUNDS]\n");
 	return 2;
 }

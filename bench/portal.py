@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Portal's benchmarks: a table of ratios, and a plot.
 
-usage: bench/portal.py [--build DIR] [--rounds N] [--runs N] [--svg FILE] [rtt|spsc|rpc|bulk|fan|flat|tcg|lab ...]
+usage: bench/portal.py [--build DIR] [--rounds N] [--runs N] [--svg FILE] [rtt|spsc|rpc|bulk|fan|flat|commands|tcg|lab ...]
 Host to host: figures are medians of --runs runs of bench/portal.c; in each run the peers take turns batch by batch.
 tcg, lab: between host and machines of the tcg engine, and of the kvm engine in the lab (bench/portal_machines.py), built in
 --machines.  In both everything in a machine is emulated: only the ratios mean anything.
@@ -16,9 +16,10 @@ import sys
 import portal_machines
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NATIVE = ["rtt", "spsc", "rpc", "bulk", "fan", "flat"]
+NATIVE = ["rtt", "spsc", "rpc", "bulk", "fan", "flat", "commands"]
 MACHINES = ["tcg", "lab"]
 PARTS = NATIVE + MACHINES
+COMMAND_SIZES = [(4096, "4 KiB"), (65536, "64 KiB"), (1048576, "1 MiB")]
 
 
 def measure(build, part, rounds, runs):
@@ -83,6 +84,10 @@ def report(part, runs, t):
     elif part == "fan":
         for k in (1, 2, 4, 8):
             t.add(f"fan-in of {k}, 64-byte records", f"{m(f'fan.{k}'):.0f} ns a record")
+    elif part == "commands":
+        for n, what in COMMAND_SIZES:
+            t.add(f"command stream, {what} of data each", f"{m(f'commands.{n}.portal') / 1000:.1f} us",
+                  f"{m(f'commands.{n}.unix') / 1000:.1f} us unix socket", ratio(runs, f"commands.{n}.portal", f"commands.{n}.unix"))
     elif part == "flat":
         for what, sizes in ("mib", (4, 64, 1024, 65536)), ("objects", (10, 1000, 100000, 1000000)):
             for op in "alloc", "resolve":
@@ -124,6 +129,10 @@ def plot(results, path):
     if r := results.get("bulk"):
         charts.append(("bulk", [(f"{n}, {k} MiB", m(r, f"bulk.{k}.{key}")) for k in (1, 16, 256)
                                 for n, key in (("memcpy", "memcpy"), ("portal", "portal"))], "GB/s"))
+    if r := results.get("commands"):
+        charts.append(("a command and its data", [(f"{name}, {what}", m(r, f"commands.{n}.{key}") / 1000)
+                                                  for n, what in COMMAND_SIZES
+                                                  for name, key in (("unix", "unix"), ("portal", "portal"))], "us"))
     if r := results.get("fan"):
         charts.append(("fan-in, a record", [(f"portal, {k}", m(r, f"fan.{k}")) for k in (1, 2, 4, 8)], "ns"))
     if r := results.get("flat"):
@@ -171,7 +180,9 @@ def main():
             for row in portal_machines.rows(part, figures):
                 t.add(*row)
             continue
-        results[part] = measure(args.build, part, args.rounds, 1 if part == "flat" else args.runs)
+        # A round of commands is 140 MiB through a socket.
+        rounds = max(1, args.rounds // 50) if part == "commands" else args.rounds
+        results[part] = measure(args.build, part, rounds, 1 if part == "flat" else args.runs)
         report(part, results[part], t)
     t.show()
     svg = args.svg or os.path.join(args.build, "portal.svg")
