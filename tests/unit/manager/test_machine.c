@@ -27,6 +27,7 @@
 #include "machines.h"
 #include "manager/distros.h"
 #include "manager/gone.h"
+#include "manager/lock.h"
 #include "manager/machine.h"
 #include "os/linux/fd.h"
 
