@@ -73,13 +73,13 @@ static int refuse(scmp_filter_ctx c, int code, int call, unsigned n, struct scmp
 static void lack(unsigned what)
 {
 	scmp_filter_ctx c = seccomp_init(SCMP_ACT_ALLOW);
-	const struct scmp_arg_cmp any = SCMP_A0(SCMP_CMP_NE, UINT64_MAX);
+	const struct scmp_arg_cmp any = SCMP_A0(SCMP_CMP_NE, UINT64_MAX, 0);
 	int r = 0;
 
 	if (what & UNNAMED)
 		r |= refuse(c, EOPNOTSUPP, SCMP_SYS(openat), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, O_TMPFILE, O_TMPFILE));
 	if (what & NO_REPLACE)
-		r |= refuse(c, EINVAL, SCMP_SYS(renameat2), 1, SCMP_A4(SCMP_CMP_NE, 0));
+		r |= refuse(c, EINVAL, SCMP_SYS(renameat2), 1, SCMP_A4(SCMP_CMP_NE, 0, 0));
 	if (what & LINKS)
 		r |= refuse(c, EPERM, SCMP_SYS(linkat), 0, any);
 	if (what & RENAME)
@@ -93,7 +93,7 @@ static void cannot_sync(int fd, int code)
 {
 	scmp_filter_ctx c = seccomp_init(SCMP_ACT_ALLOW);
 
-	assert_int_equal(refuse(c, code, SCMP_SYS(fsync), 1, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)fd)), 0);
+	assert_int_equal(refuse(c, code, SCMP_SYS(fsync), 1, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)fd, 0)), 0);
 	assert_int_equal(seccomp_load(c), 0);
 	seccomp_release(c);
 }
