@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -111,6 +112,14 @@ class Wslx:
 
     def vmm_pid(self, name="debian"):
         return self.distros()[name].get("pid")
+
+
+def free_port():
+    s = socket.socket()
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
+    s.close()
+    return port
 
 
 def wait_for(what, cond, timeout=120):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from conftest import children_of, wait_for
+from conftest import children_of, free_port, wait_for
 from test_lifecycle import control
 
 
@@ -88,14 +88,6 @@ def test_dns_reaches_the_hosts_resolver(wslx):
                "s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(30); s.sendto(q,(ns,53))\n"
                "print(struct.unpack('>H', s.recv(512)[:2])[0])").out
     assert out == "7\n"
-
-
-def free_port():
-    s = socket.socket()
-    s.bind(("127.0.0.1", 0))
-    port = s.getsockname()[1]
-    s.close()
-    return port
 
 
 def test_publish(wslx):
