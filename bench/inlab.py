@@ -9,6 +9,7 @@ Exit status: 0 if every row is there.
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -27,12 +28,21 @@ BUILD = os.environ["WSLX_E2E_BUILD"]
 RUNS = int(os.environ.get("WSLX_BENCH_RUNS", "5"))
 VMM = os.path.join(BUILD, "wslx-vmm")
 KERNEL = os.path.join(BUILD, "e2e/home/data/kernels/cloud")
-CMDLINE = "console=ttyS0 panic=-1 reboot=t tsc=reliable quiet"
 WORK = os.environ.get("TMPDIR", "/tmp")
 MEMORY = 512 << 20
 # Seconds from fork to HELLO.  On a busy machine the slowest take 10.
 LIMIT = 60
 NAMES = "WSLX", "the peer"
+
+
+def default_cmdline():
+    """What the kvm engine gives every kernel (src/boot/cmdline.c); the peer gets the same."""
+    with open(os.path.join(TOP, "src/boot/cmdline.c")) as f:
+        parts = re.search(r"defaults\[\] = (.*?);", f.read(), re.S)[1]
+    return "".join(re.findall(r'"([^"]*)"', parts))
+
+
+CMDLINE = default_cmdline()
 
 
 def warm(*paths):
