@@ -149,12 +149,12 @@ int wslx_portal_directory_add(struct wslx_portal_directory *d, const struct port
 	}
 	if (d->used == d->slots)
 		return -ENOSPC;
-	slot = d->n_free ? d->free[--d->n_free] : PORTAL_LOAD(d->end);
+	slot = d->n_free ? d->free[--d->n_free] : d->top;
 	copy.state = PORTAL_NAME_LIVE;
 	copy.generation = d->table[slot].generation + 1;
 	write_slot(&d->table[slot], &copy);
-	if (slot >= PORTAL_LOAD(d->end))
-		PORTAL_STORE_REL(d->end, slot + 1);
+	if (slot == d->top)
+		PORTAL_STORE_REL(d->end, ++d->top);
 	PORTAL_STORE_REL(&d->index[at], index_entry(hash, slot));
 	d->used++;
 	return 0;

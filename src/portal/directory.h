@@ -45,7 +45,8 @@ struct wslx_portal_directory {
 	uint32_t *index_seq, *end;
 	uint32_t slots, index_slots;
 	uint32_t used;
-	uint32_t *free; /* slots below *end, n_free of them */
+	uint32_t top;   /* what *end says */
+	uint32_t *free; /* slots below top, n_free of them */
 	uint32_t n_free;
 };
 

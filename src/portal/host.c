@@ -28,17 +28,18 @@ static uint64_t tables_size(uint32_t slots)
 	       (uint64_t)slots * INDEX_PER_SLOT * sizeof(uint32_t);
 }
 
-static void write_header(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32_t segments, uint32_t slots)
+static void write_header(portal_host *h, uint32_t slots)
 {
 	struct portal_header *d = h->hdr;
 
 	d->version = PORTAL_VERSION;
 	d->header_size = sizeof(*d);
 	d->segment_shift = PORTAL_SEGMENT_SHIFT;
-	d->segments = segments;
+	d->segments = h->segments;
 	(void)!getrandom(d->uuid, sizeof(d->uuid), 0);
-	memcpy(&d->tag, d->uuid, sizeof(d->tag));
-	memcpy(d->name, name, PORTAL_NAME_SIZE);
+	memcpy(&h->tag, d->uuid, sizeof(h->tag));
+	d->tag = h->tag;
+	memcpy(d->name, h->name, PORTAL_NAME_SIZE);
 	d->max_participants = PORTAL_MAX_PARTICIPANTS;
 	d->max_arenas = PORTAL_MAX_ARENAS;
 	d->name_slots = slots;
@@ -54,8 +55,9 @@ static void write_header(portal_host *h, const char name[PORTAL_NAME_SIZE], uint
 	h->names.index_seq = &d->index_seq;
 	h->names.end = &d->names_end;
 	h->names.slots = slots;
-	h->names.index_slots = d->index_slots;
-	h->parts[0].life = PORTAL_LIFE(1, PORTAL_PART_LIVE);
+	h->names.index_slots = slots * INDEX_PER_SLOT;
+	h->life[0] = PORTAL_LIFE(1, PORTAL_PART_LIVE);
+	h->parts[0].life = h->life[0];
 	h->parts[0].id = (uint32_t)getpid();
 	memcpy(h->parts[0].name, "host", 5);
 	d->host = PORTAL_HOST_UP;
@@ -67,31 +69,23 @@ static int make_tables(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32
 {
 	uint32_t own = (uint32_t)((tables_size(slots) + PORTAL_SEGMENT_SIZE - 1) >> PORTAL_SEGMENT_SHIFT);
 	struct wslx_host_arena *a = &h->arena[0];
-	struct portal_header boot = { .segments = segments };
 	int r;
 
 	if (own >= segments)
 		return -EINVAL;
-	memcpy(boot.name, name, PORTAL_NAME_SIZE);
-	h->hdr = &boot;
+	memcpy(h->name, name, PORTAL_NAME_SIZE);
+	h->segments = segments;
 	r = wslx_host_arena_memory(h, own);
-	h->hdr = NULL;
 	if (r < 0)
 		return r;
-	h->base = mmap(NULL, (size_t)own << PORTAL_SEGMENT_SHIFT, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
-	if (h->base == MAP_FAILED) {
-		h->base = NULL;
-		return -errno;
-	}
 	h->hdr = (struct portal_header *)(void *)h->base;
 	h->segment_used = calloc(1, segments);
 	h->names.free = calloc(slots, sizeof(*h->names.free));
 	if (!h->segment_used || !h->names.free)
 		return -ENOMEM;
 	memset(h->segment_used, 1, own);
-	write_header(h, name, segments, slots);
+	write_header(h, slots);
 	a->life = PORTAL_LIFE(++h->arena_generation, PORTAL_ARENA_LIVE);
-	a->segments = own;
 	a->readers = UINT64_MAX;
 	h->arenas[0] = (struct portal_arena) { .life = a->life, .segments = own, .readers = UINT64_MAX };
 	return 0;

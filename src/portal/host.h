@@ -75,6 +75,11 @@ struct portal_host {
 	struct wslx_host_stranger stranger[WSLX_HOST_STRANGERS];
 	char *path;
 	uint8_t *base; /* arena 0 */
+	/* What the header says too.  Participants have descriptors of arena 0: what we decide by we keep where none
+	 * of them could ever write. */
+	char name[PORTAL_NAME_SIZE];
+	uint32_t tag, segments, epoch, quiesce, names_seq;
+	uint64_t life[PORTAL_MAX_PARTICIPANTS];
 	struct portal_header *hdr;
 	struct portal_participant *parts;
 	struct portal_arena *arenas;
@@ -92,7 +97,7 @@ struct portal_host {
 };
 
 /* host_arena.c */
-/* Memory for arena 0. */
+/* Memory for arena 0, mapped at base; nobody can map it for writing or write to it any more. */
 WSLX_MUST_CHECK int wslx_host_arena_memory(portal_host *h, uint32_t segments);
 WSLX_MUST_CHECK int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint32_t flags,
 					uint64_t readers, unsigned *ret);

@@ -12,9 +12,9 @@
 #include "portal/atomic.h"
 #include "portal/host.h"
 
-#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW)
 
-static int new_memory(const char *name, uint64_t size, int *ret_fd, int *ret_ro)
+static int new_memory(const char *name, uint64_t size, int more_seals, int *ret_fd, int *ret_ro)
 {
 	cleanup_close int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	cleanup_close int ro = -1;
@@ -22,13 +22,14 @@ static int new_memory(const char *name, uint64_t size, int *ret_fd, int *ret_ro)
 
 	if (fd < 0)
 		return -errno;
-	if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0)
+	if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_ADD_SEALS, SEALS | more_seals) < 0)
 		return -errno;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	ro = open(path, O_RDONLY | O_CLOEXEC);
 	if (ro < 0)
 		return -errno;
-	/* A reader could open it again for writing through its own /proc, were it not for the mode. */
+	/* Against mistakes, and for those that have no /proc: whoever is of the same user and has can change the mode
+	 * and open it again for writing.  Arena 0 is sealed against that. */
 	if (fchmod(fd, 0400) < 0)
 		return -errno;
 	*ret_fd = TAKE_FD(fd);
@@ -45,15 +46,26 @@ void wslx_host_arena_close(struct wslx_host_arena *a)
 int wslx_host_arena_memory(portal_host *h, uint32_t segments)
 {
 	struct wslx_host_arena *a = &h->arena[0];
+	size_t size = (size_t)segments << PORTAL_SEGMENT_SHIFT;
+	void *at;
+	int r = new_memory(h->name, size, 0, &a->fd, &a->ro);
 
-	return new_memory(h->hdr->name, (uint64_t)segments << PORTAL_SEGMENT_SHIFT, &a->fd, &a->ro);
+	if (r < 0)
+		return r;
+	at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+	if (at == MAP_FAILED)
+		return -errno;
+	a->segments = segments;
+	h->base = at;
+	/* Ours is the last writable mapping, whoever opens it again. */
+	return fcntl(a->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0 ? -errno : 0;
 }
 
 static uint32_t find_place_from(const portal_host *h, uint32_t from, uint32_t segments)
 {
 	uint32_t run = 0;
 
-	for (uint32_t s = from; s < h->hdr->segments; s++) {
+	for (uint32_t s = from; s < h->segments; s++) {
 		run = h->segment_used[s] ? 0 : run + 1;
 		if (run == segments)
 			return s + 1 - segments;
@@ -115,7 +127,7 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 	unsigned i;
 	int r;
 
-	if (!segments || segments >= h->hdr->segments)
+	if (!segments || segments >= h->segments)
 		return -EINVAL;
 	i = find_number(h);
 	if (i == PORTAL_MAX_ARENAS)
@@ -124,7 +136,7 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 	if (!first)
 		return -ENOSPC;
 	a = &h->arena[i];
-	r = new_memory(h->hdr->name, (uint64_t)segments << PORTAL_SEGMENT_SHIFT, &a->fd, &a->ro);
+	r = new_memory(h->name, (uint64_t)segments << PORTAL_SEGMENT_SHIFT, F_SEAL_SEAL, &a->fd, &a->ro);
 	if (r < 0)
 		return r;
 	wslx_host_epoch_begin(h);
@@ -209,7 +221,7 @@ static int replace(portal_host *h, unsigned i, unsigned owner, enum portal_arena
 	struct wslx_host_arena *a = &h->arena[i];
 	off_t size = (off_t)a->segments << PORTAL_SEGMENT_SHIFT;
 	cleanup_close int fd = -1, ro = -1;
-	int r = new_memory(h->hdr->name, (uint64_t)size, &fd, &ro);
+	int r = new_memory(h->name, (uint64_t)size, F_SEAL_SEAL, &fd, &ro);
 
 	if (r == 0)
 		r = copy_bytes(fd, a->fd, size);
@@ -253,11 +265,13 @@ enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, 
 
 void wslx_host_epoch_begin(portal_host *h)
 {
-	PORTAL_STORE_SEQ(&h->hdr->epoch, h->hdr->epoch | 1);
+	h->epoch |= 1;
+	PORTAL_STORE_SEQ(&h->hdr->epoch, h->epoch);
 }
 
 void wslx_host_epoch_end(portal_host *h)
 {
-	PORTAL_STORE_SEQ(&h->hdr->epoch, (h->hdr->epoch | 1) + 1);
+	h->epoch = (h->epoch | 1) + 1;
+	PORTAL_STORE_SEQ(&h->hdr->epoch, h->epoch);
 	wslx_host_event_all(h);
 }

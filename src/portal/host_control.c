@@ -61,7 +61,7 @@ int portal_host_object(portal_host *h, const char *name, uint32_t segments, unsi
 		r = wslx_host_arena_new(h, segments, owner, 0, readers, &a);
 	if (r == 0) {
 		n.handle = (struct portal_handle) {
-			.region = h->hdr->tag,
+			.region = h->tag,
 			.segment = h->arena[a].first,
 			.generation = (uint32_t)PORTAL_LIFE_GENERATION(h->arena[a].life),
 		};
@@ -137,7 +137,7 @@ int portal_host_grant(portal_host *h, const char *name, unsigned i, enum portal_
 	r = wslx_host_find_arena(h, name, &a);
 	if (r == 0)
 		r = grant_locked(h, a, i, right);
-	epoch = h->hdr->epoch;
+	epoch = h->epoch;
 	pthread_mutex_unlock(&h->lock);
 	return r < 0 ? r : drive(h, timeout_ns, all_seen, &epoch);
 }
@@ -147,7 +147,7 @@ int portal_host_grant(portal_host *h, const char *name, unsigned i, enum portal_
 static int revoke_locked(portal_host *h, unsigned i)
 {
 	struct wslx_host_member *m = &h->member[i];
-	uint64_t generation = PORTAL_LIFE_GENERATION(h->parts[i].life);
+	uint64_t generation = PORTAL_LIFE_GENERATION(h->life[i]);
 
 	if (!m->live)
 		return -ENOENT;
@@ -165,7 +165,8 @@ static int revoke_locked(portal_host *h, unsigned i)
 	}
 	m->live = false;
 	wslx_host_drop_names(h, i, generation);
-	PORTAL_STORE_SEQ(&h->parts[i].life, PORTAL_LIFE(generation, PORTAL_PART_DEAD));
+	h->life[i] = PORTAL_LIFE(generation, PORTAL_PART_DEAD);
+	PORTAL_STORE_SEQ(&h->parts[i].life, h->life[i]);
 	h->count.revoked++;
 	wslx_host_event_all(h);
 	return 0;
@@ -180,7 +181,7 @@ int portal_host_revoke(portal_host *h, unsigned i, int64_t timeout_ns)
 		return -EINVAL;
 	pthread_mutex_lock(&h->lock);
 	r = revoke_locked(h, i);
-	epoch = h->hdr->epoch;
+	epoch = h->epoch;
 	pthread_mutex_unlock(&h->lock);
 	return r < 0 ? r : drive(h, timeout_ns, all_seen, &epoch);
 }
@@ -190,7 +191,7 @@ int portal_host_seen(portal_host *h, int64_t timeout_ns)
 	uint32_t epoch;
 
 	pthread_mutex_lock(&h->lock);
-	epoch = h->hdr->epoch;
+	epoch = h->epoch;
 	pthread_mutex_unlock(&h->lock);
 	return drive(h, timeout_ns, all_seen, &epoch);
 }
@@ -199,7 +200,7 @@ int portal_host_seen(portal_host *h, int64_t timeout_ns)
 
 static void who_arrived(portal_host *h, struct portal_quiesce *q)
 {
-	uint32_t id = h->hdr->quiesce;
+	uint32_t id = h->quiesce;
 
 	*q = (struct portal_quiesce) { 0 };
 	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++) {
@@ -226,8 +227,8 @@ int portal_host_quiesce(portal_host *h, int64_t timeout_ns, struct portal_quiesc
 	int r;
 
 	pthread_mutex_lock(&h->lock);
-	if (!(h->hdr->quiesce & 1))
-		PORTAL_STORE_SEQ(&h->hdr->quiesce, h->hdr->quiesce + 1);
+	if (!(h->quiesce & 1))
+		PORTAL_STORE_SEQ(&h->hdr->quiesce, ++h->quiesce);
 	wslx_host_event_all(h);
 	pthread_mutex_unlock(&h->lock);
 	r = drive(h, timeout_ns, all_rest, &q);
@@ -242,7 +243,7 @@ int portal_host_rest(portal_host *h, struct portal_quiesce *ret)
 
 	pthread_mutex_lock(&h->lock);
 	*ret = (struct portal_quiesce) { 0 };
-	if (h->hdr->quiesce & 1)
+	if (h->quiesce & 1)
 		r = all_rest(h, ret) ? 0 : -EAGAIN;
 	pthread_mutex_unlock(&h->lock);
 	return r;
@@ -253,8 +254,8 @@ int portal_host_resume(portal_host *h)
 	int r = 0;
 
 	pthread_mutex_lock(&h->lock);
-	if (h->hdr->quiesce & 1) {
-		PORTAL_STORE_SEQ(&h->hdr->quiesce, h->hdr->quiesce + 1);
+	if (h->quiesce & 1) {
+		PORTAL_STORE_SEQ(&h->hdr->quiesce, ++h->quiesce);
 		wslx_host_event_all(h);
 	} else {
 		r = -EINVAL;
@@ -295,9 +296,9 @@ int portal_host_next_participant(portal_host *h, uint32_t *cursor, struct portal
 			.index = *cursor,
 			.kind = e->kind,
 			.id = e->id,
-			.state = PORTAL_LIFE_STATE(e->life),
+			.state = PORTAL_LIFE_STATE(h->life[*cursor]),
 			.pid = h->member[*cursor].pid,
-			.generation = PORTAL_LIFE_GENERATION(e->life),
+			.generation = PORTAL_LIFE_GENERATION(h->life[*cursor]),
 		};
 		memcpy(ret->name, e->name, sizeof(ret->name));
 		for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
@@ -314,7 +315,7 @@ int portal_host_next_name(portal_host *h, uint32_t *cursor, struct portal_object
 	int r = -ENOENT;
 
 	pthread_mutex_lock(&h->lock);
-	for (; r < 0 && *cursor < h->hdr->names_end; ++*cursor) {
+	for (; r < 0 && *cursor < h->names.top; ++*cursor) {
 		const struct portal_name *n = &h->names.table[*cursor];
 
 		if (n->state != PORTAL_NAME_LIVE)
@@ -339,11 +340,11 @@ int portal_host_stat(portal_host *h, struct portal_host_stat *ret)
 	pthread_mutex_lock(&h->lock);
 	*ret = h->count;
 	memcpy(ret->uuid, h->hdr->uuid, sizeof(ret->uuid));
-	ret->segments = h->hdr->segments;
-	ret->name_slots = h->hdr->name_slots;
+	ret->segments = h->segments;
+	ret->name_slots = h->names.slots;
 	ret->names = h->names.used;
-	ret->epoch = h->hdr->epoch;
-	ret->quiesce = h->hdr->quiesce;
+	ret->epoch = h->epoch;
+	ret->quiesce = h->quiesce;
 	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++)
 		ret->participants += h->member[i].live;
 	for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++) {

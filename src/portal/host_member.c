@@ -38,7 +38,7 @@ static void describe(portal_host *h, unsigned i, const struct portal_host_member
 		     const char name[PORTAL_NAME_SIZE])
 {
 	struct portal_participant *e = &h->parts[i];
-	uint64_t generation = PORTAL_LIFE_GENERATION(e->life) + 1;
+	uint64_t generation = PORTAL_LIFE_GENERATION(h->life[i]) + 1;
 
 	e->kind = m->kind;
 	e->id = m->id;
@@ -46,7 +46,8 @@ static void describe(portal_host *h, unsigned i, const struct portal_host_member
 	e->doorbell = m->doorbell;
 	memcpy(e->name, name, PORTAL_NAME_SIZE);
 	PORTAL_STORE_REL(&e->reply_seq, 0);
-	PORTAL_STORE_SEQ(&e->life, PORTAL_LIFE(generation, PORTAL_PART_LIVE));
+	h->life[i] = PORTAL_LIFE(generation, PORTAL_PART_LIVE);
+	PORTAL_STORE_SEQ(&e->life, h->life[i]);
 }
 
 int wslx_host_join(portal_host *h, const struct portal_host_member *m, int sock, unsigned *ret)
@@ -91,11 +92,12 @@ int wslx_host_join(portal_host *h, const struct portal_host_member *m, int sock,
 
 static void mark_dead(portal_host *h, unsigned i)
 {
-	uint64_t generation = PORTAL_LIFE_GENERATION(h->parts[i].life);
+	uint64_t generation = PORTAL_LIFE_GENERATION(h->life[i]);
 
 	/* Names first: who sees it dead does not find it by name. */
 	wslx_host_drop_names(h, i, generation);
-	PORTAL_STORE_SEQ(&h->parts[i].life, PORTAL_LIFE(generation, PORTAL_PART_DEAD));
+	h->life[i] = PORTAL_LIFE(generation, PORTAL_PART_DEAD);
+	PORTAL_STORE_SEQ(&h->parts[i].life, h->life[i]);
 	h->member[i].live = false;
 }
 

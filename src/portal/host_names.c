@@ -15,7 +15,7 @@
 /* Tells those who wait for names. */
 static void changed(portal_host *h)
 {
-	PORTAL_STORE_SEQ(&h->hdr->names_seq, h->hdr->names_seq + 1);
+	PORTAL_STORE_SEQ(&h->hdr->names_seq, ++h->names_seq);
 	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++)
 		if (h->member[i].live && PORTAL_LOAD_SEQ(&h->member[i].ctl->name_waiters))
 			wslx_host_event(h, i);
@@ -41,7 +41,7 @@ void wslx_host_drop_names(portal_host *h, unsigned owner, uint64_t generation)
 {
 	bool any = false;
 
-	for (uint32_t s = 0; s < *h->names.end; s++) {
+	for (uint32_t s = 0; s < h->names.top; s++) {
 		const struct portal_name *n = &h->names.table[s];
 
 		if (n->state != PORTAL_NAME_LIVE || n->owner != owner || n->owner_generation != generation ||
@@ -64,8 +64,8 @@ static int check_place(const portal_host *h, unsigned i, const struct portal_req
 		return 0;
 	if (q->kind != PORTAL_OBJECT)
 		return -EINVAL;
-	if (q->handle.region != h->hdr->tag || q->handle.segment < a->first ||
-	    q->handle.segment - a->first >= a->segments || q->handle.offset >= PORTAL_SEGMENT_SIZE)
+	if (q->handle.region != h->tag || q->handle.segment < a->first || q->handle.segment - a->first >= a->segments ||
+	    q->handle.offset >= PORTAL_SEGMENT_SIZE)
 		return -EACCES;
 	off = ((uint64_t)(q->handle.segment - a->first) << PORTAL_SEGMENT_SHIFT) + q->handle.offset;
 	return wslx_range_ok(off, q->size, size) ? 0 : -EACCES;
@@ -76,7 +76,7 @@ static int publish(portal_host *h, unsigned i, const struct portal_request *q)
 	struct portal_name n = {
 		.kind = q->kind,
 		.owner = i,
-		.owner_generation = PORTAL_LIFE_GENERATION(h->parts[i].life),
+		.owner_generation = PORTAL_LIFE_GENERATION(h->life[i]),
 		.tag = q->tag,
 		.handle = q->handle,
 		.size = q->size,

@@ -65,7 +65,7 @@ static void poll_member(portal_host *h, unsigned i)
 void wslx_host_tell_vmm(portal_host *h, unsigned i)
 {
 	struct wslx_host_member *m = &h->member[i];
-	struct wslx_portal_msg e = { .op = PORTAL_OP_EVENT, .epoch = h->hdr->epoch };
+	struct wslx_portal_msg e = { .op = PORTAL_OP_EVENT, .epoch = h->epoch };
 
 	m->event_due = send(m->sock, &e, sizeof(e), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EAGAIN;
 	poll_member(h, i);
@@ -75,7 +75,7 @@ void wslx_host_tell_vmm(portal_host *h, unsigned i)
 static int answer(portal_host *h, unsigned i)
 {
 	struct wslx_host_member *m = &h->member[i];
-	struct wslx_portal_msg done = { .op = PORTAL_OP_DONE, .epoch = h->hdr->epoch };
+	struct wslx_portal_msg done = { .op = PORTAL_OP_DONE, .epoch = h->epoch };
 	int r = 0;
 
 	for (unsigned a = 0; r == 0 && a < PORTAL_MAX_ARENAS; a++) {
@@ -135,8 +135,8 @@ int wslx_host_greet(portal_host *h, int sock)
 	r = welcome(h, sock, &q, &i);
 	w.status = r;
 	w.index = i;
-	w.segments = h->hdr->segments;
-	w.life = r < 0 ? 0 : PORTAL_LIFE_GENERATION(h->parts[i].life);
+	w.segments = h->segments;
+	w.life = r < 0 ? 0 : PORTAL_LIFE_GENERATION(h->life[i]);
 	n = send(sock, &w, sizeof(w), MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (r < 0)
 		return r;
@@ -162,7 +162,7 @@ static int on_sync(portal_host *h, unsigned i, const struct wslx_portal_msg *q)
 static int on_synced(portal_host *h, unsigned i, uint32_t epoch)
 {
 	/* What has not been told cannot be in place. */
-	if (h->member[i].kind != PORTAL_KIND_GUEST || (epoch & 1) || (int32_t)(h->hdr->epoch - epoch) < 0)
+	if (h->member[i].kind != PORTAL_KIND_GUEST || (epoch & 1) || (int32_t)(h->epoch - epoch) < 0)
 		return -EPROTO;
 	h->member[i].synced = epoch;
 	wslx_host_event(h, i);

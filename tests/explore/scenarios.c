@@ -416,7 +416,7 @@ static void setup_names(void)
 	put_name(collide[0], 0, 6);
 	put_name(collide[1], 1, 7);
 	put_name(behind, 2, 0);
-	m.hdr.names_end = directory.used = 3;
+	m.hdr.names_end = directory.top = directory.used = 3;
 }
 
 /* The same name again: in the same slot, with other contents. */
