@@ -537,7 +537,7 @@ static const struct scenario scenarios[] = {
 	{ "flip", 2, 3, false, 0, false, setup_records, { flipping_producer, steady_consumer }, NULL },
 	{ "names", 2, 2, false, 0, false, setup_names, { name_writer, name_reader }, NULL },
 	{ "names-pso", 2, 2, true, 0, false, setup_names, { name_writer, name_reader }, NULL },
-	{ "names-again", 2, 2, false, 0, false, setup_names, { name_reader_early, name_writer }, NULL },
+	{ "names-again", 2, 4, false, 0, false, setup_names, { name_reader_early, name_writer }, NULL },
 	{ "names-move", 2, 3, false, 0, false, setup_names, { name_remover, name_reader_of_one }, NULL },
 	{ "names-crash", 2, 2, false, 2, false, setup_names, { name_reader_early, name_writer }, NULL },
 	{ "quiesce", 3, 2, false, 0, true, setup_quiesce, { sender_a, sender_b, quiescer }, NULL },
