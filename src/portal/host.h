@@ -41,6 +41,7 @@ struct wslx_host_member {
 	int sock;
 	bool greeted;
 	bool answering;  /* the socket was full in the middle of an answer */
+	bool later;      /* ... or too many descriptors are on their way: the timer goes on with it */
 	bool event_due;  /* ... in an event: the next one must not be an older epoch's */
 	uint32_t polled; /* epoll events asked for; 0: as at first */
 	uint32_t kind;
@@ -72,6 +73,7 @@ struct portal_host {
 	int epoll, listener, timer;
 	int spare[2];       /* descriptors that replacing an arena's memory may always use */
 	int64_t deaf_until; /* the listener is not watched; 0: it is */
+	int64_t retry_at;   /* who is to be answered later; 0: nobody */
 	struct wslx_host_stranger stranger[WSLX_HOST_STRANGERS];
 	char *path;
 	uint8_t *base; /* arena 0 */
@@ -124,6 +126,8 @@ void wslx_host_event_all(portal_host *h);
 /* Hears a stranger: 0: sock is a member's, or was; 1: it has said nothing yet; -errno: it is to be closed. */
 WSLX_MUST_CHECK int wslx_host_greet(portal_host *h, int sock);
 void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events);
+/* Those that too many descriptors on their way kept from their answers. */
+void wslx_host_answer_late(portal_host *h);
 /* To a guest's VMM: ring the guest. */
 void wslx_host_tell_vmm(portal_host *h, unsigned i);
 
@@ -135,6 +139,8 @@ WSLX_MUST_CHECK int wslx_host_accept(portal_host *h, int sock);
 void wslx_host_on_connection(portal_host *h);
 void wslx_host_on_stranger(portal_host *h, unsigned k);
 void wslx_host_on_timer(portal_host *h);
+/* wslx_host_answer_late() in a while. */
+void wslx_host_retry_soon(portal_host *h);
 /* Are there enough left besides fd to let somebody in? */
 bool wslx_host_has_descriptors(int fd);
 

@@ -54,6 +54,10 @@ static void poll_member(portal_host *h, unsigned i)
 	struct wslx_host_member *m = &h->member[i];
 	uint32_t events = m->answering ? EPOLLOUT : m->event_due ? EPOLLIN | EPOLLOUT : EPOLLIN;
 
+	/* There is room, and it does not help: only its end is news. */
+	if (m->later)
+		events = EPOLLERR;
+
 	if (events == (m->polled ? m->polled : EPOLLIN))
 		return;
 	m->polled = events;
@@ -90,9 +94,29 @@ static int answer(portal_host *h, unsigned i)
 	}
 	if (r == 0 && send(m->sock, &done, sizeof(done), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		r = -errno;
-	m->answering = r == -EAGAIN;
+	/* Not this one's doing: the kernel counts those that have been sent and not received by user. */
+	m->later = r == -ETOOMANYREFS;
+	m->answering = r == -EAGAIN || m->later;
+	if (m->later)
+		wslx_host_retry_soon(h);
 	poll_member(h, i);
-	return r == -EAGAIN ? 0 : r;
+	return m->answering ? 0 : r;
+}
+
+static void gone(portal_host *h, unsigned i, int r)
+{
+	log_debug("portal: participant %u is gone (%d)", i, r);
+	wslx_host_leave(h, i, true);
+}
+
+void wslx_host_answer_late(portal_host *h)
+{
+	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++) {
+		int r = h->member[i].later ? answer(h, i) : 0;
+
+		if (r < 0)
+			gone(h, i, r);
+	}
 }
 
 static int welcome(portal_host *h, int sock, const struct wslx_portal_msg *q, unsigned *ret)
@@ -121,6 +145,15 @@ static int welcome(portal_host *h, int sock, const struct wslx_portal_msg *q, un
 	return r;
 }
 
+/* One that does not read holds no more than some ten descriptors up, of the thousand that its user may usually have on
+ * their way.  Where it cannot be set that is no reason not to serve. */
+static void keep_few_on_their_way(int sock)
+{
+	int size = 4096;
+
+	(void)setsockopt(sock, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
 int wslx_host_greet(portal_host *h, int sock)
 {
 	struct wslx_portal_msg q, w = { .op = PORTAL_OP_WELCOME, .version = PORTAL_VERSION };
@@ -141,6 +174,7 @@ int wslx_host_greet(portal_host *h, int sock)
 	if (r < 0)
 		return r;
 	h->member[i].greeted = true;
+	keep_few_on_their_way(sock);
 	if (n < 0 || watch(h, EPOLL_CTL_MOD, sock, EPOLLIN, i) < 0 || answer(h, i) < 0)
 		wslx_host_leave(h, i, true);
 	return 0;
@@ -216,8 +250,6 @@ void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events)
 		r = on_message(h, i);
 	if (r == -EAGAIN)
 		r = 0;
-	if (r < 0 || (events & (EPOLLERR | EPOLLHUP) && m->answering)) {
-		log_debug("portal: participant %u is gone (%d)", i, r);
-		wslx_host_leave(h, i, true);
-	}
+	if (r < 0 || (events & (EPOLLERR | EPOLLHUP) && m->answering))
+		gone(h, i, r);
 }

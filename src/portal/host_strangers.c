@@ -21,6 +21,7 @@
 #include "portal/host.h"
 
 #define PATIENCE_NS INT64_C(1000000000)
+#define RETRY_NS INT64_C(100000000)
 /* What must be left when a stranger is let in, or becomes a participant: for the control socket, objects, and a
  * participant's arena. */
 #define KEPT_FREE 16
@@ -89,8 +90,18 @@ static void set_timer(portal_host *h)
 
 	if (h->deaf_until && (!at || h->deaf_until < at))
 		at = h->deaf_until;
+	if (h->retry_at && (!at || h->retry_at < at))
+		at = h->retry_at;
 	t = (struct itimerspec) { .it_value = { .tv_sec = at / 1000000000, .tv_nsec = at % 1000000000 } };
 	timerfd_settime(h->timer, TFD_TIMER_ABSTIME, &t, NULL);
+}
+
+void wslx_host_retry_soon(portal_host *h)
+{
+	if (h->retry_at)
+		return;
+	h->retry_at = now_ns() + RETRY_NS;
+	set_timer(h);
 }
 
 /* 0: now. */
@@ -189,6 +200,10 @@ void wslx_host_on_timer(portal_host *h)
 			send_away(h, k);
 	if (h->deaf_until && h->deaf_until <= now)
 		listen_at(h, 0);
+	if (h->retry_at && h->retry_at <= now) {
+		h->retry_at = 0;
+		wslx_host_answer_late(h);
+	}
 	set_timer(h);
 }
 

@@ -2,6 +2,7 @@
 #include "vmm/supervisor/portal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,10 +10,12 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "os/linux/fd.h"
 #include "vmm/supervisor/portal_internal.h"
 
 /* The processes answer at once, unless the host has no time for them. */
 #define MAP_LIMIT_MS 30000
+#define MAP_RETRY_MS 100
 
 void wslx_vmportal_say(struct grant *g, const char *fmt, ...)
 {
@@ -36,6 +39,26 @@ static void give_up(struct grant *g, const char *why)
 	g->p->params.failed(g->p->params.opaque, text);
 }
 
+void wslx_vmportal_map_over(struct grant *g)
+{
+	wslx_timer_disarm(g->timer);
+	g->busy = g->map_later = false;
+	if (g->map.kind != WSLX_WINDOW_OWN)
+		wslx_close(&g->map.fd);
+	g->map.fd = -1;
+}
+
+/* The kernel counts by user the descriptors that were sent and not received: those of others may be too many. */
+static void failed(struct grant *g, int err)
+{
+	if (err == -ETOOMANYREFS && g->map.fd >= 0 && g->map_tries++ < MAP_LIMIT_MS / MAP_RETRY_MS) {
+		g->map_later = true;
+		wslx_timer_arm(g->timer, MAP_RETRY_MS);
+		return;
+	}
+	give_up(g, strerror(-err));
+}
+
 static void on_mapped(void *opaque, int err)
 {
 	struct grant *g = opaque;
@@ -44,22 +67,35 @@ static void on_mapped(void *opaque, int err)
 	if (err == -ECONNRESET || !g->busy)
 		return;
 	if (err < 0) {
-		give_up(g, strerror(-err));
+		failed(g, err);
 		return;
 	}
-	g->busy = false;
-	wslx_timer_disarm(g->timer);
+	wslx_vmportal_map_over(g);
 	/* Everybody has something else there now. */
 	if (g->covered_segments)
 		wslx_vmportal_page_punch(&g->p->page, g->covered_first, g->covered_segments);
 	wslx_vmportal_go_on(g);
 }
 
+/* Once more, too, where only one of the two processes could not be asked: it changes nothing in the other. */
+static void ask(struct grant *g)
+{
+	int r;
+
+	g->map_later = false;
+	wslx_timer_arm(g->timer, MAP_LIMIT_MS);
+	r = g->p->params.map(g->p->params.opaque, &g->map, on_mapped, g);
+	if (r < 0 && r != -ECONNRESET)
+		failed(g, r);
+}
+
 static void on_timer(struct wslx_timer *t, void *opaque)
 {
 	struct grant *g = opaque;
 
-	if (g->busy)
+	if (g->busy && g->map_later)
+		ask(g);
+	else if (g->busy)
 		give_up(g, "no answer");
 	else if (g->p->running && g->state == GRANT_WAITING)
 		wslx_vmportal_join(g);
@@ -67,21 +103,20 @@ static void on_timer(struct wslx_timer *t, void *opaque)
 
 void wslx_vmportal_map(struct grant *g, uint32_t first, uint32_t segments, enum wslx_window_kind kind, int fd)
 {
-	const struct wslx_vmportal_map m = {
+	g->map = (struct wslx_vmportal_map) {
 		.first = first,
 		.segments = segments,
 		.kind = kind,
-		.fd = kind == WSLX_WINDOW_OWN ? g->p->page.fd : fd,
+		.fd = kind == WSLX_WINDOW_OWN ? g->p->page.fd : fcntl(fd, F_DUPFD_CLOEXEC, 0),
 	};
-	int r;
-
 	g->busy = true;
+	g->map_tries = 0;
 	g->covered_first = first;
 	g->covered_segments = kind == WSLX_WINDOW_OWN ? 0 : segments;
-	wslx_timer_arm(g->timer, MAP_LIMIT_MS);
-	r = g->p->params.map(g->p->params.opaque, &m, on_mapped, g);
-	if (r < 0 && r != -ECONNRESET)
-		give_up(g, strerror(-r));
+	if (g->map.fd < 0)
+		give_up(g, strerror(errno));
+	else
+		ask(g);
 }
 
 /* ---- grants ---------------------------------------------------------------------- */
@@ -104,6 +139,7 @@ static int grant_new(struct wslx_vmportal *p, const struct wslx_portal_grant *c)
 		.config = *c,
 		.sock = -1,
 		.arena_fd = -1,
+		.map.fd = -1,
 		.bell = -1,
 	};
 	g->config.socket = strdup(c->socket);

@@ -121,8 +121,7 @@ void wslx_vmportal_drop(struct grant *g)
 {
 	forget(g);
 	g->full_warned = false;
-	wslx_timer_disarm(g->timer);
-	g->busy = false;
+	wslx_vmportal_map_over(g);
 }
 
 static int connect_broker(struct grant *g)

@@ -90,6 +90,10 @@ struct grant {
 	/* A mapping is under way: limit.  WAITING: until it may join again. */
 	struct wslx_timer *timer;
 	bool busy;
+	/* Which one: to be asked for again when too many descriptors were on their way. */
+	struct wslx_vmportal_map map; /* fd is ours, or the page's */
+	bool map_later;
+	unsigned map_tries;
 	uint32_t covered_first, covered_segments; /* ... of an arena over the window's own memory; 0: of that itself */
 
 	int sock;
@@ -133,6 +137,8 @@ struct wslx_vmportal {
 };
 
 /* portal.c */
+/* No mapping is under way (any more). */
+void wslx_vmportal_map_over(struct grant *g);
 /* Starts a mapping; portal_broker.c goes on when it is done. */
 void wslx_vmportal_map(struct grant *g, uint32_t first, uint32_t segments, enum wslx_window_kind kind, int fd);
 void wslx_vmportal_say(struct grant *g, const char *fmt, ...) WSLX_PRINTF(2, 3);

@@ -2,8 +2,10 @@
 #include "support.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -64,10 +66,108 @@ static void header_cannot_be_written(void **state)
 	broker_end(&b);
 }
 
+/* false: nothing came, not even the end. */
+static bool comes(int s, int ms)
+{
+	struct pollfd p = { .fd = s, .events = POLLIN };
+
+	return poll(&p, 1, ms) == 1;
+}
+
+static uint32_t next_op(int s)
+{
+	struct wslx_portal_msg m;
+	int fd = -1;
+	size_t n = 1;
+
+	if (wslx_recv_fds(s, &m, sizeof(m), &fd, &n, 0) != sizeof(m))
+		return 0;
+	if (n)
+		close(fd);
+	return m.op;
+}
+
+/* As many as this user may have on their way; how many messages. */
+static unsigned fill_flight(int s)
+{
+	int fds[32];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < 32; i++)
+		fds[i] = 0;
+	while (n < 100 && wslx_send_fds(s, "x", 1, fds, 32, MSG_DONTWAIT) == 1)
+		n++;
+	return errno == ETOOMANYREFS ? n : 0;
+}
+
+static int64_t used_ns(pthread_t t)
+{
+	struct timespec ts;
+	clockid_t c;
+
+	if (pthread_getcpuclockid(t, &c) || clock_gettime(c, &ts) < 0)
+		return INT64_MAX;
+	return ts.tv_sec * SEC + ts.tv_nsec;
+}
+
+/* Not as root, whom the kernel does not count. */
+static int somebody(void *arg)
+{
+	struct wslx_portal_msg hello = { .op = PORTAL_OP_HELLO,
+					 .version = PORTAL_VERSION,
+					 .kind = PORTAL_KIND_PROCESS,
+					 .segments = 1,
+					 .name = "late" };
+	struct rlimit l = { .rlim_cur = 128, .rlim_max = 128 };
+	int pair[2], s;
+	struct broker b;
+	int64_t before;
+	char x;
+
+	if (setrlimit(RLIMIT_NOFILE, &l) < 0 || (!getuid() && setresuid(64321, 64321, 64321) < 0))
+		return 1;
+	broker_start(&b, NULL);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) < 0 || !fill_flight(pair[0]))
+		return 2;
+	s = wslx_unix_connect(b.path, SOCK_SEQPACKET);
+	if (s < 0 || send(s, &hello, sizeof(hello), 0) != sizeof(hello) || next_op(s) != PORTAL_OP_WELCOME)
+		return 3;
+	before = used_ns(b.thread);
+	/* Neither an arena nor the end, and no haste. */
+	if (comes(s, 500) || used_ns(b.thread) - before > SEC / 20)
+		return 4;
+	while (comes(pair[1], 0)) {
+		int fds[32];
+		size_t n = 32;
+
+		if (wslx_recv_fds(pair[1], &x, 1, fds, &n, 0) != 1)
+			return 5;
+		while (n)
+			close(fds[--n]);
+	}
+	for (;;) {
+		uint32_t op = comes(s, 10000) ? next_op(s) : 0;
+
+		if (op == PORTAL_OP_DONE)
+			break;
+		if (op != PORTAL_OP_ARENA)
+			return 6;
+	}
+	close(s);
+	broker_end(&b);
+	return 0;
+}
+
+static void descriptors_on_their_way(void **state)
+{
+	child_wait(child_start(somebody, NULL));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(header_cannot_be_written),
+		cmocka_unit_test(descriptors_on_their_way),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -408,6 +408,35 @@ static void test_map_fails(void **state)
 	teardown(&m);
 }
 
+static bool asked_again(struct machine *m)
+{
+	return m->n_maps > 2 && !m->n_jobs;
+}
+
+/* Descriptors of others' that nobody receives end no machine: it is tried again until there is room. */
+static void test_map_later(void **state)
+{
+	struct machine m;
+
+	setup_segments(&m, 2);
+	broker_up(&m, 0);
+	m.map_error = ETOOMANYREFS;
+	boot(&m);
+	until(&m, asked_again);
+	assert_false(up_to_date(&m));
+	m.map_error = 0;
+	until(&m, up_to_date);
+	assert_false(failed(&m));
+	/* And where the machine ends meanwhile. */
+	m.map_error = ETOOMANYREFS;
+	bell = ring_up(&m);
+	close(bell);
+	settle(&m);
+	assert_false(failed(&m));
+	m.map_error = 0;
+	teardown(&m);
+}
+
 static void test_more_grants(void **state)
 {
 	static char nowhere[] = "/nonexistent";
@@ -472,6 +501,7 @@ int main(void)
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_map_fails),
+		cmocka_unit_test(test_map_later),
 		cmocka_unit_test(test_more_grants),
 	};
 
