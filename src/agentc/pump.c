@@ -58,6 +58,8 @@ struct wslx_agentc_pump {
 	void *opaque;
 	struct sink sinks[WSLX_STREAM_COUNT];  /* by stream: STDOUT, STDERR, TTY */
 	struct end sources[WSLX_STREAM_COUNT]; /* STDIN, TTY */
+	int lost;                              /* -errno; output of lost_stream */
+	unsigned lost_stream;
 	bool exited, reported, freed;
 	unsigned busy;
 	struct wslx_agentc_exit exit;
@@ -176,6 +178,16 @@ static ssize_t sink_write(struct sink *s, const uint8_t *p, size_t n, bool ready
 	return r < 0 ? -errno : r;
 }
 
+static void note_loss(const struct sink *s, int r)
+{
+	struct wslx_agentc_pump *p = s->e.p;
+
+	if (p->lost || r == -EPIPE || s->e.stream == WSLX_STREAM_TTY)
+		return;
+	p->lost = r;
+	p->lost_stream = s->e.stream;
+}
+
 /* Returns bytes taken of p; the sink may be dead afterwards. */
 static size_t sink_push(struct sink *s, const uint8_t *p, size_t n, bool ready)
 {
@@ -187,6 +199,7 @@ static size_t sink_push(struct sink *s, const uint8_t *p, size_t n, bool ready)
 		if (r == -EAGAIN)
 			break;
 		if (r < 0) {
+			note_loss(s, (int)r);
 			consumed(&s->e, n - done);
 			sink_fail(s);
 			return done;
@@ -240,6 +253,7 @@ static void sink_data(struct sink *s, const uint8_t *p, size_t n)
 	}
 	/* The window bounds what arrives; the buffer can hold all of it. */
 	if (wslx_buf_append(&s->buf, p + done, n - done) < 0 || !s->e.watch) {
+		note_loss(s, s->e.watch ? -ENOMEM : -EAGAIN);
 		consumed(&s->e, n - done);
 		sink_fail(s);
 		return;
@@ -449,6 +463,12 @@ int wslx_agentc_exec_fds(struct wslx_agentc *c, const struct wslx_agent_exec *pa
 	}
 	*ret = p;
 	return 0;
+}
+
+int wslx_agentc_pump_lost_output(const struct wslx_agentc_pump *p, unsigned *ret_stream)
+{
+	*ret_stream = p->lost_stream;
+	return p->lost;
 }
 
 struct wslx_agentc_exec *wslx_agentc_pump_exec(struct wslx_agentc_pump *p)

@@ -157,12 +157,25 @@ static void on_started(void *opaque, const struct wslx_agent_started *st)
 	send_winsize(s);
 }
 
+/* The process ended, but part of what it said is nowhere: no success, whatever its status. */
+static int check_output(struct session *s)
+{
+	unsigned stream = 0;
+	int r = s->pump ? wslx_agentc_pump_lost_output(s->pump, &stream) : 0;
+
+	if (r < 0)
+		wslx_err_sys(s->err, -r, "cannot write standard %s", stream == WSLX_STREAM_STDERR ? "error" : "output");
+	return r;
+}
+
 static void on_exit_status(void *opaque, const struct wslx_agentc_exit *x)
 {
 	struct session *s = opaque;
+	int r;
 
 	if (x->end == WSLX_AGENTC_EXITED || x->end == WSLX_AGENTC_SIGNALED) {
-		end(s, 0, x->status);
+		r = check_output(s);
+		end(s, r, r < 0 ? 255 : x->status);
 		return;
 	}
 	if (x->end == WSLX_AGENTC_LOST) {

@@ -22,6 +22,28 @@ def test_output_and_status(wslx):
     assert (r.stdout, r.stderr, r.returncode) == (b"out\n", b"err\n", 7)
 
 
+def test_output_that_cannot_be_written(wslx):
+    """Never a success, and said; a reader that has gone away is none."""
+    with open("/dev/full", "wb") as full:
+        for script in ("echo x", "trap '' PIPE; seq 100000; exit 0"):
+            assert wslx("-d", "debian", "-e", "sh", "-c", script, stdout=full).stderr.splitlines()[-1:] == [
+                b"wslx: cannot write standard output: No space left on device"]
+            assert wslx("-d", "debian", "-e", "sh", "-c", script, stdout=full).returncode == 255
+        assert wslx("-d", "debian", "-e", "sh", "-c", "echo x >&2", stderr=full).returncode == 255
+        assert wslx("-d", "debian", "-e", "true", stdout=full, stderr=full).returncode == 0
+        r = wslx("list", stdout=full)
+        assert (r.returncode, r.err) == (255, "wslx: cannot write standard output: No space left on device\n")
+    r = wslx("-d", "debian", "-e", "echo", "x", preexec_fn=lambda: os.close(1))
+    assert (r.returncode, r.err) == (255, "wslx: cannot write standard output: Bad file descriptor\n")
+    assert wslx("-d", "debian", "-e", "true", preexec_fn=lambda: os.close(1)).returncode == 0
+    # Nobody wants what goes there.
+    assert wslx("-d", "debian", "-e", "sh", "-c", "echo x >&2", preexec_fn=lambda: os.close(2)).returncode == 0
+    p = wslx.popen("-d", "debian", "-e", "yes")
+    p.stdout.readline()
+    p.stdout.close()
+    assert (p.wait(60), p.stderr.read()) == (128 + signal.SIGPIPE, b"")
+
+
 @pytest.mark.parametrize("status", [0, 1, 67, 87, 126, 127, 255])
 def test_status_passes_through(wslx, status):
     assert wslx("-d", "debian", "-e", "sh", "-c", f"exit {status}").returncode == status
