@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "agentc/internal.h"
 #include "base/cleanup.h"
@@ -297,6 +298,14 @@ static ssize_t source_read(struct end *e, uint8_t *buf, size_t n)
 	return r < 0 ? -errno : r;
 }
 
+/* Who reads the terminal in the background is stopped; and what is typed there is for another. */
+static bool in_background(const struct end *e)
+{
+	pid_t group = e->stream == WSLX_STREAM_TTY ? tcgetpgrp(e->fd) : -1;
+
+	return group > 0 && group != getpgrp();
+}
+
 /* Called when the descriptor is ready (or never blocks), and when credit came. */
 static void source_run(struct end *e)
 {
@@ -312,6 +321,10 @@ static void source_run(struct end *e)
 			/* Registers the wish for writable(). */
 			if (wslx_agentc_exec_write(x, e->stream, buf, 0) < 0)
 				end_close(e);
+			return;
+		}
+		if (in_background(e)) {
+			wslx_watch_free(TAKE_PTR(e->watch));
 			return;
 		}
 		n = source_read(e, buf, WSLX_MIN(room, sizeof(buf)));
@@ -345,6 +358,13 @@ static void on_writable(void *opaque, unsigned stream)
 	else if (e->kind == FD_DIRECT)
 		source_run(e);
 	leave(p);
+}
+
+void wslx_agentc_pump_foreground(struct wslx_agentc_pump *p)
+{
+	/* Without credit for it: writable() follows. */
+	if (p->exec && wslx_agentc_exec_room(p->exec, WSLX_STREAM_TTY))
+		on_writable(p, WSLX_STREAM_TTY);
 }
 
 static void on_stopped(void *opaque, unsigned stream)

@@ -147,10 +147,10 @@ def test_environment(wslx):
 class Terminal:
     """wslx on a pseudo-terminal."""
 
-    def __init__(self, wslx, *argv, rows=30, cols=100):
+    def __init__(self, wslx, *argv, program=WSLX, rows=30, cols=100):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.execve(WSLX, [WSLX, *argv], wslx.env)
+            os.execve(program, [program, *argv], wslx.env)
         self.resize(rows, cols)
         self.seen = b""
 
@@ -215,6 +215,35 @@ def test_ctrl_c_on_a_terminal(wslx):
     t.send(b"\x03")
     t.expect(b"caught")
     assert t.wait() == 3
+
+
+def test_in_the_background_of_a_shell(wslx):
+    """It is not stopped for the terminal's sake, reads nothing of it, and takes it when it may."""
+    t = Terminal(wslx, "--norc", "--noediting", "-i", program="/bin/bash")
+    mode = f"{sys.executable} -c 'import termios; print(\"mode\", termios.tcgetattr(0)[3] & termios.ICANON)'\n".encode()
+    t.send(f"PS1=; {WSLX} -d debian -e sh -c 'rm -f /tmp/go; echo u''p; read x; echo \"got $x\"; "
+           "while ! test -e /tmp/go; do sleep 0.1; done' &\n".encode())
+    t.expect(b"\nup")
+    # This is for bash.
+    t.send(b"echo he''re; jobs\n")
+    t.expect(b"\nhere")
+    t.expect(b"Running")
+    t.send(mode)
+    t.expect(b"mode 2")
+    # A shell gives a job that runs no signal; from now on it is typed into the guest's terminal.
+    t.send(b"fg\n")
+    t.expect(b"wslx")
+    wait_for("the terminal is raw", lambda: not termios.tcgetattr(t.fd)[3] & termios.ICANON)
+    t.send(b"word\r")
+    t.expect(b"got word")
+    os.kill(-os.tcgetpgrp(t.fd), signal.SIGSTOP)
+    t.expect(b"Stopped")
+    t.send(b"bg\n" + mode)
+    t.expect(b"mode 2")
+    wslx.sh("touch /tmp/go")
+    t.send(b"wait; echo en''ded $?; jobs -l; exit 5\n")
+    t.expect(b"ended 0")
+    assert t.wait() == 5 and b"Stopped" not in t.seen
 
 
 def test_terminal_is_restored(wslx):
