@@ -167,8 +167,13 @@ WSLX_MUST_CHECK int wslx_agentc_exec_fds(struct wslx_agentc *c, const struct wsl
 					 void (*on_started)(void *opaque, const struct wslx_agent_started *st),
 					 void (*on_exit)(void *opaque, const struct wslx_agentc_exit *x), void *opaque,
 					 struct wslx_agentc_pump **ret);
+/* The first failure to write output that was wanted, -errno, and *ret_stream, whose; 0: none.  A reader that went away
+ * (EPIPE), and a terminal, want none. */
+WSLX_MUST_CHECK int wslx_agentc_pump_lost_output(const struct wslx_agentc_pump *p, unsigned *ret_stream);
 /* For winsize and signals; NULL once exited. */
 struct wslx_agentc_exec *wslx_agentc_pump_exec(struct wslx_agentc_pump *p);
+/* A terminal is not read while it belongs to another job than ours; call this when it may be ours again. */
+void wslx_agentc_pump_foreground(struct wslx_agentc_pump *p);
 /* Hangs up if still running.  NULL is fine.  Must precede wslx_agentc_free() of its connection. */
 void wslx_agentc_pump_free(struct wslx_agentc_pump *p);
 

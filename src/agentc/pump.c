@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "agentc/internal.h"
 #include "base/cleanup.h"
@@ -58,6 +59,8 @@ struct wslx_agentc_pump {
 	void *opaque;
 	struct sink sinks[WSLX_STREAM_COUNT];  /* by stream: STDOUT, STDERR, TTY */
 	struct end sources[WSLX_STREAM_COUNT]; /* STDIN, TTY */
+	int lost;                              /* -errno; output of lost_stream */
+	unsigned lost_stream;
 	bool exited, reported, freed;
 	unsigned busy;
 	struct wslx_agentc_exit exit;
@@ -176,6 +179,16 @@ static ssize_t sink_write(struct sink *s, const uint8_t *p, size_t n, bool ready
 	return r < 0 ? -errno : r;
 }
 
+static void note_loss(const struct sink *s, int r)
+{
+	struct wslx_agentc_pump *p = s->e.p;
+
+	if (p->lost || r == -EPIPE || s->e.stream == WSLX_STREAM_TTY)
+		return;
+	p->lost = r;
+	p->lost_stream = s->e.stream;
+}
+
 /* Returns bytes taken of p; the sink may be dead afterwards. */
 static size_t sink_push(struct sink *s, const uint8_t *p, size_t n, bool ready)
 {
@@ -187,6 +200,7 @@ static size_t sink_push(struct sink *s, const uint8_t *p, size_t n, bool ready)
 		if (r == -EAGAIN)
 			break;
 		if (r < 0) {
+			note_loss(s, (int)r);
 			consumed(&s->e, n - done);
 			sink_fail(s);
 			return done;
@@ -240,6 +254,7 @@ static void sink_data(struct sink *s, const uint8_t *p, size_t n)
 	}
 	/* The window bounds what arrives; the buffer can hold all of it. */
 	if (wslx_buf_append(&s->buf, p + done, n - done) < 0 || !s->e.watch) {
+		note_loss(s, s->e.watch ? -ENOMEM : -EAGAIN);
 		consumed(&s->e, n - done);
 		sink_fail(s);
 		return;
@@ -283,6 +298,14 @@ static ssize_t source_read(struct end *e, uint8_t *buf, size_t n)
 	return r < 0 ? -errno : r;
 }
 
+/* Who reads the terminal in the background is stopped; and what is typed there is for another. */
+static bool in_background(const struct end *e)
+{
+	pid_t group = e->stream == WSLX_STREAM_TTY ? tcgetpgrp(e->fd) : -1;
+
+	return group > 0 && group != getpgrp();
+}
+
 /* Called when the descriptor is ready (or never blocks), and when credit came. */
 static void source_run(struct end *e)
 {
@@ -298,6 +321,10 @@ static void source_run(struct end *e)
 			/* Registers the wish for writable(). */
 			if (wslx_agentc_exec_write(x, e->stream, buf, 0) < 0)
 				end_close(e);
+			return;
+		}
+		if (in_background(e)) {
+			wslx_watch_free(TAKE_PTR(e->watch));
 			return;
 		}
 		n = source_read(e, buf, WSLX_MIN(room, sizeof(buf)));
@@ -331,6 +358,13 @@ static void on_writable(void *opaque, unsigned stream)
 	else if (e->kind == FD_DIRECT)
 		source_run(e);
 	leave(p);
+}
+
+void wslx_agentc_pump_foreground(struct wslx_agentc_pump *p)
+{
+	/* Without credit for it: writable() follows. */
+	if (p->exec && wslx_agentc_exec_room(p->exec, WSLX_STREAM_TTY))
+		on_writable(p, WSLX_STREAM_TTY);
 }
 
 static void on_stopped(void *opaque, unsigned stream)
@@ -449,6 +483,12 @@ int wslx_agentc_exec_fds(struct wslx_agentc *c, const struct wslx_agent_exec *pa
 	}
 	*ret = p;
 	return 0;
+}
+
+int wslx_agentc_pump_lost_output(const struct wslx_agentc_pump *p, unsigned *ret_stream)
+{
+	*ret_stream = p->lost_stream;
+	return p->lost;
 }
 
 struct wslx_agentc_exec *wslx_agentc_pump_exec(struct wslx_agentc_pump *p)

@@ -246,11 +246,11 @@ static void fill_streams(struct launch *x)
 	x->term = (struct cli_terminal) { .fd = in ? STDIN_FILENO : -1, .keep_output = !out };
 }
 
-static void make_raw(void *opaque)
+static bool make_raw(void *opaque)
 {
 	struct launch *x = opaque;
 
-	cli_terminal_raw(&x->term);
+	return cli_terminal_raw(&x->term);
 }
 
 static void make_cooked(void *opaque)

@@ -39,7 +39,8 @@ struct cli_terminal {
 	bool keep_output; /* output goes elsewhere too: newlines keep their returns */
 };
 
-void cli_terminal_raw(const struct cli_terminal *t);
+/* False: not now, it belongs to another job. */
+WSLX_MUST_CHECK bool cli_terminal_raw(const struct cli_terminal *t);
 /* As it was found.  Any number of times. */
 void cli_terminal_restore(void);
 

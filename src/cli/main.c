@@ -12,16 +12,15 @@
 #include "manager/machine.h"
 
 /* Descriptors 0 to 2 are open from here on, so that nothing we open lands
- * there and is written to by mistake. */
+ * there and is written to by mistake.  Writing to a standard output that was
+ * closed still fails, as it would have. */
 static void open_standard_fds(void)
 {
-	int fd;
-
-	do
-		fd = open("/dev/null", O_RDWR);
-	while (fd >= 0 && fd <= STDERR_FILENO);
-	if (fd > STDERR_FILENO)
-		close(fd);
+	for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++) {
+		/* The lowest that is free: i. */
+		if (fcntl(i, F_GETFD) < 0 && open("/dev/null", i == STDOUT_FILENO ? O_RDONLY : O_RDWR) != i)
+			return;
+	}
 }
 
 /* The words as a shell would want them typed; NULL if that is not one short line. */
@@ -93,7 +92,7 @@ static int run_verb(struct cli *c, const struct cli_opts *o, struct wslx_err *er
 static int flush_output(int status, struct wslx_err *err)
 {
 	if ((fflush(stdout) == EOF || ferror(stdout)) && errno != EPIPE && status == 0)
-		return wslx_err_sys(err, errno, "cannot write the output");
+		return wslx_err_sys(err, errno, "cannot write standard output");
 	return status;
 }
 

@@ -10,6 +10,9 @@
 #include "base/loop.h"
 
 #define HELLO_TIMEOUT_MS 60000
+/* A shell that brings a job to the foreground that was running anyway does not
+ * tell it. */
+#define BACKGROUND_MS 200
 
 struct session {
 	const struct wslx_session_params *p;
@@ -18,6 +21,7 @@ struct session {
 	struct wslx_agentc *conn;
 	struct wslx_agentc_pump *pump;
 	struct wslx_watch *signal_watch, *cancel_watch;
+	struct wslx_timer *background; /* looks whether the terminal is ours again */
 	int signal_fd;
 	bool ended, started;
 	int r, status;
@@ -76,6 +80,27 @@ static void send_winsize(struct session *s)
 		wslx_agentc_exec_winsize(e, &ws);
 }
 
+/* ---- The terminal ---- */
+
+static void take_terminal(struct session *s)
+{
+	if (!s->pump || !s->p->raw)
+		return;
+	if (s->p->raw(s->p->opaque))
+		wslx_agentc_pump_foreground(s->pump);
+	else
+		wslx_timer_arm(s->background, BACKGROUND_MS);
+}
+
+static void on_background(struct wslx_timer *t, void *opaque)
+{
+	struct session *s = opaque;
+
+	take_terminal(s);
+	/* Nobody told us of its sizes either. */
+	send_winsize(s);
+}
+
 /* ---- Signals ---- */
 
 static void stop_self(struct session *s)
@@ -95,8 +120,7 @@ static void on_one_signal(struct session *s, int signo)
 		send_winsize(s);
 		return;
 	case SIGCONT:
-		if (s->pump && s->p->raw)
-			s->p->raw(s->p->opaque);
+		take_terminal(s);
 		send_winsize(s);
 		return;
 	case SIGTSTP:
@@ -151,18 +175,30 @@ static void on_started(void *opaque, const struct wslx_agent_started *st)
 	s->started = true;
 	for (size_t i = 0; s->p->warning && i < st->n_warnings; i++)
 		s->p->warning(s->p->opaque, st->warnings[i]);
-	if (s->p->raw)
-		s->p->raw(s->p->opaque);
+	take_terminal(s);
 	/* It may have changed between the request and now. */
 	send_winsize(s);
+}
+
+/* The process ended, but part of what it said is nowhere: no success, whatever its status. */
+static int check_output(struct session *s)
+{
+	unsigned stream = 0;
+	int r = s->pump ? wslx_agentc_pump_lost_output(s->pump, &stream) : 0;
+
+	if (r < 0)
+		wslx_err_sys(s->err, -r, "cannot write standard %s", stream == WSLX_STREAM_STDERR ? "error" : "output");
+	return r;
 }
 
 static void on_exit_status(void *opaque, const struct wslx_agentc_exit *x)
 {
 	struct session *s = opaque;
+	int r;
 
 	if (x->end == WSLX_AGENTC_EXITED || x->end == WSLX_AGENTC_SIGNALED) {
-		end(s, 0, x->status);
+		r = check_output(s);
+		end(s, r, r < 0 ? 255 : x->status);
 		return;
 	}
 	if (x->end == WSLX_AGENTC_LOST) {
@@ -224,6 +260,8 @@ int wslx_session_run(const struct wslx_session_params *p, int *ret_status, enum 
 
 	if (r == 0 && p->forward_signals)
 		r = watch_signals(&s);
+	if (r == 0)
+		r = wslx_loop_timer(s.loop, on_background, &s, &s.background);
 	if (r == 0 && p->cancel_fd >= 0)
 		r = wslx_loop_watch(s.loop, p->cancel_fd, EPOLLIN, on_cancel, &s, &s.cancel_watch);
 	if (r < 0)
@@ -243,6 +281,7 @@ int wslx_session_run(const struct wslx_session_params *p, int *ret_status, enum 
 	*ret_loss = s.loss;
 	wslx_agentc_pump_free(s.pump);
 	wslx_agentc_free(s.conn);
+	wslx_timer_free(s.background);
 	wslx_watch_free(s.signal_watch);
 	wslx_watch_free(s.cancel_watch);
 	wslx_close(&s.signal_fd);

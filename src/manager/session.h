@@ -28,8 +28,9 @@ struct wslx_session_params {
 	int cancel_fd;        /* readable: hang up, -ECANCELED; -1 = never */
 	bool forward_signals; /* those of wslx_session_block_signals() */
 	/* The terminal's modes, both may be NULL: raw when the process runs, and
-	 * again after a stop; cooked before a stop.  The last restore is the caller's. */
-	void (*raw)(void *opaque);
+	 * again after a stop; cooked before a stop.  The last restore is the caller's.
+	 * raw is false while the terminal is another job's, and is called again. */
+	bool (*raw)(void *opaque);
 	void (*cooked)(void *opaque);
 	/* A line from the agent that is not an error: the folder does not exist ... */
 	void (*warning)(void *opaque, const char *text);

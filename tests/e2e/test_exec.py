@@ -22,6 +22,28 @@ def test_output_and_status(wslx):
     assert (r.stdout, r.stderr, r.returncode) == (b"out\n", b"err\n", 7)
 
 
+def test_output_that_cannot_be_written(wslx):
+    """Never a success, and said; a reader that has gone away is none."""
+    with open("/dev/full", "wb") as full:
+        for script in ("echo x", "trap '' PIPE; seq 100000; exit 0"):
+            assert wslx("-d", "debian", "-e", "sh", "-c", script, stdout=full).stderr.splitlines()[-1:] == [
+                b"wslx: cannot write standard output: No space left on device"]
+            assert wslx("-d", "debian", "-e", "sh", "-c", script, stdout=full).returncode == 255
+        assert wslx("-d", "debian", "-e", "sh", "-c", "echo x >&2", stderr=full).returncode == 255
+        assert wslx("-d", "debian", "-e", "true", stdout=full, stderr=full).returncode == 0
+        r = wslx("list", stdout=full)
+        assert (r.returncode, r.err) == (255, "wslx: cannot write standard output: No space left on device\n")
+    r = wslx("-d", "debian", "-e", "echo", "x", preexec_fn=lambda: os.close(1))
+    assert (r.returncode, r.err) == (255, "wslx: cannot write standard output: Bad file descriptor\n")
+    assert wslx("-d", "debian", "-e", "true", preexec_fn=lambda: os.close(1)).returncode == 0
+    # Nobody wants what goes there.
+    assert wslx("-d", "debian", "-e", "sh", "-c", "echo x >&2", preexec_fn=lambda: os.close(2)).returncode == 0
+    p = wslx.popen("-d", "debian", "-e", "yes")
+    p.stdout.readline()
+    p.stdout.close()
+    assert (p.wait(60), p.stderr.read()) == (128 + signal.SIGPIPE, b"")
+
+
 @pytest.mark.parametrize("status", [0, 1, 67, 87, 126, 127, 255])
 def test_status_passes_through(wslx, status):
     assert wslx("-d", "debian", "-e", "sh", "-c", f"exit {status}").returncode == status
@@ -125,10 +147,10 @@ def test_environment(wslx):
 class Terminal:
     """wslx on a pseudo-terminal."""
 
-    def __init__(self, wslx, *argv, rows=30, cols=100):
+    def __init__(self, wslx, *argv, program=WSLX, rows=30, cols=100):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.execve(WSLX, [WSLX, *argv], wslx.env)
+            os.execve(program, [program, *argv], wslx.env)
         self.resize(rows, cols)
         self.seen = b""
 
@@ -193,6 +215,35 @@ def test_ctrl_c_on_a_terminal(wslx):
     t.send(b"\x03")
     t.expect(b"caught")
     assert t.wait() == 3
+
+
+def test_in_the_background_of_a_shell(wslx):
+    """It is not stopped for the terminal's sake, reads nothing of it, and takes it when it may."""
+    t = Terminal(wslx, "--norc", "--noediting", "-i", program="/bin/bash")
+    mode = f"{sys.executable} -c 'import termios; print(\"mode\", termios.tcgetattr(0)[3] & termios.ICANON)'\n".encode()
+    t.send(f"PS1=; {WSLX} -d debian -e sh -c 'rm -f /tmp/go; echo u''p; read x; echo \"got $x\"; "
+           "while ! test -e /tmp/go; do sleep 0.1; done' &\n".encode())
+    t.expect(b"\nup")
+    # This is for bash.
+    t.send(b"echo he''re; jobs\n")
+    t.expect(b"\nhere")
+    t.expect(b"Running")
+    t.send(mode)
+    t.expect(b"mode 2")
+    # A shell gives a job that runs no signal; from now on it is typed into the guest's terminal.
+    t.send(b"fg\n")
+    t.expect(b"wslx")
+    wait_for("the terminal is raw", lambda: not termios.tcgetattr(t.fd)[3] & termios.ICANON)
+    t.send(b"word\r")
+    t.expect(b"got word")
+    os.kill(-os.tcgetpgrp(t.fd), signal.SIGSTOP)
+    t.expect(b"Stopped")
+    t.send(b"bg\n" + mode)
+    t.expect(b"mode 2")
+    wslx.sh("touch /tmp/go")
+    t.send(b"wait; echo en''ded $?; jobs -l; exit 5\n")
+    t.expect(b"ended 0")
+    assert t.wait() == 5 and b"Stopped" not in t.seen
 
 
 def test_terminal_is_restored(wslx):

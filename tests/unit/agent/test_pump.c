@@ -64,6 +64,13 @@ static struct wslx_agentc_pump *start(const char *script, const struct wslx_agen
 	return p;
 }
 
+static int lost_output(const struct wslx_agentc_pump *p)
+{
+	unsigned stream;
+
+	return wslx_agentc_pump_lost_output(p, &stream);
+}
+
 static int temp_file(const char *content, size_t n)
 {
 	char path[] = "/tmp/wslx-test-XXXXXX";
@@ -181,8 +188,41 @@ static void closed_reader(void **state)
 	agent_until(&agent, &r.exited);
 	assert_int_equal(r.x.end, WSLX_AGENTC_SIGNALED);
 	assert_int_equal(r.x.signal, SIGPIPE);
+	/* Nobody wanted more. */
+	assert_int_equal(lost_output(p), 0);
 	wslx_agentc_pump_free(p);
 	close(fd[1]);
+}
+
+/* Output that cannot be written is told of, whatever the process makes of it, and which stream's. */
+static void full_disk(void **state)
+{
+	int full = open("/dev/full", O_WRONLY | O_CLOEXEC), deaf = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	const struct {
+		const char *script;
+		int out, err, lost;
+		unsigned stream;
+	} cases[] = {
+		{ "echo x", full, -1, -ENOSPC, WSLX_STREAM_STDOUT },
+		{ "echo x >&2", -1, full, -ENOSPC, WSLX_STREAM_STDERR },
+		{ "echo x", deaf, full, -EBADF, WSLX_STREAM_STDOUT },
+		{ "true", full, full, 0, 0 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct wslx_agentc_fds fds = { -1, cases[i].out, cases[i].err, -1, -1 };
+		struct wslx_agentc_pump *p;
+		unsigned stream;
+		struct result r;
+
+		p = start(cases[i].script, &fds, &r);
+		agent_until(&agent, &r.exited);
+		assert_int_equal(wslx_agentc_pump_lost_output(p, &stream), cases[i].lost);
+		assert_int_equal(stream, cases[i].stream);
+		wslx_agentc_pump_free(p);
+	}
+	close(full);
+	close(deaf);
 }
 
 /* Not only when it is written to. */
@@ -315,6 +355,7 @@ int main(void)
 		cmocka_unit_test(null_device),
 		cmocka_unit_test(slow_pipe),
 		cmocka_unit_test(closed_reader),
+		cmocka_unit_test(full_disk),
 		cmocka_unit_test(closed_idle_reader),
 		cmocka_unit_test(socket_both_ways),
 		cmocka_unit_test(pipe_input_half_closes),
