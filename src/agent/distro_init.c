@@ -30,6 +30,7 @@
 
 #include "agent/core.h"
 #include "agent/etc.h"
+#include "agent/hangup.h"
 #include "agent/machine.h"
 #include "agent/user.h"
 #include "base/cleanup.h"
@@ -43,7 +44,10 @@
 
 #define DIR_LOWER "/distro-lower"
 #define DIR_RW "/distro-rw"
+#define KEPT_FD 3u
 #define STOP_POLL_NS 10000000
+/* In polls: from one look at the processes to the next. */
+#define STOP_SCAN_MAX 16u
 
 static void WSLX_PRINTF(4, 5) note(const struct distro_setup *s, uint32_t kind, int code, const char *fmt, ...)
 {
@@ -234,15 +238,20 @@ static bool enter_root(const struct distro_setup *s)
 
 /* ---- PID 1 ---- */
 
-static void stop_all(void)
+static void stop_all(int proc_fd)
 {
 	struct timespec ts = { .tv_nsec = STOP_POLL_NS };
+	struct hangup h = { .proc_fd = proc_fd };
 
 	kill(-1, SIGTERM);
-	/* Login shells ignore SIGTERM and mind SIGHUP. */
-	kill(-1, SIGHUP);
 	kill(-1, SIGCONT);
-	for (;;) {
+	/* Reading of thousands of processes takes its time: less and less often. */
+	for (unsigned turn = 0, next = 0, pause = 1;; turn++) {
+		if (turn == next) {
+			hangup_shells(&h);
+			pause = WSLX_MIN(pause * 2, STOP_SCAN_MAX);
+			next = turn + pause;
+		}
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;
 		/* Clients' processes are the agent's children: all that can be
@@ -254,7 +263,7 @@ static void stop_all(void)
 	}
 }
 
-static void reap_for_ever(void)
+static void reap_for_ever(int proc_fd)
 {
 	siginfo_t si;
 	sigset_t set;
@@ -267,7 +276,7 @@ static void reap_for_ever(void)
 			continue;
 		/* From outside our PID namespace only: si_pid is 0. */
 		if (si.si_signo == SIGTERM && si.si_pid == 0)
-			stop_all();
+			stop_all(proc_fd);
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;
 	}
@@ -281,18 +290,24 @@ static void block_signals(void)
 	sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
-static void close_all(void)
+/* All but one, which gets a number of its own. */
+static int close_all(int keep)
 {
 	int null = open("/dev/null", O_RDWR);
 
 	for (int i = 0; i < 3 && null >= 0; i++)
 		dup2(null, i);
-	syscall(SYS_close_range, 3u, ~0u, 0u);
+	/* Whatever has that number is ours to close, unless it is the one. */
+	if (keep >= 0 && keep != KEPT_FD)
+		keep = dup3(keep, KEPT_FD, O_CLOEXEC);
+	syscall(SYS_close_range, keep < 0 ? KEPT_FD : KEPT_FD + 1, ~0u, 0u);
+	return keep;
 }
 
 void distro_init_main(const struct distro_setup *s)
 {
 	bool readonly;
+	int proc;
 
 	block_signals();
 	prctl(PR_SET_NAME, "wslx-init");
@@ -301,8 +316,9 @@ void distro_init_main(const struct distro_setup *s)
 	enter_cgroup(s);
 	readonly = enter_root(s);
 	set_names(s);
+	/* A mount of our own: nothing that is mounted over /proc holds the end up. */
+	proc = clone_tree("/proc");
 	note(s, LAUNCH_PID, readonly, "%s", "");
-	close_all();
-	reap_for_ever();
+	reap_for_ever(close_all(proc));
 	_exit(0);
 }

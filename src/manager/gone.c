@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -149,6 +150,25 @@ static void explain(struct wslx_manager *m, const char *name, enum fate fate, co
 			     name);
 }
 
+/* How a process ends that is stopped with its machine, unless it says goodbye itself. */
+static bool may_be_the_machines_end(int status)
+{
+	return status == 128 + SIGTERM || status == 128 + SIGKILL || status == 128 + SIGHUP;
+}
+
+/* It has ended in good order; but whoever sees only its status wonders who killed it. */
+static void say_if_stopped(struct wslx_manager *m, const char *name, off_t from, const struct wslx_session_params *p)
+{
+	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
+	struct wslx_machine_info info = { .state = WSLX_MACHINE_RUNNING };
+	char crash[768] = "";
+
+	if (sock && wslx_control_info(sock, &info, NULL) == 0
+		    ? info.state == WSLX_MACHINE_STOPPING
+		    : read_events(m, name, from, crash, sizeof(crash)) == FATE_STOPPED)
+		p->warning(p->opaque, "the command was ended: the machine is being stopped");
+}
+
 int wslx_machine_session(struct wslx_manager *m, const char *name, const struct wslx_session_params *p,
 			 struct wslx_machine_session *s, struct wslx_err *err)
 {
@@ -164,6 +184,8 @@ int wslx_machine_session(struct wslx_manager *m, const char *name, const struct 
 	int r = wslx_session_run(p, &s->status, &loss, err);
 
 	s->again = false;
+	if (r == 0 && p->warning && may_be_the_machines_end(s->status))
+		say_if_stopped(m, name, from, p);
 	if (r == 0 || loss == WSLX_SESSION_KEPT)
 		return r;
 	fate = await_fate(m, name, from, crash, sizeof(crash));

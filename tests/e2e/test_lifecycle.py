@@ -10,10 +10,12 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 
 import pytest
 
 from conftest import ENGINE, TIMEOUT, Wslx, alive, children_of, wait_for
+from test_exec import Terminal
 
 
 def test_list_formats(wslx):
@@ -33,6 +35,47 @@ def test_terminate_and_start_again(wslx, mini):
     wslx.ok("--terminate", mini)
     assert wslx.state(mini) == "Stopped"
     wslx.sh("true", distro=mini)
+
+
+GOODBYE = ("import os, signal, sys, time\n"
+           "log = open(sys.argv[1], 'w', buffering=1)\n"
+           "def end(*_):\n"
+           "    log.write('term\\n'); time.sleep(1); log.write('clean\\n'); os._exit(7)\n"
+           "signal.signal(signal.SIGTERM, end)\n"
+           "log.write('start\\n')\n"
+           "while True: signal.pause()\n")
+
+
+def test_terminate_lets_programs_finish(wslx):
+    """SIGTERM, and nothing else before its time: in the foreground, as a daemon, and in a shell on a terminal.  Idle
+    shells keep nobody waiting."""
+    wslx.sh("rm -f /var/tmp/bye*; cat >/var/tmp/bye.py", input=GOODBYE)
+    fg = wslx.popen("-d", "debian", "-e", "python3", "/var/tmp/bye.py", "/var/tmp/bye.fg")
+    wslx.sh("setsid python3 /var/tmp/bye.py /var/tmp/bye.daemon >/dev/null 2>&1 </dev/null &")
+    job = Terminal(wslx, "-d", "debian")
+    job.expect(b"# ")
+    job.send(b"python3 /var/tmp/bye.py /var/tmp/bye.job\n")
+    plain = wslx.popen("-d", "debian", "-e", "sleep", "1000")
+    logs = [f"/var/tmp/bye.{x}" for x in ("fg", "daemon", "job")]
+    wait_for("all run", lambda: wslx.sh(f"cat {' '.join(logs)} 2>/dev/null | wc -l; ps -C sleep -o pid=").split()[0] == "3")
+    wslx.ok("terminate", "debian")
+    assert fg.communicate()[1] == b"" and fg.returncode == 7
+    assert plain.communicate()[1].decode() == "wslx: warning: the command was ended: the machine is being stopped\n"
+    assert plain.returncode == 143
+    job.wait()
+    for log in logs:
+        assert wslx.sh(f"cat {log}") == "start\nterm\nclean\n", log
+    idle = Terminal(wslx, "-d", "debian")
+    idle.expect(b"# ")
+    idle.send(b"HISTFILE=/var/tmp/bye.history; echo a-$((40+2)); bash -i\n")
+    idle.expect(b"a-42")
+    idle.expect(b"# ")
+    start = time.monotonic()
+    wslx.ok("terminate", "debian")
+    assert time.monotonic() - start < 4.5
+    idle.wait()
+    # As if the terminal had gone, so a shell keeps what it would keep then.
+    assert "bash -i" in wslx.sh("cat /var/tmp/bye.history; rm -f /var/tmp/bye*")
 
 
 def test_two_starts_at_once_make_one_machine(wslx, mini):
