@@ -7,11 +7,17 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define ROUNDS 20000u
+#ifdef __SANITIZE_THREAD__
+#define OWN_SYSTEM_CALLS true /* ThreadSanitizer's; what it looks for is looked for all the same */
+#else
+#define OWN_SYSTEM_CALLS false
+#endif
 
 struct ends {
 	portal *client, *server;
@@ -99,7 +105,7 @@ static int exchange(void *arg)
 		return 1;
 	for (uint32_t i = 0; i < ROUNDS; i++) {
 		/* The first time around the rings touches pages. */
-		if (i == ROUNDS / 2 && forbid_system_calls())
+		if (i == ROUNDS / 2 && !OWN_SYSTEM_CALLS && forbid_system_calls())
 			return 2;
 		if (record_trip(&e, i) < 0)
 			return 3;
