@@ -347,6 +347,14 @@ static void on_played_signal(int signo)
 	_exit(player_status < 0 ? 1 : player_status);
 }
 
+/* Until a signal comes.  Not pause(): ThreadSanitizer may keep a handler for the call after the one that is
+ * interrupted. */
+static _Noreturn void play_on(void)
+{
+	for (;;)
+		usleep(10000);
+}
+
 static void play_part(const char *name, int status)
 {
 	player = name;
@@ -368,8 +376,7 @@ static int play_foreground(void)
 			return 9;
 		puts("up");
 		fflush(stdout);
-		for (;;)
-			pause();
+		play_on();
 	}
 	play_part("leader\n", 8);
 	while (waitpid(pid, &status, 0) < 0)
@@ -392,8 +399,7 @@ static int play_lent(void)
 		puts("up");
 		fflush(stdout);
 	}
-	for (;;)
-		pause();
+	play_on();
 }
 
 static void check_signal(const char *play, int signo, const char *who)
