@@ -107,6 +107,8 @@ WSLX_MUST_CHECK int wslx_host_arena_new(portal_host *h, uint32_t segments, unsig
 void wslx_host_arena_dead(portal_host *h, unsigned a);
 /* New memory with the same bytes, which the old writer cannot reach. */
 WSLX_MUST_CHECK int wslx_host_arena_replace(portal_host *h, unsigned a, unsigned owner, enum portal_arena_state state);
+/* The same whatever fails: what cannot be copied reads as zeros, and without memory the arena is dead. */
+void wslx_host_arena_take(portal_host *h, unsigned a, unsigned owner, enum portal_arena_state state);
 /* Only for as long as it takes to close as many: revoking must not fail for want of descriptors. */
 void wslx_host_use_spare(portal_host *h);
 int wslx_host_keep_spare(portal_host *h);

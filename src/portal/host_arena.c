@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "os/linux/fd.h"
 #include "portal/atomic.h"
 #include "portal/host.h"
@@ -216,26 +217,36 @@ void wslx_host_use_spare(portal_host *h)
 		wslx_close(&h->spare[i]);
 }
 
-static int replace(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
+static void put_memory(portal_host *h, unsigned i, int fd, int ro, unsigned owner, enum portal_arena_state state)
+{
+	struct wslx_host_arena *a = &h->arena[i];
+
+	wslx_host_epoch_begin(h);
+	wslx_host_arena_close(a);
+	a->fd = fd;
+	a->ro = ro;
+	a->owner = owner;
+	a->life = PORTAL_LIFE(state == PORTAL_ARENA_LIVE ? ++h->arena_generation : PORTAL_LIFE_GENERATION(a->life),
+			      state);
+	write_table(h, i);
+	wslx_host_epoch_end(h);
+}
+
+static int replace(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state, bool anyway)
 {
 	struct wslx_host_arena *a = &h->arena[i];
 	off_t size = (off_t)a->segments << PORTAL_SEGMENT_SHIFT;
 	cleanup_close int fd = -1, ro = -1;
 	int r = new_memory(h->name, (uint64_t)size, F_SEAL_SEAL, &fd, &ro);
 
-	if (r == 0)
-		r = copy_bytes(fd, a->fd, size);
 	if (r < 0)
 		return r;
-	wslx_host_epoch_begin(h);
-	wslx_host_arena_close(a);
-	a->fd = TAKE_FD(fd);
-	a->ro = TAKE_FD(ro);
-	a->owner = owner;
-	a->life = PORTAL_LIFE(state == PORTAL_ARENA_LIVE ? ++h->arena_generation : PORTAL_LIFE_GENERATION(a->life),
-			      state);
-	write_table(h, i);
-	wslx_host_epoch_end(h);
+	r = copy_bytes(fd, a->fd, size);
+	if (r < 0 && !anyway)
+		return r;
+	if (r < 0)
+		log_warn("portal: the rest of arena %u reads as zeros: %s", i, strerror(-r));
+	put_memory(h, i, TAKE_FD(fd), TAKE_FD(ro), owner, state);
 	return 0;
 }
 
@@ -244,9 +255,26 @@ int wslx_host_arena_replace(portal_host *h, unsigned i, unsigned owner, enum por
 	int r;
 
 	wslx_host_use_spare(h);
-	r = replace(h, i, owner, state);
+	r = replace(h, i, owner, state, false);
 	(void)!wslx_host_keep_spare(h); /* as many have been closed; if another thread took them, the next time */
 	return r;
+}
+
+void wslx_host_arena_take(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
+{
+	struct wslx_host_arena *a = &h->arena[i];
+	int r;
+
+	wslx_host_use_spare(h);
+	r = replace(h, i, owner, state, true);
+	(void)!wslx_host_keep_spare(h);
+	if (r == 0)
+		return;
+	log_warn("portal: arena %u is lost, as there is no other memory for it: %s", i, strerror(-r));
+	wslx_host_epoch_begin(h);
+	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life), PORTAL_ARENA_REVOKED);
+	wslx_host_arena_dead(h, i);
+	wslx_host_epoch_end(h);
 }
 
 enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, unsigned i)

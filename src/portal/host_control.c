@@ -151,19 +151,17 @@ static int revoke_locked(portal_host *h, unsigned i)
 
 	if (!m->live)
 		return -ENOENT;
+	/* A want of memory, which may be its own doing, must not let it go on. */
+	m->live = false;
 	for (unsigned a = 1; a < PORTAL_MAX_ARENAS; a++) {
 		bool main = h->arena[a].flags & PORTAL_ARENA_CONTROL;
-		int r;
 
 		if (h->arena[a].owner != i || PORTAL_LIFE_STATE(h->arena[a].life) != PORTAL_ARENA_LIVE)
 			continue;
 		if (m->notify)
 			m->notify(m->opaque, (int)a);
-		r = wslx_host_arena_replace(h, a, main ? i : 0, main ? PORTAL_ARENA_REVOKED : PORTAL_ARENA_LIVE);
-		if (r < 0)
-			return r;
+		wslx_host_arena_take(h, a, main ? i : 0, main ? PORTAL_ARENA_REVOKED : PORTAL_ARENA_LIVE);
 	}
-	m->live = false;
 	wslx_host_drop_names(h, i, generation);
 	h->life[i] = PORTAL_LIFE(generation, PORTAL_PART_DEAD);
 	PORTAL_STORE_SEQ(&h->parts[i].life, h->life[i]);

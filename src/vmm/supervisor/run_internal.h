@@ -62,7 +62,9 @@ struct wslx_run {
 /* The first reason counts. */
 void wslx_run_note_end(struct wslx_run *r, enum wslx_run_end end, const char *text);
 int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque);
-/* The same with all of the message given but id, which is set. */
+/* wslx_link_send(); -ECONNRESET: there is nobody to ask any more. */
+int wslx_run_ask(int sock, const struct wslx_link_msg *m);
+/* As wslx_run_request() with all of the message given but id, which is set. */
 int wslx_run_request_msg(struct wslx_run *r, struct wslx_link_msg *m, uint32_t reply_type, wslx_run_reply_fn fn,
 			 void *opaque);
 int wslx_run_link_watch(struct wslx_run *r);

@@ -26,6 +26,14 @@ int wslx_run_set_net(struct wslx_run *r, int fd)
 	return send_msg(r, WSLX_LINK_NET_FD, 0, fd);
 }
 
+/* An end that we have not been told of yet is one all the same. */
+int wslx_run_ask(int sock, const struct wslx_link_msg *m)
+{
+	int e = sock < 0 ? -ECONNRESET : wslx_link_send(sock, m);
+
+	return e == -EPIPE ? -ECONNRESET : e;
+}
+
 int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque)
 {
 	struct wslx_link_msg m = { .type = type, .fd = -1 };
@@ -46,7 +54,7 @@ int wslx_run_request_msg(struct wslx_run *r, struct wslx_link_msg *m, uint32_t r
 	if (++r->next_id == 0)
 		r->next_id = 1;
 	m->id = r->next_id;
-	e = r->link_fd < 0 ? -ECONNRESET : wslx_link_send(r->link_fd, m);
+	e = wslx_run_ask(r->link_fd, m);
 	if (e == 0)
 		r->requests[i] =
 			(struct request) { .id = r->next_id, .reply_type = reply_type, .fn = fn, .opaque = opaque };

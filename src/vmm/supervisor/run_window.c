@@ -95,12 +95,10 @@ static int ask_qemu(struct wslx_run *r, struct window_job *j, struct wslx_link_m
 {
 	int e;
 
-	if (r->window.fd < 0)
-		return -ECONNRESET;
 	if (++r->window.next_id == 0)
 		r->window.next_id = 1;
 	m->id = r->window.next_id;
-	e = wslx_link_send(r->window.fd, m);
+	e = wslx_run_ask(r->window.fd, m);
 	if (e < 0)
 		return e;
 	j->qemu_id = m->id;

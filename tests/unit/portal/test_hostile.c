@@ -2,15 +2,20 @@
 #include "support.h"
 
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/macros.h"
 #include "os/linux/fd.h"
 #include "portal/wire.h"
 
@@ -163,11 +168,69 @@ static void descriptors_on_their_way(void **state)
 	child_wait(child_start(somebody, NULL));
 }
 
+/* From now on this call fails in this thread as if there were no memory. */
+static int fail_call(unsigned nr)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSPC),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = ARRAY_SIZE(code), .filter = code };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) < 0;
+}
+
+static int revoked_without(unsigned nr)
+{
+	struct portal_info info;
+	struct portal_object o;
+	portal *p, *q;
+	struct broker b;
+	const void *ro;
+	void *rw;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "writer");
+	q = broker_attach(&b, "reader");
+	if (!p || !q || portal_create(p, "thing", 64, NULL, &rw) < 0 || portal_open(q, "thing", &o) < 0 ||
+	    portal_map(q, &o, &ro, NULL) < 0)
+		return 1;
+	memset(rw, 'w', 64);
+	portal_get_info(p, &info);
+	if (fail_call(nr) || portal_host_revoke(b.h, info.self, 0) != -ETIMEDOUT)
+		return 2;
+	if (portal_poll(q, 0) < 0)
+		return 3;
+	memset(rw, 'x', 64);
+	/* The reader has a copy, zeros or nothing any more: not what is written now. */
+	if (*(const char *)ro == 'x' || portal_open(q, "thing", &o) != -ENOENT)
+		return 4;
+	portal_detach(p);
+	portal_detach(q);
+	broker_end(&b);
+	return 0;
+}
+
+static int without_call(void *nr)
+{
+	return revoked_without((unsigned)(uintptr_t)nr);
+}
+
+/* Neither bytes that cannot be copied nor memory that is not there let it go on. */
+static void revoked_without_memory(void **state)
+{
+	child_wait(child_start(without_call, (void *)(uintptr_t)SYS_pwrite64));
+	child_wait(child_start(without_call, (void *)(uintptr_t)SYS_memfd_create));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(header_cannot_be_written),
 		cmocka_unit_test(descriptors_on_their_way),
+		cmocka_unit_test(revoked_without_memory),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -482,15 +482,46 @@ static void test_bad_start(void **state)
 	machine_remove(&m);
 }
 
+/* The child or QEMU has exited, and the loop has not come to hear of it: no reason to give the machine up. */
+static void test_map_meets_the_end(void **state)
+{
+	const struct wslx_vmportal_map map = { .first = 1, .segments = 1, .kind = WSLX_WINDOW_READ, .fd = 0 };
+	struct wslx_run r = { .link_fd = -1, .window.fd = -1 };
+	int gone[2], there[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, gone), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, there), 0);
+	close(gone[1]);
+	assert_int_equal(wslx_run_window_map(&r, &map, NULL, NULL), -ECONNRESET);
+	r.link_fd = gone[0];
+	assert_int_equal(wslx_run_window_map(&r, &map, NULL, NULL), -ECONNRESET);
+	r.link_fd = there[0];
+	r.window.fd = gone[0];
+	r.qemu = (struct wslx_qemu *)(void *)&r;
+	assert_int_equal(wslx_run_window_map(&r, &map, NULL, NULL), 0);
+	assert_int_equal(r.window.jobs[0].waiting, 1);
+	assert_int_equal(r.window.jobs[0].err, -ECONNRESET);
+	close(gone[0]);
+	close(there[0]);
+	close(there[1]);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_life),           cmocka_unit_test(test_terminate_by_signal_and_force),
-		cmocka_unit_test(test_failures),       cmocka_unit_test(test_reboot),
-		cmocka_unit_test(test_full_host_disk), cmocka_unit_test(test_no_end_of_last_words),
-		cmocka_unit_test(test_hostile_child),  cmocka_unit_test(test_net_socket_of_each_run),
-		cmocka_unit_test(test_disk_lock),      cmocka_unit_test(test_bad_start),
-		cmocka_unit_test(test_disk_holder),    cmocka_unit_test(test_holder_in_words),
+		cmocka_unit_test(test_life),
+		cmocka_unit_test(test_terminate_by_signal_and_force),
+		cmocka_unit_test(test_failures),
+		cmocka_unit_test(test_reboot),
+		cmocka_unit_test(test_full_host_disk),
+		cmocka_unit_test(test_no_end_of_last_words),
+		cmocka_unit_test(test_hostile_child),
+		cmocka_unit_test(test_net_socket_of_each_run),
+		cmocka_unit_test(test_disk_lock),
+		cmocka_unit_test(test_bad_start),
+		cmocka_unit_test(test_disk_holder),
+		cmocka_unit_test(test_holder_in_words),
+		cmocka_unit_test(test_map_meets_the_end),
 	};
 
 	machine_main(argc, argv);
