@@ -387,6 +387,25 @@ static void test_throwaway(void **state)
 	assert_false(exists(h->m->run_fd, name) || exists(h->m->machines_fd, name));
 }
 
+/* While its disk is to be copied, the distro's own machine is stopped. */
+static void test_throwaway_of_one_that_leaves(void **state)
+{
+	static const char *const modes[] = { "leaves", "leaves-paused" };
+	struct home *h = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		struct wslx_throwaway t;
+		struct wslx_err err = { 0 };
+
+		setenv("FAKE_VMM", modes[i], 1);
+		assert_int_equal(start(h, NULL, NULL), 0);
+		unsetenv("FAKE_VMM");
+		if (run_one(h, &t, &err) < 0)
+			fail_msg("%s: %s", modes[i], err.msg);
+		wslx_throwaway_end(h->m, &t);
+	}
+}
+
 static void test_unregister_names_a_throwaway(void **state)
 {
 	struct home *h = *state;
@@ -502,6 +521,7 @@ int main(void)
 		T(test_unregister_spares_the_next_one),
 		T(test_export_of_a_disk_in_use),
 		T(test_throwaway),
+		T(test_throwaway_of_one_that_leaves),
 		T(test_unregister_names_a_throwaway),
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),
