@@ -124,6 +124,23 @@ def test_doctor_without_a_kernel(fresh):
                         "wslx install debian", last), last
 
 
+def test_machine_that_does_not_answer(wslx, mini):
+    wslx.sh("true", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        how = f"machine '{mini}' does not answer; to stop it: wslx terminate --force {mini}"
+        assert len(wslx.fails("-d", mini, "-e", "true", needle=how, timeout=60).splitlines()) == 1
+        wslx.fails("stats", mini, needle=how)
+        r = wslx("list", "-v")
+        assert re.search(rf"^[ *] {mini} +Not answering +2$", r.out, re.M) and how in r.err
+        wslx.ok("terminate", "--force", mini)
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
+    wslx.sh("true", distro=mini)
+
+
 def test_doctor_promises_what_there_is(fresh):
     """Neither engine has a DAX window, both revoke."""
     assert not re.search("DAX|revocation|snapshots", fresh.ok("doctor"))

@@ -23,6 +23,7 @@
 #include <cmocka.h>
 
 #include "base/cleanup.h"
+#include "base/loop.h"
 #include "home.h"
 #include "machines.h"
 #include "manager/distros.h"
@@ -251,6 +252,26 @@ static void test_stopping_one_that_hangs(void **state)
 	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
 	while (n)
 		close(held[--n]);
+}
+
+/* It accepts, and says nothing: that is found out soon, and said with what to do. */
+static void test_one_that_does_not_answer(void **state)
+{
+	struct home *h = *state;
+	struct wslx_machine_info info;
+	struct wslx_err err = { 0 };
+	int64_t begun;
+
+	setenv("FAKE_VMM", "deaf", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	begun = wslx_now_ms();
+	wslx_machine_query(h->m, "one", &info);
+	assert_true(info.silent && info.state != WSLX_MACHINE_STOPPED);
+	assert_true(wslx_now_ms() - begun < 5000);
+	begun = wslx_now_ms();
+	assert_int_equal(start(h, NULL, &err), -EBUSY);
+	assert_true(wslx_now_ms() - begun < 15000);
+	assert_string_equal(err.msg, "the machine 'one' does not answer; to stop it: wslx terminate --force one");
 }
 
 /* As soon as the name is free, a machine of a newer distro may run under it. */
@@ -515,6 +536,7 @@ int main(void)
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
 		T(test_stopping_one_that_hangs),
+		T(test_one_that_does_not_answer),
 		T(test_crash_under_a_command),
 		T(test_unregister_stops),
 		T(test_unregister_spares_an_unseen_machine),
