@@ -36,7 +36,7 @@
 
 #define COMMAND_OPTS                                                                                                   \
 	TEXT("user", 'u', user, "USER", "as this user"),                                                               \
-		TEXT("cd", 0, cd, "DIR", "in this folder of the guest (default: the user's home)"),                    \
+		TEXT("cd", 0, cd, "DIR", "in this folder of the guest, from the user's home (default: there)"),        \
 		TEXT("shell-type", 0, shell_type, "standard|login|none", "how CMD is run"),                            \
 		STOP("exec", 'e', exec, "run CMD as it is, without a shell")
 

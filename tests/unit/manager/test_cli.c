@@ -122,6 +122,22 @@ static void test_home(void **state)
 		assert_int_equal(setenv("HOME", home, 1), 0);
 }
 
+static void test_folders(void **state)
+{
+	static const struct {
+		const char *given, *means;
+	} list[] = {
+		{ NULL, "~" },    { "", "~" },        { "~", "~" },         { "/", "/" },   { "/usr", "/usr" },
+		{ "~/x", "~/x" }, { "usr", "~/usr" }, { "../x", "~/../x" }, { ".", "~/." }, { "~x", "~/~x" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++) {
+		cleanup_free char *folder = cli_folder(list[i].given);
+
+		assert_string_equal(folder, list[i].means);
+	}
+}
+
 static void test_run_forms(void **state)
 {
 	struct cli_opts o;
@@ -378,6 +394,7 @@ int main(void)
 		cmocka_unit_test(test_names_of_verbs),
 		cmocka_unit_test(test_exec_forms),
 		cmocka_unit_test(test_home),
+		cmocka_unit_test(test_folders),
 		cmocka_unit_test(test_run_forms),
 		cmocka_unit_test(test_mistakes),
 		cmocka_unit_test(test_settings_from_options),
