@@ -184,8 +184,15 @@ def test_words_of_wsl(wslx, mini):
                   ("--import-in-place", "x", "y.vhdx"), ("--system",), ("--import", "x", "y.vhdx", "--vhd"),
                   ("--manage", mini, "--move", "/x"), ("--manage", mini, "--resize", "2G"),
                   ("--manage", mini, "--set-sparse", "false"), ("--export", mini, "x.vhdx"),
-                  ("--export", mini, "x", "--format", "vhd")):
+                  ("--export", mini, "x", "--format", "vhd"), ("--export", mini, "x.vhdx", "--vhd"),
+                  ("--install", "debian", "--location", "/x"), ("--install", "--version", "1")):
         assert len(wslx.fails(*words).splitlines()) == 1
+
+
+def test_install_no_launch(fresh, mini_tar):
+    fresh.ok("--install", "-d", "mine", "--from-file", mini_tar, "--size", "1G", "--no-launch", "--web-download")
+    assert fresh.ok("list", "-q") == "mine\n"
+    fresh.fails("--install", "debian", "-d", "mine", needle="one distribution")
 
 
 def test_import_version_2(wslx, mini_tar):

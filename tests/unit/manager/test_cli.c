@@ -196,6 +196,37 @@ static void test_mistakes(void **state)
 	assert_true(o.help && o.quiet);
 }
 
+/* What wsl.exe has and we have not is answered, not called unknown. */
+static void test_options_of_wsl(void **state)
+{
+	static const struct {
+		const char *verb;
+		const char *words[4];
+		const char *needle;
+	} absent[] = {
+		{ "install", { "debian", "--location", "/x" }, "no --location here: disks are kept" },
+		{ "install", { "-l", "/x" }, "no -l here" },
+		{ "install", { "--vhd-size=10G" }, "--size SIZE" },
+		{ "install", { "--fixed-vhd" }, "always sparse" },
+		{ "install", { "--no-distribution" }, "wslx kernel add" },
+		{ "manage", { "x", "--set-sparse", "true", "--allow-unsafe" }, "always sparse" },
+		{ NULL, { "-u", "root", "--system" }, "no system distribution" },
+	};
+	struct cli_opts o;
+	struct wslx_err err = { 0 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(absent); i++) {
+		assert_int_equal(parse(absent[i].verb, absent[i].words, &o, &err), -EOPNOTSUPP);
+		if (!strstr(err.msg, absent[i].needle))
+			fail_msg("%s", err.msg);
+	}
+	assert_int_equal(parse("--install", WORDS("-n", "--web-download", "-d", "debian", "--version", "2"), &o, NULL),
+			 0);
+	assert_string_equal(o.distro, "debian");
+	assert_int_equal(parse("--export", WORDS("debian", "x.vhdx", "--vhd"), &o, NULL), 0);
+	assert_true(o.vhd);
+}
+
 static void test_settings_from_options(void **state)
 {
 	struct wslx_settings *s = malloc(sizeof(*s));
@@ -397,6 +428,7 @@ int main(void)
 		cmocka_unit_test(test_folders),
 		cmocka_unit_test(test_run_forms),
 		cmocka_unit_test(test_mistakes),
+		cmocka_unit_test(test_options_of_wsl),
 		cmocka_unit_test(test_settings_from_options),
 		cmocka_unit_test(test_words_survive_a_shell),
 		cmocka_unit_test(test_wslenv),
