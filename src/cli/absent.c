@@ -108,9 +108,9 @@ int cli_manage(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 				    "a disk cannot be moved by itself: set XDG_DATA_HOME or WSLX_HOME for all of them");
 	if (o->resize)
 		return wslx_err_set(err, EOPNOTSUPP,
-				    "a disk keeps its size; make another of that size: wslx export %s - | wslx import "
-				    "NEW-NAME - --size %s",
-				    name, o->resize);
+				    "a disk keeps its size; make another of that size: wslx terminate %s; wslx export "
+				    "%s - | wslx import NEW-NAME - --size %s",
+				    name, name, o->resize);
 	if (o->sparse && strcmp(o->sparse, "true") != 0)
 		return wslx_err_set(err, EOPNOTSUPP, "disks are always sparse: only --set-sparse true is possible");
 	/* Nothing to change, but there must be such a distribution. */

@@ -212,6 +212,8 @@ static void test_options_of_wsl(void **state)
 		{ "manage", { "x", "--set-sparse", "true", "--allow-unsafe" }, "always sparse" },
 		{ NULL, { "-u", "root", "--system" }, "no system distribution" },
 	};
+	const struct cli_verb *manage = cli_find_verb("manage");
+	struct cli c = { 0 };
 	struct cli_opts o;
 	struct wslx_err err = { 0 };
 
@@ -225,6 +227,11 @@ static void test_options_of_wsl(void **state)
 	assert_string_equal(o.distro, "debian");
 	assert_int_equal(parse("--export", WORDS("debian", "x.vhdx", "--vhd"), &o, NULL), 0);
 	assert_true(o.vhd);
+	/* Only what is at rest is exported. */
+	c.verb = manage;
+	assert_int_equal(parse("manage", WORDS("deb", "--resize", "10G"), &o, NULL), 0);
+	assert_int_equal(manage->run(&c, &o, &err), -EOPNOTSUPP);
+	assert_non_null(strstr(err.msg, "wslx terminate deb; wslx export deb - | wslx import NEW-NAME - --size 10G"));
 }
 
 static void test_settings_from_options(void **state)
