@@ -29,6 +29,41 @@ const char *cli_absent(const char *word)
 	return NULL;
 }
 
+/* "size" of "--size=1G", or the letter of "-s". */
+static bool is_option(const char *word, const char *name, char letter)
+{
+	size_t n = strcspn(word, "=");
+
+	if (word[0] == '-' && word[1] == letter && !word[2])
+		return letter;
+	return n == strlen(name) + 2 && !strncmp(word, "--", 2) && !strncmp(word + 2, name, n - 2);
+}
+
+const char *cli_absent_option(const struct cli_verb *v, const char *word)
+{
+	static const struct {
+		const char *verb, *name;
+		char letter;
+		const char *answer;
+	} list[] = {
+		{ "install", "location", 'l', "disks are kept where XDG_DATA_HOME or WSLX_HOME says, all of them" },
+		{ "install", "vhd-size", 0, "--size SIZE is the virtual size of the disk" },
+		{ "install", "fixed-vhd", 0, "disks are always sparse" },
+		{ "install", "no-distribution", 0,
+		  "nothing but distributions is installed; `wslx kernel add FILE` adds a kernel alone" },
+		{ "install", "enable-wsl1", 0, "every distribution is version 2" },
+		{ "install", "legacy", 0, "Debian is made from its packages" },
+		{ "manage", "allow-unsafe", 0, "disks are always sparse, and none is the worse for it" },
+	};
+
+	if (v == &cli_exec_verb)
+		return cli_absent(word);
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++)
+		if (!strcmp(v->name, list[i].verb) && is_option(word, list[i].name, list[i].letter))
+			return list[i].answer;
+	return NULL;
+}
+
 int cli_check_version(const char *version, struct wslx_err *err)
 {
 	if (!strcmp(version, "2"))
@@ -73,9 +108,9 @@ int cli_manage(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 				    "a disk cannot be moved by itself: set XDG_DATA_HOME or WSLX_HOME for all of them");
 	if (o->resize)
 		return wslx_err_set(err, EOPNOTSUPP,
-				    "a disk keeps its size; make another of that size: wslx export %s - | wslx import "
-				    "NEW-NAME - --size %s",
-				    name, o->resize);
+				    "a disk keeps its size; make another of that size: wslx terminate %s; wslx export "
+				    "%s - | wslx import NEW-NAME - --size %s",
+				    name, name, o->resize);
 	if (o->sparse && strcmp(o->sparse, "true") != 0)
 		return wslx_err_set(err, EOPNOTSUPP, "disks are always sparse: only --set-sparse true is possible");
 	/* Nothing to change, but there must be such a distribution. */

@@ -34,6 +34,7 @@ struct cli_opts {
 	const char *version, *format, *default_user, *move, *resize, *sparse, *as, *participant;
 	const char *publish[CLI_PUBLISH_MAX];
 	size_t n_publish;
+	bool ignored; /* asks for what is done anyway */
 	bool exec, quiet, verbose, json, running, all, follow, force, fresh, online, vhd, read_only, help;
 	const char *pos[CLI_POS_MAX];
 	int n_pos;
@@ -95,6 +96,8 @@ WSLX_MUST_CHECK int cli_parse(const struct cli_verb *v, int argc, const char *co
 			      struct wslx_err *err);
 /* wsl.exe's word for something that is not here: what there is instead; or NULL. */
 const char *cli_absent(const char *word);
+/* The same for an option of a verb. */
+const char *cli_absent_option(const struct cli_verb *v, const char *word);
 /* "2", or an error: the versions of WSL. */
 WSLX_MUST_CHECK int cli_check_version(const char *version, struct wslx_err *err);
 WSLX_MUST_CHECK int cli_config_user(struct cli *c, const char *name, const char *user, struct wslx_err *err);

@@ -121,7 +121,8 @@ static int check_user(struct cli *c, const char *name, const char *user, struct 
 	wslx_machine_query(c->m, real, &info);
 	if (info.state == WSLX_MACHINE_RUNNING)
 		return ask_for_user(c, real, user, err);
-	cli_warn("'%s' is not running, so it was not checked whether there is a user '%s' in it", real, user);
+	cli_warn("'%s' is not running or does not answer, so it was not checked whether there is a user '%s' in it",
+		 real, user);
 	return 0;
 }
 

@@ -38,7 +38,7 @@ static int choose_format(struct cli *c, const struct cli_opts *o, enum wslx_expo
 	const char *file = o->pos[1];
 
 	*ret = WSLX_EXPORT_TAR;
-	if (o->format && (!strcasecmp(o->format, "vhd") || !strcasecmp(o->format, "vhdx")))
+	if (o->vhd || (o->format && (!strcasecmp(o->format, "vhd") || !strcasecmp(o->format, "vhdx"))))
 		return refuse_vhd(c, o, err);
 	if (o->format) {
 		for (size_t i = 0; i < ARRAY_SIZE(names); i++)

@@ -169,12 +169,16 @@ static int install_debian(struct cli *c, const struct cli_opts *o, const char *n
 
 int cli_install(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
-	const char *what = o->n_pos ? o->pos[0] : "debian", *name = o->name ? o->name : what;
-	int r;
+	const char *what = o->n_pos ? o->pos[0] : o->distro ? o->distro : "debian", *name = o->name ? o->name : what;
+	int r = o->version ? cli_check_version(o->version, err) : 0;
 
+	if (r < 0)
+		return r;
+	if (o->n_pos && o->distro)
+		return wslx_err_set(err, EINVAL, "'%s' and '%s': one distribution at a time", o->pos[0], o->distro);
 	cli_interrupt_catch();
 	if (o->from_file) {
-		if (!o->name && !o->n_pos)
+		if (!o->name && !o->n_pos && !o->distro)
 			return wslx_err_set(err, EINVAL, "--from-file needs a name too: --name NAME");
 		r = import_file(c, o, name, o->from_file, err);
 	} else if (strcasecmp(what, "debian") != 0) {

@@ -191,12 +191,22 @@ int cli_launch_check(const struct cli_opts *o, struct wslx_err *err)
 	return r;
 }
 
+/* The agent takes a relative path from /, where nobody is. */
+char *cli_folder(const char *cd)
+{
+	if (!cd || !*cd)
+		return strdup("~");
+	if (cd[0] == '/' || !strcmp(cd, "~") || !strncmp(cd, "~/", 2))
+		return strdup(cd);
+	return wslx_path("~/%s", cd);
+}
+
 struct launch {
 	struct cli_terminal term;
 	struct wslx_agent_exec exec;
 	struct wslx_session_params session;
 	const char *words[2];
-	char *line;
+	char *line, *folder;
 	char **env;
 	char uid[24];
 };
@@ -305,7 +315,7 @@ int cli_launch(struct cli *c, struct cli_launch *l, struct wslx_err *err)
 	x.env = cli_make_environment();
 	x.exec.distro = l->distro;
 	x.exec.env = (const char *const *)x.env;
-	x.exec.cwd = l->opts->cd ? l->opts->cd : "~";
+	x.exec.cwd = x.folder = cli_folder(l->opts->cd);
 	x.exec.user = l->opts->user;
 	x.exec.default_user = default_user(&x, l);
 	x.exec.term = getenv("TERM") && strlen(getenv("TERM")) < 64 ? getenv("TERM") : NULL;
@@ -317,8 +327,9 @@ int cli_launch(struct cli *c, struct cli_launch *l, struct wslx_err *err)
 	x.session.cooked = make_cooked;
 	x.session.warning = on_warning;
 	x.session.opaque = &x;
-	r = run_session(c, &x, l, err);
+	r = x.folder ? run_session(c, &x, l, err) : wslx_err_sys(err, ENOMEM, "cannot start the command");
 	free(x.line);
+	free(x.folder);
 	cli_free_environment(x.env);
 	return r;
 }

@@ -25,6 +25,10 @@ WSLX_MUST_CHECK int cli_launch(struct cli *c, struct cli_launch *l, struct wslx_
 char *cli_quote_words(const char *const *words, int n);
 /* The same, but a single word is quoted too.  Caller frees; NULL = too long. */
 char *cli_quote_each(const char *const *words, int n);
+/* Where a command begins, as the agent has it, for what --cd was given: a relative
+ * path is one from the user's home, where a command without --cd begins.  NULL
+ * and "" are that too.  Caller frees; NULL = no memory. */
+char *cli_folder(const char *cd);
 /* NAME=VALUE of TERM's kin and of what WSLENV names; NULL-terminated. */
 char **cli_make_environment(void);
 void cli_free_environment(char **env);

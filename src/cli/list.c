@@ -40,7 +40,7 @@ static int fill_row(struct cli *c, const char *name, const char *def, struct row
 	if (!row->d)
 		return -ENOMEM;
 	wslx_machine_query(c->m, name, &row->info);
-	row->state = state_word(row->info.state);
+	row->state = row->info.silent ? "Not answering" : state_word(row->info.state);
 	if (wslx_distro_find(c->m, name, row->d, &err) == 0)
 		return 0;
 	free(row->d);
@@ -73,12 +73,17 @@ static void print_table(const struct row *rows, size_t n)
 		       2);
 }
 
-static void warn_of_full_disk(const struct row *rows, size_t n)
+static void warn_of_trouble(const struct row *rows, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
+	struct wslx_err err;
+
+	for (size_t i = 0; i < n; i++) {
 		if (rows[i].info.host_disk_full)
 			cli_warn("'%s' waits: the host's disk is full; free some space and it goes on by itself",
 				 rows[i].name);
+		if (rows[i].info.silent && wslx_machine_is_silent(rows[i].name, &err) < 0)
+			cli_warn("%s", err.msg);
+	}
 }
 
 static json_t *row_json(struct cli *c, const struct row *row)
@@ -145,7 +150,7 @@ static int print_rows(struct cli *c, const struct cli_opts *o, const struct row 
 		return wslx_err_set(err, ENOENT, "no distribution is installed; install one: wslx install debian");
 	if (o->verbose) {
 		print_table(rows, n);
-		warn_of_full_disk(rows, n);
+		warn_of_trouble(rows, n);
 		return 0;
 	}
 	puts("WSLX distributions:");

@@ -19,6 +19,15 @@ static int hint(const struct cli_verb *v, struct wslx_err *err, const char *what
 	return wslx_err_set(err, EINVAL, "%s '%s' for `wslx %s`; see `wslx %s --help`", what, word, spell(v), spell(v));
 }
 
+static int unknown_option(const struct cli_verb *v, struct wslx_err *err, const char *word)
+{
+	const char *answer = cli_absent_option(v, word);
+
+	if (answer)
+		return wslx_err_set(err, EOPNOTSUPP, "there is no %s here: %s", word, answer);
+	return hint(v, err, "unknown option", word);
+}
+
 static const struct cli_opt *find_long(const struct cli_verb *v, const char *name, size_t n)
 {
 	for (size_t i = 0; i < v->n_opts; i++)
@@ -80,7 +89,7 @@ static int take_long(struct parse *p, const char *word)
 		p->o->help = true;
 		return 0;
 	}
-	return opt ? take_option(p, opt, word, eq ? eq + 1 : NULL) : hint(p->v, p->err, "unknown option", word);
+	return opt ? take_option(p, opt, word, eq ? eq + 1 : NULL) : unknown_option(p->v, p->err, word);
 }
 
 /* "-v", or several flags in one word. */
@@ -95,7 +104,7 @@ static int take_letters(struct parse *p, const char *word)
 			continue;
 		}
 		if (!opt || (opt->kind != CLI_FLAG && c != word + 1))
-			return hint(p->v, p->err, "unknown option", word);
+			return unknown_option(p->v, p->err, word);
 		if (opt->kind != CLI_FLAG && c[1])
 			return hint(p->v, p->err, "unknown option", word);
 		r = take_option(p, opt, word, NULL);

@@ -32,6 +32,8 @@ static int ask(struct cli *c, const char *given, const char *method, json_t **re
 	wslx_machine_query(c->m, name, &info);
 	if (info.state == WSLX_MACHINE_STOPPED)
 		return wslx_err_set(err, ESRCH, "'%s' is not running", name);
+	if (info.silent)
+		return wslx_machine_is_silent(name, err);
 	sock = wslx_machine_socket(c->m, name, WSLX_CONTROL_SOCKET);
 	r = sock ? wslx_control_call(sock, method, NULL, TIMEOUT_MS, ret, err)
 		 : wslx_err_sys(err, ENOMEM, "cannot ask '%s'", name);

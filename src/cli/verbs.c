@@ -36,7 +36,7 @@
 
 #define COMMAND_OPTS                                                                                                   \
 	TEXT("user", 'u', user, "USER", "as this user"),                                                               \
-		TEXT("cd", 0, cd, "DIR", "in this folder of the guest (default: the user's home)"),                    \
+		TEXT("cd", 0, cd, "DIR", "in this folder of the guest, from the user's home (default: there)"),        \
 		TEXT("shell-type", 0, shell_type, "standard|login|none", "how CMD is run"),                            \
 		STOP("exec", 'e', exec, "run CMD as it is, without a shell")
 
@@ -54,6 +54,10 @@ static const struct cli_opt install_opts[] = {
 	TEXT("mirror", 0, mirror, "URI", "package mirror (default: the host's)"),
 	TEXT("include", 0, include, "PKG,...", "further packages"),
 	TEXT("from-file", 'f', from_file, "FILE", "import this archive or image instead"),
+	TEXT("distribution", 'd', distro, "debian", "as WSL has it: the same as the word alone"),
+	TEXT("version", 0, version, "2", "as WSL has it; there is no other"),
+	FLAG("no-launch", 'n', ignored, "as WSL has it: nothing is launched anyway"),
+	FLAG("web-download", 0, ignored, "as WSL has it: there is no other source"),
 	MACHINE_OPTS,
 };
 
@@ -75,6 +79,7 @@ static const struct cli_opt list_opts[] = {
 
 static const struct cli_opt export_opts[] = {
 	TEXT("format", 0, format, "tar|tar.gz|tar.xz", "of the archive (default: by FILE's name, else tar)"),
+	FLAG("vhd", 0, vhd, "not possible: says what is instead"),
 };
 
 static const struct cli_opt manage_opts[] = {

@@ -21,7 +21,7 @@ static const struct service machine = { "io.wslx.Machine", "the machine" };
 static const struct service region = { "io.wslx.Portal", "the region" };
 
 #define MESSAGE_MAX ((size_t)64 * 1024)
-#define INFO_TIMEOUT_MS 5000
+#define INFO_TIMEOUT_MS 3000
 
 static void json_cleanup(json_t **j)
 {

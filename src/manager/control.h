@@ -37,6 +37,7 @@ struct wslx_machine_info {
 	char kernel[128]; /* release */
 	bool panicked;
 	bool host_disk_full; /* its writes wait for room */
+	bool silent;         /* wslx_machine_query: it has a socket and does not answer */
 };
 
 /* method without the interface's name.  params is taken, NULL = none.

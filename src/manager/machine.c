@@ -25,8 +25,10 @@
 #include "os/linux/spawn.h"
 
 #define POLL_MS 25
-/* A lock that is held by something that never answers. */
+/* A lock that is held by something that has no socket: a start is prepared. */
 #define SILENCE_MS 30000
+/* It has one, and does not answer there. */
+#define HANG_MS 8000
 #define GRACE_MS 10000
 #define KILL_WAIT_MS 15000
 #define BOOT_TIMEOUT_KVM_MS 60000
@@ -56,12 +58,20 @@ static int machine_lock_held(struct wslx_manager *m, const char *name)
 void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret)
 {
 	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
+	int r;
 
 	*ret = (struct wslx_machine_info) { .state = WSLX_MACHINE_STOPPED };
 	if (!sock || machine_lock_held(m, name) <= 0)
 		return;
-	if (wslx_control_info(sock, ret, NULL) < 0)
-		*ret = (struct wslx_machine_info) { .state = WSLX_MACHINE_STARTING };
+	r = wslx_control_info(sock, ret, NULL);
+	if (r < 0)
+		*ret = (struct wslx_machine_info) { .state = WSLX_MACHINE_STARTING, .silent = r == -ETIMEDOUT };
+}
+
+int wslx_machine_is_silent(const char *name, struct wslx_err *err)
+{
+	return wslx_err_set(err, EBUSY, "the machine '%s' does not answer; to stop it: wslx terminate --force %s", name,
+			    name);
 }
 
 /* ---- Configuration of a machine ---- */
@@ -379,10 +389,12 @@ static int wait_a_moment(struct wslx_manager *m, const char *name, int64_t *sile
 	cleanup_free char *sock = wslx_machine_socket(m, name, WSLX_CONTROL_SOCKET);
 	struct pollfd p = { .fd = h ? h->cancel_fd : -1, .events = POLLIN };
 	struct wslx_machine_info info;
+	int r;
 
 	if (!sock)
 		return wslx_err_sys(err, ENOMEM, "cannot start the machine");
-	if (wslx_control_info(sock, &info, NULL) == 0) {
+	r = wslx_control_info(sock, &info, NULL);
+	if (r == 0) {
 		if (info.state == WSLX_MACHINE_RUNNING && info.host_disk_full && h && h->warning)
 			h->warning(h->opaque, "the host's disk is full: the machine waits until there is room");
 		if (info.state == WSLX_MACHINE_RUNNING)
@@ -390,10 +402,8 @@ static int wait_a_moment(struct wslx_manager *m, const char *name, int64_t *sile
 		if (info.state == WSLX_MACHINE_PAUSED)
 			resume_orphan(m, name);
 		*silent_since = wslx_now_ms();
-	} else if (wslx_now_ms() - *silent_since > SILENCE_MS) {
-		return wslx_err_set(err, EBUSY,
-				    "the machine '%s' neither answers nor ends; stop it: wslx terminate --force %s",
-				    name, name);
+	} else if (wslx_now_ms() - *silent_since > (r == -ETIMEDOUT ? HANG_MS : SILENCE_MS)) {
+		return wslx_machine_is_silent(name, err);
 	}
 	if (poll(&p, 1, POLL_MS) > 0)
 		return wslx_err_set(err, ECANCELED, "interrupted while the machine starts");

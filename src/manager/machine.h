@@ -60,6 +60,9 @@ void wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_ma
 /* Its lock, for the caller to close: until then it does not start.  -EBUSY: it runs, starts or stops. */
 WSLX_MUST_CHECK int wslx_machine_keep_out(struct wslx_manager *m, const char *name);
 
+/* -EBUSY, and the line that says that it does not answer and what to do. */
+int wslx_machine_is_silent(const char *name, struct wslx_err *err);
+
 /* Its supervisor, answering or not, as /proc shows; 0: there is none yet. */
 pid_t wslx_machine_supervisor(struct wslx_manager *m, const char *name);
 

@@ -40,6 +40,7 @@
 #define OWNER_FILE "owner"
 #define OVERLAY_FILE "disk.wslxo"
 #define SWEEP_MAX 64
+#define COPY_TRIES 5
 
 bool wslx_throwaway_is(struct wslx_manager *m, const char *name)
 {
@@ -67,10 +68,21 @@ static int clone_disk(const char *from, int to)
 	return ioctl(to, FICLONE, fd) < 0 ? -errno : 0;
 }
 
+/* Is it r, of a call, because the machine ends, or starts anew? */
+static bool leaves(struct wslx_manager *m, const char *name, int r)
+{
+	struct wslx_machine_info info;
+
+	if (r == -ENOENT || r == -ECONNREFUSED || r == -ECONNRESET || r == -EAGAIN)
+		return true;
+	wslx_machine_query(m, name, &info);
+	return info.state != WSLX_MACHINE_RUNNING && info.state != WSLX_MACHINE_PAUSED;
+}
+
 /* A running distro is paused: its processes are frozen and its file system is
- * whole, for as long as the copy takes. */
+ * whole, for as long as the copy takes.  *ret_left: it did not stay for that. */
 static int copy_running(struct wslx_manager *m, const struct wslx_throwaway_source *src, int to,
-			const struct wslx_start_hooks *h, struct wslx_err *err)
+			const struct wslx_start_hooks *h, bool *ret_left, struct wslx_err *err)
 {
 	cleanup_close int fd = open(src->disk, O_RDONLY | O_CLOEXEC), pause = -1;
 	int r, r2;
@@ -79,6 +91,7 @@ static int copy_running(struct wslx_manager *m, const struct wslx_throwaway_sour
 		return wslx_err_sys(err, errno, "cannot copy %s", src->disk);
 	pause = wslx_machine_pause(m, src->running, err);
 	if (pause < 0) {
+		*ret_left = leaves(m, src->running, pause);
 		wslx_err_prefix(err, "cannot pause '%s' to copy its disk", src->running);
 		return pause;
 	}
@@ -88,7 +101,29 @@ static int copy_running(struct wslx_manager *m, const struct wslx_throwaway_sour
 	if (r < 0)
 		wslx_err_sys(err, -r, "cannot copy %s", src->disk);
 	r2 = wslx_machine_resume(m, src->running, r < 0 ? NULL : err);
+	*ret_left = r == 0 && r2 < 0 && leaves(m, src->running, r2);
 	return r < 0 ? r : r2;
+}
+
+/* 1: copied; 0: nothing writes to it, so that there are better ways.  One that
+ * is being stopped is waited for. */
+static int copy_if_running(struct wslx_manager *m, const struct wslx_throwaway_source *src, int to,
+			   const struct wslx_start_hooks *h, struct wslx_err *err)
+{
+	for (int tries = 1;; tries++) {
+		bool left = false;
+		int r = src->running ? wslx_machine_settle(m, src->running, h, err) : 0;
+
+		if (r <= 0)
+			return r;
+		r = copy_running(m, src, to, h, &left, err);
+		if (r == 0)
+			return 1;
+		if (!left || tries == COPY_TRIES)
+			return r;
+		if (ftruncate(to, 0) < 0)
+			return wslx_err_sys(err, errno, "cannot make a disk");
+	}
 }
 
 /* Sets *ret_overlay when the disk is an overlay over the source. */
@@ -101,9 +136,9 @@ static int make_disk(struct wslx_manager *m, int dir, const struct wslx_throwawa
 	*ret_overlay = false;
 	if (fd < 0)
 		return wslx_err_sys(err, errno, "cannot make a disk");
-	r = src->running ? wslx_machine_settle(m, src->running, h, err) : 0;
+	r = copy_if_running(m, src, fd, h, err);
 	if (r != 0)
-		return r < 0 ? r : copy_running(m, src, fd, h, err);
+		return r < 0 ? r : 0;
 	if (clone_disk(src->disk, fd) == 0)
 		return 0;
 	(void)unlinkat(dir, WSLX_DISK_FILE, 0);

@@ -124,6 +124,23 @@ def test_doctor_without_a_kernel(fresh):
                         "wslx install debian", last), last
 
 
+def test_machine_that_does_not_answer(wslx, mini):
+    wslx.sh("true", distro=mini)
+    pid = wslx.vmm_pid(mini)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        how = f"machine '{mini}' does not answer; to stop it: wslx terminate --force {mini}"
+        assert len(wslx.fails("-d", mini, "-e", "true", needle=how, timeout=60).splitlines()) == 1
+        wslx.fails("stats", mini, needle=how)
+        r = wslx("list", "-v")
+        assert re.search(rf"^[ *] {mini} +Not answering +2$", r.out, re.M) and how in r.err
+        wslx.ok("terminate", "--force", mini)
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
+    wslx.sh("true", distro=mini)
+
+
 def test_doctor_promises_what_there_is(fresh):
     """Neither engine has a DAX window, both revoke."""
     assert not re.search("DAX|revocation|snapshots", fresh.ok("doctor"))
@@ -167,8 +184,15 @@ def test_words_of_wsl(wslx, mini):
                   ("--import-in-place", "x", "y.vhdx"), ("--system",), ("--import", "x", "y.vhdx", "--vhd"),
                   ("--manage", mini, "--move", "/x"), ("--manage", mini, "--resize", "2G"),
                   ("--manage", mini, "--set-sparse", "false"), ("--export", mini, "x.vhdx"),
-                  ("--export", mini, "x", "--format", "vhd")):
+                  ("--export", mini, "x", "--format", "vhd"), ("--export", mini, "x.vhdx", "--vhd"),
+                  ("--install", "debian", "--location", "/x"), ("--install", "--version", "1")):
         assert len(wslx.fails(*words).splitlines()) == 1
+
+
+def test_install_no_launch(fresh, mini_tar):
+    fresh.ok("--install", "-d", "mine", "--from-file", mini_tar, "--size", "1G", "--no-launch", "--web-download")
+    assert fresh.ok("list", "-q") == "mine\n"
+    fresh.fails("--install", "debian", "-d", "mine", needle="one distribution")
 
 
 def test_import_version_2(wslx, mini_tar):

@@ -132,6 +132,10 @@ def test_user_and_directory(wslx):
     assert "sudo" in wslx.ok("-d", "debian", "-u", "tester", "-e", "id", "-Gn")
     assert wslx.ok("-d", "debian", "--cd", "/usr/lib", "-e", "pwd") == "/usr/lib\n"
     assert wslx.ok("-d", "debian", "-u", "tester", "--cd", "~", "-e", "pwd") == "/home/tester\n"
+    assert wslx.ok("-d", "debian", "-u", "tester", "--cd", ".", "-e", "pwd") == "/home/tester\n"
+    assert wslx.ok("-d", "debian", "-u", "tester", "--cd", "../../usr", "-e", "pwd") == "/usr\n"
+    r = wslx("-d", "debian", "-u", "tester", "--cd", "nosuch", "-e", "pwd")
+    assert (r.returncode, r.out) == (0, "/home/tester\n") and "cannot enter" in r.err
     wslx.fails("-d", "debian", "-u", "nobody-such", "-e", "true", needle="nobody-such")
 
 

@@ -9,6 +9,8 @@
  *   die        ends without a word
  *   gate       up when the pipe whose path is in FAKE_VMM_GATE is written to
  *   deaf       up, then never answers
+ *   leaves     up, and ends when it is to pause
+ *   leaves-paused  ... to resume, without a word
  *   stubborn   has a window, and answers no PortalSync
  *   portal     has the region "reg" to write to until PortalSync says otherwise;
  *              what that said is in the file in FAKE_VMM_SAID
@@ -126,6 +128,14 @@ static bool serve(int conn, const struct wslx_vm_config *c, const char *mode)
 			       "{\"error\":\"io.wslx.Machine.Failed\",\"parameters\":{\"message\":\"not now\"}}");
 	else if (method && !strcmp(method, "io.wslx.Machine.PortalSync") && !strncmp(mode, "portal", 6))
 		len = portal_sync(json_object_get(call, "parameters"), mode, reply, sizeof(reply));
+	else if (method && !strcmp(method, "io.wslx.Machine.Pause") && !strcmp(mode, "leaves"))
+		end = (len = snprintf(reply, sizeof(reply),
+				      "{\"error\":\"io.wslx.Machine.NotReady\",\"parameters\":{\"state\":"
+				      "\"stopping\"}}")) > 0;
+	else if (method && !strcmp(method, "io.wslx.Machine.Pause") && !strcmp(mode, "leaves-paused"))
+		len = snprintf(reply, sizeof(reply), "{\"parameters\":{}}");
+	else if (method && !strcmp(method, "io.wslx.Machine.Resume") && !strcmp(mode, "leaves-paused"))
+		_exit(0);
 	else if (method && !strcmp(method, "io.wslx.Machine.Terminate"))
 		end = (len = snprintf(reply, sizeof(reply), "{\"parameters\":{}}")) > 0;
 	else

@@ -122,6 +122,22 @@ static void test_home(void **state)
 		assert_int_equal(setenv("HOME", home, 1), 0);
 }
 
+static void test_folders(void **state)
+{
+	static const struct {
+		const char *given, *means;
+	} list[] = {
+		{ NULL, "~" },    { "", "~" },        { "~", "~" },         { "/", "/" },   { "/usr", "/usr" },
+		{ "~/x", "~/x" }, { "usr", "~/usr" }, { "../x", "~/../x" }, { ".", "~/." }, { "~x", "~/~x" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(list); i++) {
+		cleanup_free char *folder = cli_folder(list[i].given);
+
+		assert_string_equal(folder, list[i].means);
+	}
+}
+
 static void test_run_forms(void **state)
 {
 	struct cli_opts o;
@@ -178,6 +194,44 @@ static void test_mistakes(void **state)
 	assert_true(o.help);
 	assert_int_equal(parse("list", WORDS("-qh"), &o, NULL), 0);
 	assert_true(o.help && o.quiet);
+}
+
+/* What wsl.exe has and we have not is answered, not called unknown. */
+static void test_options_of_wsl(void **state)
+{
+	static const struct {
+		const char *verb;
+		const char *words[4];
+		const char *needle;
+	} absent[] = {
+		{ "install", { "debian", "--location", "/x" }, "no --location here: disks are kept" },
+		{ "install", { "-l", "/x" }, "no -l here" },
+		{ "install", { "--vhd-size=10G" }, "--size SIZE" },
+		{ "install", { "--fixed-vhd" }, "always sparse" },
+		{ "install", { "--no-distribution" }, "wslx kernel add" },
+		{ "manage", { "x", "--set-sparse", "true", "--allow-unsafe" }, "always sparse" },
+		{ NULL, { "-u", "root", "--system" }, "no system distribution" },
+	};
+	const struct cli_verb *manage = cli_find_verb("manage");
+	struct cli c = { 0 };
+	struct cli_opts o;
+	struct wslx_err err = { 0 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(absent); i++) {
+		assert_int_equal(parse(absent[i].verb, absent[i].words, &o, &err), -EOPNOTSUPP);
+		if (!strstr(err.msg, absent[i].needle))
+			fail_msg("%s", err.msg);
+	}
+	assert_int_equal(parse("--install", WORDS("-n", "--web-download", "-d", "debian", "--version", "2"), &o, NULL),
+			 0);
+	assert_string_equal(o.distro, "debian");
+	assert_int_equal(parse("--export", WORDS("debian", "x.vhdx", "--vhd"), &o, NULL), 0);
+	assert_true(o.vhd);
+	/* Only what is at rest is exported. */
+	c.verb = manage;
+	assert_int_equal(parse("manage", WORDS("deb", "--resize", "10G"), &o, NULL), 0);
+	assert_int_equal(manage->run(&c, &o, &err), -EOPNOTSUPP);
+	assert_non_null(strstr(err.msg, "wslx terminate deb; wslx export deb - | wslx import NEW-NAME - --size 10G"));
 }
 
 static void test_settings_from_options(void **state)
@@ -378,8 +432,10 @@ int main(void)
 		cmocka_unit_test(test_names_of_verbs),
 		cmocka_unit_test(test_exec_forms),
 		cmocka_unit_test(test_home),
+		cmocka_unit_test(test_folders),
 		cmocka_unit_test(test_run_forms),
 		cmocka_unit_test(test_mistakes),
+		cmocka_unit_test(test_options_of_wsl),
 		cmocka_unit_test(test_settings_from_options),
 		cmocka_unit_test(test_words_survive_a_shell),
 		cmocka_unit_test(test_wslenv),

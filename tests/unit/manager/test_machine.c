@@ -23,6 +23,7 @@
 #include <cmocka.h>
 
 #include "base/cleanup.h"
+#include "base/loop.h"
 #include "home.h"
 #include "machines.h"
 #include "manager/distros.h"
@@ -253,6 +254,26 @@ static void test_stopping_one_that_hangs(void **state)
 		close(held[--n]);
 }
 
+/* It accepts, and says nothing: that is found out soon, and said with what to do. */
+static void test_one_that_does_not_answer(void **state)
+{
+	struct home *h = *state;
+	struct wslx_machine_info info;
+	struct wslx_err err = { 0 };
+	int64_t begun;
+
+	setenv("FAKE_VMM", "deaf", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	begun = wslx_now_ms();
+	wslx_machine_query(h->m, "one", &info);
+	assert_true(info.silent && info.state != WSLX_MACHINE_STOPPED);
+	assert_true(wslx_now_ms() - begun < 5000);
+	begun = wslx_now_ms();
+	assert_int_equal(start(h, NULL, &err), -EBUSY);
+	assert_true(wslx_now_ms() - begun < 15000);
+	assert_string_equal(err.msg, "the machine 'one' does not answer; to stop it: wslx terminate --force one");
+}
+
 /* As soon as the name is free, a machine of a newer distro may run under it. */
 static void on_withdrawn(void *opaque, const struct wslx_statefile_op *op)
 {
@@ -387,6 +408,25 @@ static void test_throwaway(void **state)
 	assert_false(exists(h->m->run_fd, name) || exists(h->m->machines_fd, name));
 }
 
+/* While its disk is to be copied, the distro's own machine is stopped. */
+static void test_throwaway_of_one_that_leaves(void **state)
+{
+	static const char *const modes[] = { "leaves", "leaves-paused" };
+	struct home *h = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		struct wslx_throwaway t;
+		struct wslx_err err = { 0 };
+
+		setenv("FAKE_VMM", modes[i], 1);
+		assert_int_equal(start(h, NULL, NULL), 0);
+		unsetenv("FAKE_VMM");
+		if (run_one(h, &t, &err) < 0)
+			fail_msg("%s: %s", modes[i], err.msg);
+		wslx_throwaway_end(h->m, &t);
+	}
+}
+
 static void test_unregister_names_a_throwaway(void **state)
 {
 	struct home *h = *state;
@@ -496,12 +536,14 @@ int main(void)
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
 		T(test_stopping_one_that_hangs),
+		T(test_one_that_does_not_answer),
 		T(test_crash_under_a_command),
 		T(test_unregister_stops),
 		T(test_unregister_spares_an_unseen_machine),
 		T(test_unregister_spares_the_next_one),
 		T(test_export_of_a_disk_in_use),
 		T(test_throwaway),
+		T(test_throwaway_of_one_that_leaves),
 		T(test_unregister_names_a_throwaway),
 		T(test_throwaway_of_a_killed_owner),
 		T(test_failed_throwaway_leaves_nothing),
