@@ -299,7 +299,8 @@ struct portal_quiesce {
 	uint64_t late;
 };
 
-/* Brings everybody to rest; -ETIMEDOUT if someone is late, and then still in force.  ret may be NULL. */
+/* Brings everybody to rest; -ETIMEDOUT if someone is late, and then still in force.  Who has not attached yet is at
+ * rest: a machine without a program that uses the region.  ret may be NULL. */
 int portal_host_quiesce(portal_host *h, int64_t timeout_ns, struct portal_quiesce *ret);
 /* Who is at rest by now; -EAGAIN: not everybody, -EINVAL: nobody is to. */
 int portal_host_rest(portal_host *h, struct portal_quiesce *ret);

@@ -91,6 +91,7 @@ int wslx_portal_open_own(portal *p)
 {
 	struct wslx_portal_view *v;
 	uint8_t *arena;
+	int r;
 
 	if (p->own_arena >= PORTAL_MAX_ARENAS || !p->view[p->own_arena].writable)
 		return -EPROTO;
@@ -110,9 +111,11 @@ int wslx_portal_open_own(portal *p)
 	p->ctl->request_seq = PORTAL_LOAD_ACQ(&p->parts[p->self].reply_seq);
 	p->ctl->quiesce_ack = 0;
 	PORTAL_STORE_REL(&p->ctl->epoch_seen, p->epoch);
-	PORTAL_STORE_REL(&p->ctl->state, PORTAL_CTL_ATTACHED);
-	return wslx_portal_heap_init(&p->heap, arena, (uint64_t)v->segments << PORTAL_SEGMENT_SHIFT,
-				     PORTAL_LIFE_GENERATION(v->life));
+	r = wslx_portal_heap_init(&p->heap, arena, (uint64_t)v->segments << PORTAL_SEGMENT_SHIFT,
+				  PORTAL_LIFE_GENERATION(v->life));
+	if (r == 0)
+		wslx_portal_gate_open(p);
+	return r;
 }
 
 static int attach(portal *p, const struct portal_attach *a)

@@ -16,6 +16,12 @@
  *
  * Changes under portal.lock need no flag: acknowledging takes the lock too.
  *
+ * Whoever has not attached is at rest for the host, without a word of his: a
+ * machine that has a grant and no program that uses it.  "Store ATTACHED, then
+ * look at quiesce" against "store quiesce, then look who is attached": both with
+ * full barriers.  A guest that says that it is not attached and publishes all
+ * the same could as well acknowledge and publish.
+ *
  * Threads: any.  portal.lock guards the list.
  */
 #include <errno.h>
@@ -69,6 +75,12 @@ bool wslx_portal_gate_rest(portal *p)
 	r = wslx_portal_gate_rest_locked(p);
 	pthread_mutex_unlock(&p->lock);
 	return r;
+}
+
+void wslx_portal_gate_open(portal *p)
+{
+	PORTAL_STORE_FENCE(&p->ctl->state, PORTAL_CTL_ATTACHED);
+	(void)wslx_portal_gate_rest(p);
 }
 
 /* Until the word is even again. */

@@ -44,6 +44,13 @@ static inline bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g)
 	return false;
 }
 
+/* As the host sees it.  Nobody who has not attached, or has gone, is in the middle of anything; and whoever attaches
+ * looks at the header's word afterwards, see wslx_portal_gate_open().  id: that word, stored before with SEQ. */
+static inline bool wslx_portal_gate_at_rest(const struct portal_control *ctl, uint32_t id)
+{
+	return PORTAL_LOAD_SEQ(&ctl->state) != PORTAL_CTL_ATTACHED || PORTAL_LOAD_ACQ(&ctl->quiesce_ack) == id;
+}
+
 /* The other half of wslx_portal_gate_try() and _enter(). */
 static inline void wslx_portal_gate_leave(portal *p, struct wslx_portal_gate *g)
 {

@@ -8,6 +8,7 @@
 #include "os/linux/fd.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
+#include "portal/gate_inline.h"
 #include "portal/host.h"
 
 static int64_t now_ns(void)
@@ -204,7 +205,7 @@ static void who_arrived(portal_host *h, struct portal_quiesce *q)
 	for (unsigned i = 1; i < PORTAL_MAX_PARTICIPANTS; i++) {
 		if (!h->member[i].live)
 			continue;
-		if (PORTAL_LOAD_ACQ(&h->member[i].ctl->quiesce_ack) == id)
+		if (wslx_portal_gate_at_rest(h->member[i].ctl, id))
 			q->arrived |= UINT64_C(1) << i;
 		else
 			q->late |= UINT64_C(1) << i;

@@ -181,6 +181,8 @@ extern const struct portal_doorbell_ops wslx_portal_futex_ops; /* ctx: the porta
 /* gate.c */
 void wslx_portal_gate_add(portal *p, struct wslx_portal_gate *g);
 void wslx_portal_gate_remove(portal *p, struct wslx_portal_gate *g);
+/* The control area and the heap are ready: from now on this participant is attached. */
+void wslx_portal_gate_open(portal *p);
 /* Before the first write of a publication; waits while the region is quiesced.  0 or -EAGAIN, -ETIMEDOUT, -EPIPE,
  * -EACCES (revoked). */
 WSLX_MUST_CHECK int wslx_portal_gate_enter(portal *p, struct wslx_portal_gate *g, int64_t deadline);

@@ -84,6 +84,20 @@ def test_one_process_at_a_time(shared):
     shared.asks(shared.inside(1, "client"), server)
 
 
+def test_quiesce_without_a_program(shared):
+    """Machines in which nobody uses the region are at rest; who comes meanwhile waits."""
+    w = shared.wslx
+    wait_for("both take part", lambda: [p["kind"] for p in stat_of(shared)["participants"]][1:] == ["guest", "guest"])
+    w.ok("portal", "quiesce", shared.region)
+    server = shared.inside(0, "server")
+    client = shared.host("client")
+    wait_for("the client is there", lambda: len(stat_of(shared)["participants"]) == 4)
+    w.ok("portal", "quiesce", shared.region)
+    assert owner(shared, "double") is None
+    w.ok("portal", "resume", shared.region)
+    shared.asks(client, server)
+
+
 def stat_of(shared):
     return json.loads(shared.wslx.ok("portal", "stat", shared.region, "--json"))
 

@@ -475,6 +475,13 @@ static void setup_quiesce(void)
 	setup_base();
 	join(0, &side[1], 2, PORTAL_RECORDS, &m.tx[0], &m.rx[0], m.data[0], &m.tx[1], &m.rx[1], m.data[1]);
 	join(2, &side[1], 2, PORTAL_RECORDS, &m.tx[2], &m.rx[2], m.data[2], &m.tx[3], &m.rx[3], m.data[3]);
+	m.ctl[1].state = PORTAL_CTL_ATTACHED;
+}
+
+static void setup_quiesce_late(void)
+{
+	setup_quiesce();
+	m.ctl[1].state = 0;
 }
 
 static void sender(unsigned c)
@@ -502,6 +509,12 @@ static void sender_b(void)
 	sender(2);
 }
 
+static void sender_that_attaches(void)
+{
+	wslx_portal_gate_open(&side[1]);
+	sender(0);
+}
+
 static bool acknowledged(void)
 {
 	return m.ctl[1].quiesce_ack == m.hdr.quiesce;
@@ -511,7 +524,8 @@ static void quiescer(void)
 {
 	PORTAL_STORE_SEQ(&m.hdr.quiesce, 1);
 	host_event(1);
-	ex_await(acknowledged);
+	if (!wslx_portal_gate_at_rest(&m.ctl[1], 1))
+		ex_await(acknowledged);
 	ex_freeze(3, m.tx, sizeof(m.tx) + sizeof(m.rx) + sizeof(m.data));
 	for (unsigned i = 0; i < 3; i++)
 		(void)PORTAL_LOAD_ACQ(&m.tx[0].head);
@@ -541,6 +555,7 @@ static const struct scenario scenarios[] = {
 	{ "names-move", 2, 3, false, 0, false, setup_names, { name_remover, name_reader_of_one }, NULL },
 	{ "names-crash", 2, 2, false, 2, false, setup_names, { name_reader_early, name_writer }, NULL },
 	{ "quiesce", 3, 2, false, 0, true, setup_quiesce, { sender_a, sender_b, quiescer }, NULL },
+	{ "quiesce-late", 2, 2, false, 0, true, setup_quiesce_late, { sender_that_attaches, quiescer }, NULL },
 };
 
 int main(int argc, char **argv)

@@ -442,6 +442,38 @@ static void peer_dies(void **state)
 	vm_end(&v);
 }
 
+/* A machine that was granted the region keeps nobody waiting until a program in it attaches; and that one meets what
+ * is in force. */
+static void quiesce_without_a_program(void **state)
+{
+	struct portal_quiesce q;
+	portal *guest, *host;
+	static struct vm v;
+
+	vm_start(&v, &b, "test");
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(portal_host_quiesce(b.h, LONG, &q), 0);
+		/* Later it may just be becoming another participant. */
+		if (round == 0)
+			assert_int_equal(q.arrived, UINT64_C(1) << vm_entry(&v)->participant);
+		guest = vm_attach(&v);
+		/* At rest without having called anything. */
+		assert_int_equal(portal_host_quiesce(b.h, LONG, &q), 0);
+		assert_int_equal(portal_poll(guest, 0), -EAGAIN);
+		assert_int_equal(portal_host_resume(b.h), 0);
+		host = broker_attach(&b, "host");
+		exchange(host, guest);
+		portal_detach(host);
+		/* Neither does one that is busy elsewhere pass for one that is not there. */
+		assert_int_equal(portal_host_quiesce(b.h, SEC / 10, &q), -ETIMEDOUT);
+		assert_int_equal(q.late, UINT64_C(1) << vm_entry(&v)->participant);
+		portal_detach(guest);
+		assert_int_equal(portal_host_quiesce(b.h, LONG, &q), 0);
+		assert_int_equal(portal_host_resume(b.h), 0);
+	}
+	vm_end(&v);
+}
+
 static void grant_ends(void **state)
 {
 	struct portal_handle h;
@@ -647,6 +679,7 @@ int main(void)
 		T(nonsense_in_the_tables),
 		T(process_dies),
 		T(peer_dies),
+		T(quiesce_without_a_program),
 		T(grant_ends),
 		T(revoked_by_the_host),
 		T(broker_ends),
