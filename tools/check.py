@@ -69,9 +69,14 @@ def sh(argv, log, env=None, timeout=3600):
             raise
 
 
-def tail(log, n=40):
+def last_lines(text, n=40):
+    return "\n".join(line if len(line) < 400 else line[:400] + "..." for line in text.splitlines()[-n:])
+
+
+def tail(log, start=0):
     with open(log, errors="replace") as f:
-        return "".join(line if len(line) < 400 else line[:400] + "...\n" for line in f.readlines()[-n:])
+        f.seek(start)
+        return last_lines(f.read())
 
 
 def configure(build, options, env, log):
@@ -112,7 +117,7 @@ def meson_tests(name, build_dir, env=None, args=()):
                 out = (r.get("stdout") or "") + (r.get("stderr") or "")
                 t.skip(test, out.strip().splitlines()[-1] if out.strip() else "no reason given")
             else:
-                t.fail(test)
+                t.fail(test, last_lines((r.get("stdout") or "") + (r.get("stderr") or "")))
         return True
     return stage
 
@@ -276,9 +281,12 @@ def fuzz_replay(t, log):
         corpus = os.path.join(corpora, exe[5:])
         if not os.path.isdir(corpus):
             t.fail(f"fuzz:{exe[5:]}: no corpus")
-        elif sh([path, "-runs=0", "-timeout=30", "-rss_limit_mb=4096", corpus], log,
-                {"UBSAN_OPTIONS": "halt_on_error=1"}, timeout=600):
-            t.fail(f"fuzz:{exe[5:]}")
+            continue
+        start = os.path.getsize(log)
+        status = sh([path, "-runs=0", "-timeout=30", "-rss_limit_mb=4096", corpus], log,
+                    {"UBSAN_OPTIONS": "halt_on_error=1"}, timeout=600)
+        if status:
+            t.fail(f"fuzz:{exe[5:]}", f"status {status}\n{tail(log, start)}")
         else:
             t.ok(f"fuzz:{exe[5:]}")
 

@@ -144,7 +144,8 @@ void wslx_outlet_update(struct outlet *out);
 void wslx_outlet_drain(struct outlet *out);
 
 /* place.c */
-/* The distro's first process has ended, whether the agent has heard of it or not. */
+/* The distro's first process has ended or is about to, whether the agent has heard of it or not: nothing can be started
+ * there any more.  Needs the agent's /proc. */
 bool wslx_place_ended(const struct wslx_guest_place *place);
 
 /* launch.c */

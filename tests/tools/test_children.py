@@ -126,7 +126,7 @@ def test_a_signal_ends_the_whole_group(world, sig):
     p.send_signal(sig)
     p.communicate(timeout=WAIT)
     assert p.returncode == 128 + sig
-    assert all(gone(pid) for pid in world.pids())
+    until("the group is left", lambda: all(gone(pid) for pid in world.pids()))
 
 
 def test_a_killed_starter_tells_the_leader(world):
