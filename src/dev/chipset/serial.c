@@ -3,11 +3,13 @@
  *
  * Theory of operation.  A byte written to THR goes into a ring and is at once
  * "sent": the transmitter is always empty, so the guest never waits.  The
- * loop's thread moves the ring to the console descriptor, which does not
- * block; when nobody reads there, the ring's oldest bytes give way, because
- * the newest are what explains a crash.  A round moves at most one ring's
- * worth: a guest that writes without pause must not keep the loop from its
- * other work.
+ * loop's thread moves the ring to the console descriptor, a few milliseconds
+ * after the first byte so that a line is one write and one wake-up, here and
+ * for the console's reader, and not one for each character.  The descriptor
+ * does not block; when nobody reads there, the ring's oldest bytes give way,
+ * because the newest are what explains a crash.  A round moves at most one
+ * ring's worth: a guest that writes without pause must not keep the loop from
+ * its other work.
  *
  * The line is raised while a condition that the guest enabled is pending, and
  * changes only on edges, so most bytes cost no system call.
@@ -29,6 +31,9 @@
 #include "os/linux/fd.h"
 
 #define RING_SIZE 65536u /* power of two */
+/* Output waits for more: this long, or until there is this much. */
+#define GATHER_MS 5
+#define GATHER_BYTES 4096u
 
 enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR };
 
@@ -53,8 +58,9 @@ struct wslx_serial {
 	unsigned gsi;
 	struct wslx_loop *loop;
 	int fd;      /* console; -1 = none */
-	int wake_fd; /* eventfd: the ring has become non-empty */
+	int wake_fd; /* eventfd: the ring has become non-empty, or holds GATHER_BYTES */
 	struct wslx_watch *wake_watch, *out_watch;
+	struct wslx_timer *gather;
 
 	pthread_mutex_t lock;
 	uint8_t ier, fcr, lcr, mcr, scr, dll, dlm;
@@ -84,8 +90,6 @@ static void wake(struct wslx_serial *s)
 
 static void put_byte(struct wslx_serial *s, uint8_t byte)
 {
-	bool was_empty = s->head == s->tail;
-
 	if (s->fd < 0)
 		return;
 	if (s->head - s->tail == RING_SIZE) {
@@ -93,7 +97,7 @@ static void put_byte(struct wslx_serial *s, uint8_t byte)
 		s->dropped++;
 	}
 	s->ring[s->head++ % RING_SIZE] = byte;
-	if (was_empty)
+	if (s->head - s->tail == 1 || s->head - s->tail == GATHER_BYTES)
 		wake(s);
 }
 
@@ -287,10 +291,23 @@ static void on_writable(struct wslx_watch *w, int fd, uint32_t events, void *opa
 
 static void on_wake(struct wslx_watch *w, int fd, uint32_t events, void *opaque)
 {
+	struct wslx_serial *s = opaque;
 	uint64_t n;
 
-	if (read(fd, &n, sizeof(n)) == sizeof(n))
-		pump(opaque);
+	if (read(fd, &n, sizeof(n)) != sizeof(n))
+		return;
+	pthread_mutex_lock(&s->lock);
+	n = s->head - s->tail;
+	pthread_mutex_unlock(&s->lock);
+	if (n >= GATHER_BYTES)
+		pump(s);
+	else
+		wslx_timer_arm(s->gather, GATHER_MS);
+}
+
+static void on_gathered(struct wslx_timer *t, void *opaque)
+{
+	pump(opaque);
 }
 
 void wslx_serial_flush(struct wslx_serial *s, int timeout_ms)
@@ -337,6 +354,8 @@ int wslx_serial_new(struct wslx_hv *hv, unsigned gsi, struct wslx_loop *loop, in
 		r = wslx_fd_nonblock(fd, 1);
 	if (r == 0)
 		r = wslx_loop_watch(loop, s->wake_fd, EPOLLIN, on_wake, s, &s->wake_watch);
+	if (r == 0)
+		r = wslx_loop_timer(loop, on_gathered, s, &s->gather);
 	if (r < 0) {
 		wslx_serial_free(s);
 		return r;
@@ -351,6 +370,7 @@ void wslx_serial_free(struct wslx_serial *s)
 		return;
 	wslx_watch_free(s->wake_watch);
 	wslx_watch_free(s->out_watch);
+	wslx_timer_free(s->gather);
 	wslx_close(&s->wake_fd);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
