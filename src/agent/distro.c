@@ -513,8 +513,10 @@ static void on_kill_time(struct wslx_timer *t, void *opaque)
 {
 	struct distro *d = opaque;
 
-	if (d->pid > 0)
-		kill(d->pid, SIGKILL);
+	if (d->pid <= 0)
+		return;
+	log_warn("distro %s: what has not ended by now is killed", d->params.name);
+	kill(d->pid, SIGKILL);
 }
 
 void distro_stop_one(struct distro *d, uint32_t timeout_ms)

@@ -5,6 +5,7 @@ One WSLX_HOME serves a whole run; tests that break machines make their own
 distro.  Nothing here sleeps for a fixed time: waits watch for the event.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -152,11 +153,24 @@ def children_of(pid):
 
 
 def alive(pid):
+    """Any of its threads: the first one may be gone while others still have its files."""
+    for stat in glob.glob(f"/proc/{pid}/task/*/stat"):
+        try:
+            with open(stat) as f:
+                if f.read().rsplit(")", 1)[1].split()[0] not in "ZX":
+                    return True
+        except OSError:
+            pass
+    return False
+
+
+def comm(pid):
+    """Its program's name; empty if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+        with open(f"/proc/{pid}/comm") as f:
+            return f.read().strip()
     except OSError:
-        return False
+        return ""
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from conftest import children_of, free_port, wait_for
+from conftest import children_of, comm, free_port, wait_for
 from test_lifecycle import control
 
 
@@ -123,15 +123,7 @@ def test_passt_death_is_repaired(wslx, tcp_server):
 
 
 def passts(pid):
-    found = []
-    for p in children_of(pid):
-        try:
-            with open(f"/proc/{p}/comm") as f:
-                if "passt" in f.read():
-                    found.append(p)
-        except OSError:
-            pass  # gone meanwhile
-    return found
+    return [p for p in children_of(pid) if "passt" in comm(p)]
 
 
 def test_published_port_survives_passts_death(wslx):
@@ -143,15 +135,15 @@ def test_published_port_survives_passts_death(wslx):
     p = wslx.popen("run", "debian", "--publish", f"{port}:8080", "--", "exec python3 -c \"import socket; "
                    "s=socket.socket(); s.bind(('0.0.0.0', 8080)); s.listen(); print('up', flush=True)\n"
                    "while True:\n c,_=s.accept(); c.settimeout(5)\n"
-                   " try:\n  d=c.recv(100); c.sendall(b'served '+d)\n  if d == b'last': c.recv(1); break\n"
+                   " try:\n  d=c.recv(100); c.sendall(b'served '+d)\n  if d == b'last': c.settimeout(60); c.recv(1); break\n"
                    " except OSError: pass\n c.close()\"")
     assert p.stdout.readline() == b"up\n", p.stderr.read()
     machine, = [m for m in set(os.listdir(run)) - before if m.startswith("run-")]
     supervisor = control(wslx, machine, "io.wslx.Machine.Info")["parameters"]["pid"]
 
-    def served(what):
+    def served(what, limit=5):
         try:
-            with socket.create_connection(("127.0.0.1", port), 5) as c:
+            with socket.create_connection(("127.0.0.1", port), limit) as c:
                 c.sendall(what)
                 return c.recv(100) == b"served " + what
         except OSError:
@@ -163,7 +155,7 @@ def test_published_port_survives_passts_death(wslx):
         os.kill(child, signal.SIGKILL)
     wait_for("another passt", lambda: set(passts(supervisor)) - set(old))
     wait_for("the port is served again", lambda: served(b"again"))
-    assert served(b"last")
+    assert served(b"last", 60)
     assert p.wait(120) == 0
 
 
