@@ -27,6 +27,9 @@
 #define DESCRIPTORS_MAX (64 * WSLX_MIB)
 /* Of one block while paths are looked up: links lead through a folder again. */
 #define VISITS_MAX 16
+/* Bytes of folders that are read for it, and of the nodes that say where those
+ * are: a million blocks of the usual size.  Root file systems need some dozen. */
+#define LOOKUP_MAX (4 * WSLX_GIB)
 
 bool wslx_import_is_ext4(const uint8_t *p, size_t n)
 {
@@ -87,10 +90,15 @@ int wslx_import_image_size(int fd, off_t start, uint64_t file_size, uint64_t *re
 /* Does it look like a root file system? */
 static int check_content(ext2_filsys fs, const struct wslx_task *task, struct wslx_err *err)
 {
+	const struct wslx_walk_limits limits = {
+		.times = VISITS_MAX,
+		.pieces = LOOKUP_MAX / fs->blocksize,
+		.blocks = LOOKUP_MAX / fs->blocksize,
+	};
 	struct wslx_walk w = { .task = task, .subject = "the ext4 image", .err = err };
 	int r;
 
-	wslx_walk_init(&w, fs, VISITS_MAX);
+	wslx_walk_init(&w, fs, &limits);
 	r = wslx_walk_exists(&w, "/etc");
 	if (r == 0)
 		r = wslx_walk_exists(&w, "/bin/sh");
