@@ -66,6 +66,14 @@ WSLX_MUST_CHECK int wslx_import_image_stream(const struct wslx_import_params *p,
 					     const void *first, size_t first_len, struct wslx_import_result *ret,
 					     struct wslx_err *err);
 
+/* --- import_refuse.c --- */
+
+/* -EINVAL: says what these bytes are, which begin what was given, and what to do. */
+int wslx_import_refuse(const uint8_t *p, size_t n, struct wslx_err *err);
+bool wslx_import_all_zero(const uint8_t *p, size_t n);
+/* The first block was nothing but zeros: the same, by what follows. */
+int wslx_import_refuse_zeros(struct wslx_source *src, struct wslx_import_meter *m, struct wslx_err *err);
+
 /* --- wslconf.c --- */
 
 /* The oobe section of a wsl-distribution.conf; what is malformed is left out. */

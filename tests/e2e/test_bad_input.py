@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import struct
 import subprocess
 import tempfile
 
@@ -50,6 +52,28 @@ def test_not_a_tar(wslx, tmp_path):
     wslx.fails("import", "noise", str(empty))
     wslx.fails("import", "noise", str(tmp_path / "absent.tar"), needle="absent.tar")
     registered_nothing(wslx, "noise")
+
+
+def test_whole_disk(wslx, mini_tar, tmp_path):
+    """It is called what it is, and what the line says to do about it works."""
+    root, part, disk = tmp_path / "root", tmp_path / "part", tmp_path / "disk.img"
+    root.mkdir()
+    subprocess.run(["tar", "-C", str(root), "-xf", mini_tar], check=True)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", str(root), str(part), "64M"], check=True)
+    start, sectors = 2048, (64 << 20) // 512
+    entry = b"\x80\0\0\0\x83\0\0\0" + struct.pack("<II", start, sectors)
+    disk.write_bytes(bytes(446) + entry + bytes(48) + b"\x55\xaa" + bytes((start - 1) * 512) + part.read_bytes())
+    err = wslx.fails("import", "disk", str(disk), needle="a whole disk with a partition table")
+    assert len(err.splitlines()) == 1 and "disk.img" in err and "empty" not in err
+    registered_nothing(wslx, "disk")
+    recipe, = (r for r in err.split("`") if r.startswith("dd "))
+    words = {"FILE": str(disk), "START": str(start), "SECTORS": str(sectors), "NAME": "disk", "wslx": WSLX}
+    recipe = re.sub(r"\b(FILE|START|SECTORS|NAME|wslx)\b", lambda m: words[m[0]], recipe)
+    subprocess.run(["sh", "-c", recipe], env=wslx.env, check=True, timeout=300)
+    try:
+        assert "disk" in wslx.distros()
+    finally:
+        wslx.ok("unregister", "disk")
 
 
 def test_truncated_archive(wslx, mini_tar, tmp_path):
