@@ -1,6 +1,7 @@
 """What a user meets at the command line: hints, defaults, wsl.exe's spellings, export."""
 
 import glob
+import json
 import os
 import pathlib
 import re
@@ -87,6 +88,28 @@ def test_config_shows_what_counts(wslx, mini):
     wslx.ok("config", mini, "memory=256M", "cpus=1")
     out = wslx.ok("config", mini)
     assert "memory=256M\n" in out and "cpus=1\n" in out
+
+
+def test_config_json(wslx, mini):
+    new = json.loads(wslx.ok("config", mini, "--json"))
+    unset = ["engine", "memory", "cpus", "user", "net", "publish", "portal", "portal_window"]
+    assert new.pop("defaults") == unset and set(new) == {"name", "kernel", *unset}
+    assert new["name"] == mini and new["kernel"] == "cloud" and new["user"] == "root" and new["net"] == "passt"
+    assert (new["engine"], new["publish"], new["portal"], new["portal_window"]) == ("auto", [], [], 256 << 20)
+    listed = wslx.distros()[mini]
+    assert (new["memory"], new["cpus"]) == (listed["memory"], listed["cpus"])
+    wslx.ok("config", mini, "memory=300M", "cpus=1", "publish=8080:80", "publish=[::1]:53:53/udp", "portal-window=64M",
+            "portal=bus:16M:inside")
+    now = json.loads(wslx.ok("config", mini.upper(), "--json"))
+    assert now["defaults"] == ["engine", "user", "net"]
+    assert (now["name"], now["memory"], now["cpus"], now["portal_window"]) == (mini, 300 << 20, 1, 64 << 20)
+    # As they are given.
+    text = wslx.ok("config", mini).splitlines()
+    assert [f"publish={p}" for p in now["publish"]] == [s for s in text if s.startswith("publish=")]
+    assert [f"portal={p}" for p in now["portal"]] == ["portal=bus:16M:inside"]
+    wslx.fails("config", mini, "--json", "cpus=2", needle="--json")
+    assert "--json" in wslx.ok("config", "--help") and "portal_window" in wslx.ok("config", "--help")
+    wslx.ok("config", mini, "portal=", "publish=")
 
 
 def test_config_user_is_checked(wslx, mini):
