@@ -47,15 +47,16 @@ int wslx_export_ext2_error(struct export *e, errcode_t c)
 
 int wslx_export_archive_error(struct export *e)
 {
-	const char *text = archive_error_string(e->a);
+	const char *text = archive_error_string(e->a), *name = e->p->out_name;
 
 	if (e->full)
 		return wslx_err_set(e->err, ENOSPC,
-				    "the archive needs more than the %" PRIu64
+				    "the archive%s%.400s needs more than the %" PRIu64
 				    " MiB that are left to use on the host's disk",
-				    e->room >> 20);
+				    name ? " " : "", name ? name : "", e->room >> 20);
 	if (e->write_error)
-		return wslx_err_sys(e->err, e->write_error, "cannot write the archive");
+		return wslx_err_sys(e->err, e->write_error, "cannot write the archive%s%.400s", name ? " " : "",
+				    name ? name : "");
 	return wslx_err_set(e->err, EIO, "cannot archive %.200s: %s", e->path, text ? text : "no reason given");
 }
 

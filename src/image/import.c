@@ -66,6 +66,11 @@ int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct w
 	return 0;
 }
 
+int wslx_import_full(const struct wslx_import_params *p, struct wslx_err *err)
+{
+	return wslx_err_set(err, ENOSPC, "no space left on the host's disk" WSLX_PLACE_FMT, WSLX_PLACE(p->place));
+}
+
 static int import_stream(const struct wslx_import_params *p, struct wslx_source *src, struct wslx_import_result *ret,
 			 struct wslx_err *err)
 {
@@ -134,7 +139,7 @@ int wslx_import(const struct wslx_import_params *p, struct wslx_import_result *r
 		return wslx_err_set(err, EINVAL, "a disk must be between 64 MiB and 16 TiB large");
 	r = import_any(&with, &result, err);
 	if (r == 0 && !p->no_sync && fsync(p->out_fd) < 0)
-		r = errno == ENOSPC || errno == EDQUOT ? wslx_err_set(err, ENOSPC, "no space left on the host's disk")
+		r = errno == ENOSPC || errno == EDQUOT ? wslx_import_full(p, err)
 						       : wslx_err_sys(err, errno, "cannot write the disk image");
 	if (r < 0) {
 		/* Cancelling is not about the file. */

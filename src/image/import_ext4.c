@@ -143,7 +143,10 @@ static int grow(const struct wslx_import_params *p, struct wslx_err *err)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", p->out_fd);
 	snprintf(size, sizeof(size), "%" PRIu64 "K", p->size / 1024);
-	return wslx_proc_run(&run, &p->task, NULL, err);
+
+	int r = wslx_proc_run(&run, &p->task, NULL, err);
+
+	return r == -ENOSPC ? wslx_import_full(p, err) : r;
 }
 
 /* The file system, of this size, is in out_fd. */
@@ -187,14 +190,15 @@ static int use_room(struct copy *c, uint64_t n)
 	if (c->used <= c->room)
 		return 0;
 	return wslx_err_set(c->err, ENOSPC,
-			    "the image needs more than the %" PRIu64 " MiB that are left to use on the host's disk",
-			    c->room >> 20);
+			    "the image needs more than the %" PRIu64
+			    " MiB that are left to use on the host's disk" WSLX_PLACE_FMT,
+			    c->room >> 20, WSLX_PLACE(c->p->place));
 }
 
 static int write_fail(struct copy *c, int r)
 {
-	if (r == -ENOSPC)
-		return wslx_err_set(c->err, ENOSPC, "no space left on the host's disk");
+	if (r == -ENOSPC || r == -EDQUOT)
+		return wslx_import_full(c->p, c->err);
 	return wslx_err_sys(c->err, -r, "cannot write the disk image");
 }
 
@@ -237,8 +241,8 @@ static int copy_in_kernel(struct copy *c, off_t from, size_t *n)
 	loff_t in = from, out = from - c->start;
 	ssize_t got = copy_file_range(c->p->in_fd, &in, c->p->out_fd, &out, *n, 0);
 
-	if (got < 0 && errno == ENOSPC)
-		return write_fail(c, -ENOSPC);
+	if (got < 0 && (errno == ENOSPC || errno == EDQUOT))
+		return write_fail(c, -errno);
 	if (got <= 0)
 		return -EOPNOTSUPP;
 	*n = (size_t)got;

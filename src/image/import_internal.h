@@ -11,6 +11,7 @@
 
 #include "image/ext4.h"
 #include "image/import.h"
+#include "image/place.h"
 #include "image/source.h"
 
 /* One import's way of saying how far it is, and of hearing that it must end. */
@@ -27,6 +28,9 @@ int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *er
 WSLX_MUST_CHECK int wslx_import_free_space(int fd, uint64_t *ret);
 /* Bytes that may be put on the disk: max_bytes, and the above. */
 WSLX_MUST_CHECK int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err);
+
+/* The host has no room any more: -ENOSPC. */
+int wslx_import_full(const struct wslx_import_params *p, struct wslx_err *err);
 
 /* What is still unpacked behind the end of an archive or image, to see its
  * checksum. */

@@ -1,5 +1,6 @@
 """Mistakes: one clear line, a non-zero status, nothing left behind."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -95,19 +96,56 @@ def test_not_a_kernel(wslx, tmp_path):
     wslx.fails("import", "k", "/dev/null", "--kernel", "nosuchkernel", needle="nosuchkernel")
 
 
-def test_full_disk_while_importing(wslx, prepared, tmp_path):
+@contextlib.contextmanager
+def small_disk(tmp_path, size):
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small file system")
-    mnt = tmp_path / "small"
+    mnt = tmp_path / f"small-{size}"
     mnt.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(mnt)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mnt)], check=True)
     try:
-        r = wslx("import", "big", os.path.join(prepared, "debian.tar"), env={"WSLX_HOME": str(mnt)})
-        assert r.returncode == 255 and ("space" in r.err or "full" in r.err), r.err
-        assert "big" not in wslx.ok("list", "-q", env={"WSLX_HOME": str(mnt)})
-        assert not [f for f in os.listdir(mnt / "data/distros") if "big" in f]
+        yield mnt
     finally:
         subprocess.run(["umount", str(mnt)], check=True)
+
+
+def test_full_disk_while_importing(wslx, prepared, tmp_path):
+    """What is full is named."""
+    image = tmp_path / "image"
+    with small_disk(tmp_path, "96m") as mnt:
+        env = {"WSLX_HOME": str(mnt)}
+        r = wslx("import", "big", os.path.join(prepared, "debian.tar"), env=env)
+        assert r.returncode == 255 and ("space" in r.err or "full" in r.err) and f"{mnt}/data/distros" in r.err, r.err
+        assert "big" not in wslx.ok("list", "-q", env=env)
+        assert not [f for f in os.listdir(mnt / "data/distros") if "big" in f]
+        with open(image, "wb") as f:
+            f.truncate(256 << 20)
+        subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", str(image)], check=True)
+        with open(image, "r+b") as f:
+            for at in range(128 << 20, 240 << 20, 1 << 20):
+                f.seek(at)
+                f.write(os.urandom(1 << 20))
+        wslx.fails("import", "big", str(image), needle=f"left to use on the host's disk in {mnt}/data/distros", env=env)
+    with small_disk(tmp_path, "4m") as mnt:
+        deb, = (f"{prepared}/cloud/{f}" for f in os.listdir(f"{prepared}/cloud") if f.endswith(".deb"))
+        wslx.fails("kernel", "add", deb, needle=f"no space left on the host's disk in {mnt}/data/kernels",
+                   env={"WSLX_HOME": str(mnt)})
+    with small_disk(tmp_path, "1m") as mnt:
+        wslx.ok("import", "unstarted", image_of_noise(tmp_path), "--size", "1G")
+        try:
+            wslx.fails("export", "unstarted", f"{mnt}/x.tar", needle=f"the archive {mnt}/x.tar needs more than")
+            assert os.listdir(mnt) == []
+        finally:
+            wslx.ok("unregister", "unstarted")
+
+
+def image_of_noise(tmp_path):
+    """A root file system of some MiB."""
+    etc = tmp_path / "noise/etc"
+    etc.mkdir(parents=True)
+    (etc / "noise").write_bytes(os.urandom(4 << 20))
+    subprocess.run(["tar", "-C", str(etc.parent), "-cf", str(tmp_path / "noise.tar"), "etc"], check=True)
+    return str(tmp_path / "noise.tar")
 
 
 def only_path(tmp_path, *names):

@@ -744,15 +744,16 @@ static void test_full_output(void **state)
 	image_check(&im);
 	p.disk_fd = im.fd;
 	p.out_fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+	p.out_name = "/dev/full";
 	assert_int_equal(wslx_export(&p, &res, &err), -ENOSPC);
-	assert_non_null(strstr(err.msg, "cannot write the archive"));
+	assert_non_null(strstr(err.msg, "cannot write the archive /dev/full: No space left on device"));
 	close(p.out_fd);
 	image_free(&im);
 }
 
 static void test_room(void **state)
 {
-	struct wslx_export_params p = { .max_bytes = 128 << 10, .out_fd = make_temp() };
+	struct wslx_export_params p = { .max_bytes = 128 << 10, .out_fd = make_temp(), .out_name = "x/y.tar" };
 	struct wslx_export_result res;
 	struct wslx_err err = { 0 };
 	uint8_t *data = calloc(1, 1 << 20);
@@ -768,7 +769,7 @@ static void test_room(void **state)
 	image_check(&im);
 	p.disk_fd = im.fd;
 	assert_int_equal(wslx_export(&p, &res, &err), -ENOSPC);
-	assert_non_null(strstr(err.msg, "the archive needs more than the 0 MiB that are left to use"));
+	assert_non_null(strstr(err.msg, "the archive x/y.tar needs more than the 0 MiB that are left to use"));
 	assert_true(lseek(p.out_fd, 0, SEEK_END) <= 128 << 10);
 	close(p.out_fd);
 	image_free(&im);
