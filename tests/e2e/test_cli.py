@@ -212,6 +212,41 @@ def test_words_of_wsl(wslx, mini):
         assert len(wslx.fails(*words).splitlines()) == 1
 
 
+def shown_recipe(wslx, distro, size, new):
+    """What `manage --resize` says to do, ready to be typed."""
+    err = wslx.fails("--manage", distro, "--resize", size, needle="a disk keeps its size")
+    assert len(err.splitlines()) == 1
+    recipe, = (s for s in err.split("`") if s.startswith("wslx terminate "))
+    assert recipe.count("NEW-NAME") == 1
+    return recipe.replace("NEW-NAME", new), err
+
+
+def test_another_size_as_the_message_says(wslx, mini):
+    """Twice, each time literally; of a machine that runs, too."""
+    wslx.fails("--manage", "nosuch", "--resize", "2G", needle="nosuch")
+    wslx.fails("--manage", mini, "--resize", "large", needle="no size")
+    wslx.sh("echo kept >/root/kept; chown 1000:1000 /root/kept; chmod 4711 /root/kept", distro=mini)
+    env = dict(wslx.env, PATH=f"{BUILD}:{os.environ['PATH']}")
+    made, last = [], mini
+    try:
+        for size, bytes_ in (("2G", 2 << 30), ("512M", 512 << 20)):
+            assert wslx.state(last) == "Running"
+            recipe, err = shown_recipe(wslx, last, size, f"{mini}-{size}")
+            assert "not taken along" not in err
+            made.append(f"{mini}-{size}")
+            subprocess.run(["sh", "-c", recipe], env=env, check=True, stdin=subprocess.DEVNULL, timeout=300)
+            last = made[-1]
+            assert wslx.distros()[last]["disk_size"] == bytes_
+            assert wslx.sh("stat -c '%a %u' /root/kept; cat /root/kept", distro=last).split() == ["4711", "1000", "kept"]
+            kib = int(wslx.sh("df -k / | tail -n 1", distro=last).split()[1])
+            assert bytes_ // 2 < kib * 1024 <= bytes_
+        wslx.ok("config", last, "memory=300M")
+        assert f"not taken along; they are shown by: wslx config {last})" in shown_recipe(wslx, last, "1G", "x")[1]
+    finally:
+        for name in made:
+            wslx("unregister", name)
+
+
 def test_install_no_launch(fresh, mini_tar):
     fresh.ok("--install", "-d", "mine", "--from-file", mini_tar, "--size", "1G", "--no-launch", "--web-download")
     assert fresh.ok("list", "-q") == "mine\n"
