@@ -121,7 +121,8 @@ static int say_resize(struct cli *c, const char *name, const char *size, struct 
 				 "a disk keeps its size; make another of that size: `wslx terminate %s; wslx export %s "
 				 "- | wslx import NEW-NAME - --size %s%s%s`%s%s%s",
 				 n, n, size, kernel[0] ? " --kernel " : "", kernel,
-				 more ? " (its other settings are not taken along; they are shown by: wslx config " : "",
+				 more ? " (its other settings are not taken along; they are shown by: wslx config "
+				      : "",
 				 more ? n : "", more ? ")" : "");
 	}
 	free(d);

@@ -12,7 +12,9 @@
 #define MBR_TABLE_END 510u
 
 #define UNPACK_SQUASHFS "`unsquashfs -d root FILE` as root, then `tar -C root -c . | wslx import NAME -`"
-#define MAKE_RAW "`qemu-img convert -O raw FILE disk.img` makes a raw image, which can be imported if it is one ext4 file system"
+#define MAKE_RAW                                                                                                       \
+	"`qemu-img convert -O raw FILE disk.img` makes a raw image, which can be imported if it is one ext4 file "     \
+	"system"
 
 static const struct known {
 	uint32_t at;

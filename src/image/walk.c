@@ -62,9 +62,8 @@ static int visit(struct taking *t)
 	struct wslx_walk *w = t->w;
 
 	if (!w->pieces)
-		return w->limits.pieces < w->visits
-			       ? wslx_walk_too_much(w, w->limits.pieces, "pieces")
-			       : wslx_walk_damaged(w, "more pieces than the disk has blocks");
+		return w->limits.pieces < w->visits ? wslx_walk_too_much(w, w->limits.pieces, "pieces")
+						    : wslx_walk_damaged(w, "more pieces than the disk has blocks");
 	w->pieces--;
 	return wslx_walk_step(w);
 }

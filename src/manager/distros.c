@@ -53,8 +53,7 @@ static int build_distro(struct wslx_builder *b, const struct wslx_new_distro *p,
 	int r;
 
 	if (fd < 0)
-		return wslx_err_sys(err, errno, "cannot make a disk for '%s' in %s/distros", b->name,
-				    b->m->paths.data);
+		return wslx_err_sys(err, errno, "cannot make a disk for '%s' in %s/distros", b->name, b->m->paths.data);
 	r = fill_disk(b, p, fd, ret, err);
 	if (r < 0)
 		return r;

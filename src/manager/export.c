@@ -50,7 +50,8 @@ static int check_stopped(struct wslx_manager *m, const char *name, struct wslx_e
 }
 
 int wslx_distro_export(struct wslx_manager *m, const char *name, enum wslx_export_format format, int out_fd,
-		       const char *out_name, const struct wslx_task *task, struct wslx_export_result *ret, struct wslx_err *err)
+		       const char *out_name, const struct wslx_task *task, struct wslx_export_result *ret,
+		       struct wslx_err *err)
 {
 	struct wslx_export_params p = { .out_fd = out_fd, .out_name = out_name, .format = format };
 	cleanup_close int dir = -1, lock = -1, disk = -1;

@@ -613,9 +613,10 @@ static int export_holes(const char *size, struct wslx_err *err)
 
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/img", dir);
-	snprintf(script, sizeof(script),
-		 "cd %s && mkdir t && head -c 4096 /dev/zero | tr '\\0' x >t/f && mke2fs -q -t ext2 -b 1024 -d t img %s",
-		 dir, size);
+	snprintf(
+		script, sizeof(script),
+		"cd %s && mkdir t && head -c 4096 /dev/zero | tr '\\0' x >t/f && mke2fs -q -t ext2 -b 1024 -d t img %s",
+		dir, size);
 	assert_int_equal(run_program((const char *const[]) { "sh", "-c", script, NULL }), 0);
 	assert_int_equal(ext2fs_open(path, EXT2_FLAG_RW, 0, 0, unix_io_manager, &fs), 0);
 	assert_int_equal(ext2fs_namei(fs, EXT2_ROOT_INO, EXT2_ROOT_INO, "/f", &ino), 0);

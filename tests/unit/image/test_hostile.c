@@ -326,7 +326,8 @@ static void test_disks(void **state)
 		{ 512, "EFI PART", 8, WHOLE_DISK },
 		{ 4096, "EFI PART", 8, "`dd if=FILE bs=512 skip=START count=SECTORS | wslx import NAME -`" },
 		/* FAT, and code in the table's place. */
-		{ 446, NO_PARTITION NO_PARTITION NO_PARTITION NO_PARTITION "\x55\xaa", 66, "it begins with a boot sector" },
+		{ 446, NO_PARTITION NO_PARTITION NO_PARTITION NO_PARTITION "\x55\xaa", 66,
+		  "it begins with a boot sector" },
 		{ 446, MBR("\x42", "\x83", "\1") NO_PARTITION NO_PARTITION NO_PARTITION "\x55\xaa", 66,
 		  "it begins with a boot sector" },
 		{ 32769, "CD001", 5, "it is an ISO image" },

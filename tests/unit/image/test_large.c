@@ -277,9 +277,7 @@ static void test_tar_room(void **state)
 	assert_non_null(data);
 	memset(data, 'x', WSLX_MIB);
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
-		struct wslx_import_params p = { .size = 64 * WSLX_MIB,
-						.max_bytes = 64 << 10,
-						.place = "/a/folder" };
+		struct wslx_import_params p = { .size = 64 * WSLX_MIB, .max_bytes = 64 << 10, .place = "/a/folder" };
 		struct image im;
 		struct tar t;
 
@@ -338,10 +336,14 @@ static void test_raw_image_geometry(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_60000_in_one_folder), cmocka_unit_test(test_two_levels),
-		cmocka_unit_test(test_folder_sizes),        cmocka_unit_test(test_many_subfolders_and_links),
-		cmocka_unit_test(test_raw_image),           cmocka_unit_test(test_raw_image_compressed),
-		cmocka_unit_test(test_raw_image_goes_on),   cmocka_unit_test(test_raw_image_room),
+		cmocka_unit_test(test_60000_in_one_folder),
+		cmocka_unit_test(test_two_levels),
+		cmocka_unit_test(test_folder_sizes),
+		cmocka_unit_test(test_many_subfolders_and_links),
+		cmocka_unit_test(test_raw_image),
+		cmocka_unit_test(test_raw_image_compressed),
+		cmocka_unit_test(test_raw_image_goes_on),
+		cmocka_unit_test(test_raw_image_room),
 		cmocka_unit_test(test_tar_room),
 		cmocka_unit_test(test_raw_image_geometry),
 	};
