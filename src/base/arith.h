@@ -21,6 +21,12 @@ WSLX_MUST_CHECK static inline bool wslx_mul_u64(uint64_t a, uint64_t b, uint64_t
 	return !__builtin_mul_overflow(a, b, ret);
 }
 
+/* What is left of a when b is taken away: 0 if b is more. */
+static inline uint64_t wslx_sub_sat_u64(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 /* Is [off, off + len) inside [0, size)?  An empty range at size is inside. */
 WSLX_MUST_CHECK static inline bool wslx_range_ok(uint64_t off, uint64_t len, uint64_t size)
 {

@@ -1,5 +1,6 @@
 /* wsl.exe's words for what is not there, or is asked for in another way. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -96,6 +97,38 @@ int cli_set_version(struct cli *c, const struct cli_opts *o, struct wslx_err *er
 	return r < 0 ? r : cli_check_version(o->pos[1], err);
 }
 
+/* Other settings than the kernel, without which the new one may not start. */
+static bool has_settings(const struct wslx_settings *s)
+{
+	return s->engine != WSLX_ENGINE_AUTO || s->memory || s->cpus || s->user[0] || s->net.mode != WSLX_NET_PASST ||
+	       s->net.n_publish || s->n_grants || s->portal_window;
+}
+
+/* What can be pasted into a shell, but for the new name. */
+static int say_resize(struct cli *c, const char *name, const char *size, struct wslx_err *err)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	uint64_t bytes;
+	int r = cli_parse_disk_size(size, &bytes, err);
+
+	if (r == 0)
+		r = d ? wslx_distro_find(c->m, name, d, err) : wslx_err_sys(err, ENOMEM, "cannot read the settings");
+	if (r == 0) {
+		const char *kernel = d->settings.kernel, *n = d->name;
+		bool more = has_settings(&d->settings);
+
+		r = wslx_err_set(err, EOPNOTSUPP,
+				 "a disk keeps its size; make another of that size: `wslx terminate %s; wslx export %s "
+				 "- | wslx import NEW-NAME - --size %s%s%s`%s%s%s",
+				 n, n, size, kernel[0] ? " --kernel " : "", kernel,
+				 more ? " (its other settings are not taken along; they are shown by: wslx config "
+				      : "",
+				 more ? n : "", more ? ")" : "");
+	}
+	free(d);
+	return r;
+}
+
 int cli_manage(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
 	const char *name = o->pos[0];
@@ -107,10 +140,7 @@ int cli_manage(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		return wslx_err_set(err, EOPNOTSUPP,
 				    "a disk cannot be moved by itself: set XDG_DATA_HOME or WSLX_HOME for all of them");
 	if (o->resize)
-		return wslx_err_set(err, EOPNOTSUPP,
-				    "a disk keeps its size; make another of that size: wslx terminate %s; wslx export "
-				    "%s - | wslx import NEW-NAME - --size %s",
-				    name, name, o->resize);
+		return say_resize(c, name, o->resize, err);
 	if (o->sparse && strcmp(o->sparse, "true") != 0)
 		return wslx_err_set(err, EOPNOTSUPP, "disks are always sparse: only --set-sparse true is possible");
 	/* Nothing to change, but there must be such a distribution. */

@@ -107,6 +107,9 @@ void cli_help_all(void);
 /* The settings that options give, over what *s holds. */
 WSLX_MUST_CHECK int cli_apply_settings(const struct cli_opts *o, struct wslx_settings *s, struct wslx_err *err);
 
+/* The size of a disk: "64G". */
+WSLX_MUST_CHECK int cli_parse_disk_size(const char *size, uint64_t *ret, struct wslx_err *err);
+
 /* "wslx: LINE" on stderr. */
 void cli_complain(const struct wslx_err *err);
 void cli_warn(const char *fmt, ...) WSLX_PRINTF(1, 2);

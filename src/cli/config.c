@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "manager/kernels.h"
@@ -21,23 +23,19 @@ static void show_defaulted(const char *key, const char *value, bool is_default)
 	printf("%s=%s%s\n", key, value, is_default ? " (default)" : "");
 }
 
-static void show_kernel(struct cli *c, const struct wslx_settings *s)
+/* What counts where nothing is set: "" if there is no kernel yet. */
+static void get_kernel(struct cli *c, const struct wslx_settings *s, char ret[WSLX_NAME_MAX + 1])
 {
-	char kernel[WSLX_NAME_MAX + 1];
-
-	if (!s->kernel[0] && wslx_kernel_choose(c->m, NULL, kernel, NULL) == 0)
-		show_defaulted("kernel", kernel, true);
-	else
-		show_defaulted("kernel", s->kernel, !s->kernel[0]);
+	strcpy(ret, s->kernel);
+	if (!s->kernel[0] && wslx_kernel_choose(c->m, NULL, ret, NULL) < 0)
+		ret[0] = '\0';
 }
 
-static void show_user(const struct wslx_distro *d)
+static void get_user(const struct wslx_distro *d, char ret[WSLX_USER_MAX + 1])
 {
-	char uid[24] = "root";
-
-	if (d->default_uid > 0)
-		snprintf(uid, sizeof(uid), "%" PRId64, d->default_uid);
-	show_defaulted("user", d->settings.user[0] ? d->settings.user : uid, !d->settings.user[0]);
+	strcpy(ret, d->settings.user[0] ? d->settings.user : "root");
+	if (!d->settings.user[0] && d->default_uid > 0)
+		snprintf(ret, WSLX_USER_MAX + 1, "%" PRId64, d->default_uid);
 }
 
 static void show_portal(const struct wslx_settings *s)
@@ -55,23 +53,93 @@ static void show_portal(const struct wslx_settings *s)
 static void show(struct cli *c, const struct wslx_distro *d)
 {
 	const struct wslx_settings *s = &d->settings;
-	char net[WSLX_NET_TEXT], port[WSLX_PUBLISH_TEXT], text[32];
+	char net[WSLX_NET_TEXT], port[WSLX_PUBLISH_TEXT], text[32], kernel[WSLX_NAME_MAX + 1], user[WSLX_USER_MAX + 1];
 
 	wslx_net_format(&s->net, net);
+	get_kernel(c, s, kernel);
+	get_user(d, user);
 	show_defaulted("engine", wslx_engine_name(s->engine), s->engine == WSLX_ENGINE_AUTO);
-	show_kernel(c, s);
+	show_defaulted("kernel", kernel, !s->kernel[0]);
 	/* Always a multiple of 2 MiB. */
 	snprintf(text, sizeof(text), "%" PRIu64 "M", wslx_settings_memory(s) / WSLX_MIB);
 	show_defaulted("memory", text, !s->memory);
 	snprintf(text, sizeof(text), "%u", s->cpus ? s->cpus : wslx_default_cpus());
 	show_defaulted("cpus", text, !s->cpus);
-	show_user(d);
+	show_defaulted("user", user, !s->user[0]);
 	show_defaulted("net", net, s->net.mode == WSLX_NET_PASST);
 	for (size_t i = 0; i < s->net.n_publish; i++) {
 		wslx_publish_format(&s->net.publish[i], port);
 		printf("publish=%s\n", port);
 	}
 	show_portal(s);
+}
+
+/* ---- The same for programs ---- */
+
+struct shown {
+	json_t *all, *defaults;
+};
+
+/* A value that counts; its name is among the defaults if it is not set. */
+static void put(struct shown *x, const char *name, json_t *value, bool is_default)
+{
+	json_object_set_new(x->all, name, value);
+	if (is_default)
+		json_array_append_new(x->defaults, json_string(name));
+}
+
+static json_t *publish_json(const struct wslx_net_config *net)
+{
+	char text[WSLX_PUBLISH_TEXT];
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < net->n_publish; i++) {
+		wslx_publish_format(&net->publish[i], text);
+		json_array_append_new(list, json_string(text));
+	}
+	return list;
+}
+
+static json_t *portal_json(const struct wslx_settings *s)
+{
+	char text[WSLX_GRANT_TEXT];
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < s->n_grants; i++) {
+		wslx_grant_format(&s->grants[i], text);
+		json_array_append_new(list, json_string(text));
+	}
+	return list;
+}
+
+static int show_json(struct cli *c, const struct wslx_distro *d, struct wslx_err *err)
+{
+	const struct wslx_settings *s = &d->settings;
+	const uint64_t window = s->portal_window ? s->portal_window : WSLX_WINDOW_SIZE_DEFAULT;
+	struct shown x = { json_object(), json_array() };
+	char net[WSLX_NET_TEXT], kernel[WSLX_NAME_MAX + 1], user[WSLX_USER_MAX + 1];
+	cleanup_free char *text = NULL;
+
+	wslx_net_format(&s->net, net);
+	get_kernel(c, s, kernel);
+	get_user(d, user);
+	json_object_set_new(x.all, "name", json_string(d->name));
+	put(&x, "engine", json_string(wslx_engine_name(s->engine)), s->engine == WSLX_ENGINE_AUTO);
+	put(&x, "kernel", json_string(kernel), !s->kernel[0]);
+	put(&x, "memory", json_integer((json_int_t)wslx_settings_memory(s)), !s->memory);
+	put(&x, "cpus", json_integer(s->cpus ? s->cpus : wslx_default_cpus()), !s->cpus);
+	put(&x, "user", json_string(user), !s->user[0]);
+	put(&x, "net", json_string(net), s->net.mode == WSLX_NET_PASST);
+	put(&x, "publish", publish_json(&s->net), !s->net.n_publish);
+	put(&x, "portal", portal_json(s), !s->n_grants);
+	put(&x, "portal_window", json_integer((json_int_t)window), !s->portal_window);
+	json_object_set_new(x.all, "defaults", x.defaults);
+	text = json_dumps(x.all, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+	json_decref(x.all);
+	if (!text)
+		return wslx_err_sys(err, ENOMEM, "cannot show the settings");
+	puts(text);
+	return 0;
 }
 
 /* ---- Is there such a user? ---- */
@@ -187,13 +255,19 @@ int cli_config(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 	struct wslx_distro *d = malloc(sizeof(*d));
 	int r;
 
+	if (o->json && o->n_tail) {
+		free(d);
+		return wslx_err_set(err, EINVAL, "--json shows the settings; it does not go with KEY=VALUE");
+	}
 	if (!d)
 		return wslx_err_sys(err, ENOMEM, "cannot read the settings");
 	if (o->n_tail) {
 		r = change(c, o->pos[0], o->tail, o->n_tail, d, err);
 	} else {
 		r = wslx_distro_find(c->m, o->pos[0], d, err);
-		if (r == 0)
+		if (r == 0 && o->json)
+			r = show_json(c, d, err);
+		else if (r == 0)
 			show(c, d);
 	}
 	free(d);

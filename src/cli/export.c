@@ -144,7 +144,8 @@ int cli_export(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		return r;
 	cli_interrupt_catch();
 	task = cli_progress_task();
-	r = wslx_distro_export(c->m, o->pos[0], format, out.f.fd, &task, &res, err);
+	r = wslx_distro_export(c->m, o->pos[0], format, out.f.fd,
+			       strcmp(out.file, "-") != 0 ? out.file : "to the standard output", &task, &res, err);
 	cli_progress_clear();
 	if (r == 0)
 		r = publish_out(&out, err);

@@ -12,16 +12,19 @@
 #include "manager/distros.h"
 #include "manager/kernels.h"
 
+int cli_parse_disk_size(const char *size, uint64_t *ret, struct wslx_err *err)
+{
+	if (wslx_size_parse(size, ret) < 0)
+		return wslx_err_set(err, EINVAL, "'%s' is no size: write something like 64G", size);
+	if (*ret < WSLX_IMPORT_SIZE_MIN || *ret > WSLX_IMPORT_SIZE_MAX)
+		return wslx_err_set(err, EINVAL, "a disk of %s is out of range: 64M to 16T", size);
+	return 0;
+}
+
 static int parse_size(const struct cli_opts *o, uint64_t *ret, struct wslx_err *err)
 {
 	*ret = 0;
-	if (!o->size)
-		return 0;
-	if (wslx_size_parse(o->size, ret) < 0)
-		return wslx_err_set(err, EINVAL, "'%s' is no size: write something like 64G", o->size);
-	if (*ret < WSLX_IMPORT_SIZE_MIN || *ret > WSLX_IMPORT_SIZE_MAX)
-		return wslx_err_set(err, EINVAL, "a disk of %s is out of range: 64M to 16T", o->size);
-	return 0;
+	return o->size ? cli_parse_disk_size(o->size, ret, err) : 0;
 }
 
 /* -: standard input. */

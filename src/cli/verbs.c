@@ -114,6 +114,7 @@ static const struct cli_opt portal_opts[] = {
 static const struct cli_opt logs_opts[] = { FLAG("follow", 'f', follow,
 						 "go on as more comes, until the machine ends") };
 static const struct cli_opt json_opts[] = { FLAG("json", 0, json, "for programs") };
+static const struct cli_opt config_opts[] = { FLAG("json", 0, json, "show everything, for programs") };
 static const struct cli_opt doctor_opts[] = {
 	FLAG("json", 0, json, "for programs"),
 	FLAG("fresh", 0, fresh, "probe again instead of using an earlier result"),
@@ -241,7 +242,7 @@ const struct cli_verb cli_verbs[] = {
 	  .run = cli_manage,
 	  .hidden = true },
 	{ .name = "config",
-	  .args = "NAME [KEY=VALUE...]",
+	  .args = "NAME [--json | KEY=VALUE...]",
 	  .min_pos = 1,
 	  .max_pos = 1,
 	  .tail = true,
@@ -249,7 +250,10 @@ const struct cli_verb cli_verbs[] = {
 	  .details = "Keys: engine, kernel, memory, cpus, user, net, publish, portal, portal-window. An empty value\n"
 		     "restores the default; each publish=[ADDR:]HOST:GUEST[/udp] adds one, publish= drops them all.\n"
 		     "portal=REGION:SIZE[:NAME] or portal=REGION:ro[:NAME] is what `wslx portal grant` stores;\n"
-		     "portal-window=SIZE is how much of regions the machine can see at a time (default: 256M).\n",
+		     "portal-window=SIZE is how much of regions the machine can see at a time (default: 256M).\n"
+		     "In JSON the same names are used, with portal_window; sizes are in bytes, publish and portal are\n"
+		     "lists, and `defaults` has the names of those that are not set.\n",
+	  OPTS(config_opts),
 	  .run = cli_config },
 	{ .name = "kernel",
 	  .args = "list | add FILE [--name NAME] [--modules DIR] | remove NAME [--force]",

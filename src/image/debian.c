@@ -164,6 +164,14 @@ static const char *phase(int log_fd)
 	return last;
 }
 
+/* Where mmdebstrap unpacks, which may be another disk than ours. */
+static const char *work_folder(void)
+{
+	const char *dir = getenv("TMPDIR");
+
+	return dir && *dir ? dir : "/tmp";
+}
+
 /* Until the tar begins, or the program has ended. */
 static int await_tar(const struct wslx_debian_params *p, const struct wslx_proc *proc, int fd, struct wslx_err *err)
 {
@@ -203,7 +211,12 @@ static int install(const struct wslx_debian_params *p, const char *suite, const 
 		return r;
 
 	struct wslx_import_params import = {
-		.in_fd = in, .in_name = "mmdebstrap", .out_fd = p->out_fd, .size = p->size, .task = p->task
+		.in_fd = in,
+		.in_name = "mmdebstrap",
+		.out_fd = p->out_fd,
+		.place = p->place,
+		.size = p->size,
+		.task = p->task,
 	};
 	int imported = wslx_import(&import, ret, &import_err);
 
@@ -214,6 +227,9 @@ static int install(const struct wslx_debian_params *p, const char *suite, const 
 	/* A broken pipe ends it when we gave up; its own failure explains ours. */
 	wslx_close(&in);
 	r = wslx_proc_wait(&proc, &p->task, err);
+	if (r == -ENOSPC)
+		wslx_err_prefix(err, "the file system of %.400s, where mmdebstrap works, is full (TMPDIR says where)",
+				work_folder());
 	if (r == 0 && imported < 0)
 		r = wslx_err_set(err, import_err.code, "%s", import_err.msg);
 	return r;

@@ -16,6 +16,7 @@ struct wslx_debian_params {
 	const char *mirror;  /* NULL: the host's own Debian sources */
 	const char *include; /* further packages, comma-separated; NULL = none */
 	int out_fd;          /* empty regular file, O_RDWR; borrowed */
+	const char *place;   /* for messages: the folder that out_fd is in; NULL = not said */
 	uint64_t size;       /* virtual size; 0 = the default */
 	struct wslx_task task;
 };

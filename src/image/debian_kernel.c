@@ -159,7 +159,7 @@ static int update(struct fetch *f, struct wslx_staging *s, struct wslx_err *err)
 	 * can be had afterwards. */
 	int r = apt(f, "apt-get", "update", NULL, NULL, err);
 
-	return r == -ECANCELED || r == -ENOENT ? r : 0;
+	return r == -ECANCELED || r == -ENOENT || r == -ENOSPC ? r : 0;
 }
 
 int wslx_kernel_fetch_debian(const char *flavour, int dir_fd, const struct wslx_task *task, char **ret,

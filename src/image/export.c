@@ -24,6 +24,15 @@
 #define XZ_THREADS_MAX 8L
 #define HEADER_NAME 100u /* a name that has its place in the header */
 
+/* A disk may claim 16 TiB, which costs whoever made it nothing.  Pieces: all the
+ * blocks of a disk of the usual size, 1 TiB.  Blocks of folders: two for each of
+ * the entries that an archive may have. */
+static const struct wslx_walk_limits limits = {
+	.times = 1,
+	.pieces = (uint64_t)1 << 28,
+	.blocks = 2 * WSLX_IMPORT_ENTRIES_DEFAULT,
+};
+
 /* ---- Errors and limits ---- */
 
 int wslx_export_damaged(struct export *e, const char *what)
@@ -38,15 +47,16 @@ int wslx_export_ext2_error(struct export *e, errcode_t c)
 
 int wslx_export_archive_error(struct export *e)
 {
-	const char *text = archive_error_string(e->a);
+	const char *text = archive_error_string(e->a), *name = e->p->out_name;
 
 	if (e->full)
 		return wslx_err_set(e->err, ENOSPC,
-				    "the archive needs more than the %" PRIu64
+				    "the archive%s%.400s needs more than the %" PRIu64
 				    " MiB that are left to use on the host's disk",
-				    e->room >> 20);
+				    name ? " " : "", name ? name : "", e->room >> 20);
 	if (e->write_error)
-		return wslx_err_sys(e->err, e->write_error, "cannot write the archive");
+		return wslx_err_sys(e->err, e->write_error, "cannot write the archive%s%.400s", name ? " " : "",
+				    name ? name : "");
 	return wslx_err_set(e->err, EIO, "cannot archive %.200s: %s", e->path, text ? text : "no reason given");
 }
 
@@ -211,7 +221,7 @@ static int open_disk(struct export *e)
 		return wslx_err_set(e->err, EBADMSG, "the disk's file system is damaged or of an unknown kind: %s",
 				    error_message(c));
 	e->data_max = size;
-	wslx_walk_init(&e->walk, e->fs, 1);
+	wslx_walk_init(&e->walk, e->fs, &limits);
 	e->meter.now.total = size - WSLX_MIN(ext2fs_free_blocks_count(e->fs->super) * e->fs->blocksize, size);
 	return 0;
 }

@@ -22,8 +22,9 @@
 enum wslx_export_format { WSLX_EXPORT_TAR, WSLX_EXPORT_TAR_GZ, WSLX_EXPORT_TAR_XZ };
 
 struct wslx_export_params {
-	int disk_fd; /* a regular file with an ext4 file system that nothing writes to; borrowed */
-	int out_fd;  /* file or pipe; borrowed */
+	int disk_fd;          /* a regular file with an ext4 file system that nothing writes to; borrowed */
+	int out_fd;           /* file or pipe; borrowed */
+	const char *out_name; /* for messages; NULL = not said */
 	enum wslx_export_format format;
 	/* Of the archive; 0 = no other limit than, for a file, what the host's file
 	 * system has free, less a reserve. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "image/export_internal.h"
 #include "os/linux/fd.h"
@@ -21,7 +22,8 @@ struct runs {
 	struct export *e;
 	const struct wslx_run *v;
 	size_t n;
-	uint64_t size; /* of the file */
+	uint64_t blocks; /* in all of them */
+	uint64_t size;   /* of the file */
 };
 
 /* ---- Writing ---- */
@@ -84,11 +86,26 @@ static uint64_t run_bytes(const struct runs *l, size_t i)
 	return WSLX_MIN(l->v[i].len * bs, l->size - from);
 }
 
+/* Zeros that are written count as content does, and beside it: the file's own
+ * blocks are counted later, as they are read. */
+static int use_zeros(const struct runs *l, uint64_t zeros)
+{
+	struct export *e = l->e;
+	uint64_t left = wslx_sub_sat_u64(e->data_max, e->data);
+
+	left = wslx_sub_sat_u64(left, l->blocks * e->fs->blocksize);
+	if (zeros > left)
+		return wslx_err_set(e->err, E2BIG, "%.200s has more than %zu holes", e->path, HOLES_MAX);
+	e->data += zeros;
+	return 0;
+}
+
 /* Names the stretches of data, unless they are the whole file. */
 static int add_holes(const struct runs *l)
 {
-	uint64_t bs = l->e->fs->blocksize, at = 0, from = 0;
+	uint64_t bs = l->e->fs->blocksize, at = 0, from = 0, zeros = 0;
 	size_t holes = 0;
+	int r;
 
 	for (size_t i = 0; i < l->n; i++) {
 		uint64_t start = l->v[i].lblk * bs;
@@ -99,12 +116,13 @@ static int add_holes(const struct runs *l)
 			from = start;
 			holes++;
 		} else if (start > at) {
-			l->e->data += start - at; /* zeros that are written */
+			zeros += start - at;
 		}
 		at = start + run_bytes(l, i);
 	}
-	if (l->e->data > l->e->data_max)
-		return wslx_err_set(l->e->err, E2BIG, "%.200s has more than %zu holes", l->e->path, HOLES_MAX);
+	r = use_zeros(l, zeros);
+	if (r < 0)
+		return r;
 	if (!holes && at == l->size)
 		return 0;
 	if (at > from)
@@ -165,6 +183,7 @@ int wslx_export_file(struct export *e, ext2_ino_t ino, struct ext2_inode_large *
 		r = wslx_walk_runs(&e->walk, ino, inode, (e->data_max - e->data) / e->fs->blocksize, &runs);
 		l.v = runs.v;
 		l.n = runs.n;
+		l.blocks = runs.blocks;
 		if (r == 0)
 			r = put_runs(&l);
 		free(runs.v);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/arith.h"
+#include "image/place.h"
 #include "image/proc.h"
 
 #define FEATURES                                                                                                       \
@@ -75,11 +76,12 @@ int ext4w_fail(struct wslx_ext4 *e, int r, struct wslx_err *err)
 		/* Without an explicit limit this is what the host had free, less a reserve. */
 		return wslx_err_set(err, ENOSPC,
 				    "the content does not fit: there is space for %" PRIu64
-				    " MiB on the host and for %u files on the disk",
-				    e->max_bytes >> 20, e->fs->super->s_inodes_count);
+				    " MiB on the host" WSLX_PLACE_FMT " and for %u files on the disk",
+				    e->max_bytes >> 20, WSLX_PLACE(e->place), e->fs->super->s_inodes_count);
 	case -ENOSPC:
 		if (host_full(e->fd))
-			return wslx_err_set(err, ENOSPC, "no space left on the host's disk");
+			return wslx_err_set(err, ENOSPC, "no space left on the host's disk" WSLX_PLACE_FMT,
+					    WSLX_PLACE(e->place));
 		return wslx_err_set(err, ENOSPC, "the content does not fit a disk of %llu MiB",
 				    ext2fs_blocks_count(e->fs->super) * EXT4W_BLOCK >> 20);
 	case -ECANCELED:
@@ -141,8 +143,8 @@ static int make_fs(const struct wslx_ext4_params *p, struct wslx_err *err)
 	int r = wslx_proc_run(&run, p->task, NULL, err);
 
 	/* It says "short write" and the like. */
-	if (r == -ECHILD && host_full(p->fd))
-		r = wslx_err_set(err, ENOSPC, "no space left on the host's disk");
+	if (r == -ENOSPC || (r == -ECHILD && host_full(p->fd)))
+		r = wslx_err_set(err, ENOSPC, "no space left on the host's disk" WSLX_PLACE_FMT, WSLX_PLACE(p->place));
 	return r;
 }
 
@@ -214,6 +216,7 @@ int wslx_ext4_new(const struct wslx_ext4_params *p, struct wslx_ext4 **ret, stru
 	e->max_entries = p->max_entries;
 	e->max_memory = p->max_memory;
 	e->max_bytes = p->max_bytes;
+	e->place = p->place;
 	e->task = p->task;
 	r = open_fs(e, err);
 	if (r == 0)

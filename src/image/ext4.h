@@ -43,6 +43,7 @@ struct wslx_ext4_params {
 	uint64_t max_entries; /* 0 = no limit */
 	uint64_t max_memory;  /* bytes; 0 = no limit */
 	uint64_t max_bytes;   /* of data blocks written; 0 = no limit */
+	const char *place;    /* for messages: the folder that fd is in; NULL = not said; lives as long as the writer */
 	const struct wslx_task *task;
 };
 

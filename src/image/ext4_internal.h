@@ -106,6 +106,7 @@ struct wslx_ext4 {
 	ext2_filsys fs;
 	bool read_only;
 	uint64_t max_entries, max_memory, max_bytes;
+	const char *place;
 	const struct wslx_task *task;
 	uint64_t entries, memory, allocated, bytes;
 	int hash_version;

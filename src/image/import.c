@@ -66,36 +66,9 @@ int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct w
 	return 0;
 }
 
-/* Things that people try, and what to do with them instead. */
-static const struct known {
-	uint16_t at;
-	uint8_t len;
-	const char *magic, *hint;
-} known[] = {
-	{ 0, 8, "vhdxfile", "it is a VHDX disk: export the distro as a tar" },
-	{ 0, 8, "conectix", "it is a VHD disk: export the distro as a tar" },
-	{ 0, 4, "QFI\xfb", "it is a qcow2 disk: convert its root partition to a raw image" },
-	{ 0, 4, "hsqs", "it is a squashfs image: unpack it and make a tar of its content" },
-	{ 0, 4, "PK\3\4", "it is a zip archive: unpack it, the root file system is a tar in it" },
-	{ 0, 4, "\177ELF", "it is a program or a kernel" },
-	{ 510, 2, "\x55\xaa", "it is a whole disk: give the root partition" },
-};
-
-static int refuse(const uint8_t *p, size_t n, struct wslx_err *err)
+int wslx_import_full(const struct wslx_import_params *p, struct wslx_err *err)
 {
-	if (n == 0)
-		return wslx_err_set(err, EINVAL, "the file is empty");
-	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
-		if (n >= (size_t)known[i].at + known[i].len &&
-		    memcmp(p + known[i].at, known[i].magic, known[i].len) == 0)
-			return wslx_err_set(err, EINVAL, "not a tar archive, ext4 image or .wsl package (%s)",
-					    known[i].hint);
-	return wslx_err_set(err, EINVAL, "not a tar archive, ext4 image or .wsl package");
-}
-
-static bool all_zero(const uint8_t *p, size_t n)
-{
-	return n && p[0] == 0 && memcmp(p, p + 1, n - 1) == 0;
+	return wslx_err_set(err, ENOSPC, "no space left on the host's disk" WSLX_PLACE_FMT, WSLX_PLACE(p->place));
 }
 
 static int import_stream(const struct wslx_import_params *p, struct wslx_source *src, struct wslx_import_result *ret,
@@ -117,10 +90,10 @@ static int import_stream(const struct wslx_import_params *p, struct wslx_source 
 	/* An image may hold a tar header in its unused first block, but a tar no superblock. */
 	if (wslx_import_is_ext4(first, (size_t)n) && !wslx_import_is_tar(first, (size_t)n))
 		return wslx_import_image_stream(p, src, first, (size_t)n, ret, err);
-	if (all_zero(first, (size_t)n) && n >= 512)
-		return wslx_err_set(err, EINVAL, "the archive is empty");
+	if (wslx_import_all_zero(first, (size_t)n) && n >= 512)
+		return wslx_import_refuse_zeros(src, &m, err);
 	if (!wslx_import_is_tar(first, (size_t)n))
-		return refuse(first, (size_t)n, err);
+		return wslx_import_refuse(first, (size_t)n, err);
 	if (!with.size)
 		with.size = WSLX_IMPORT_SIZE_DEFAULT;
 	ret->kind = WSLX_IMPORT_TAR;
@@ -166,7 +139,7 @@ int wslx_import(const struct wslx_import_params *p, struct wslx_import_result *r
 		return wslx_err_set(err, EINVAL, "a disk must be between 64 MiB and 16 TiB large");
 	r = import_any(&with, &result, err);
 	if (r == 0 && !p->no_sync && fsync(p->out_fd) < 0)
-		r = errno == ENOSPC || errno == EDQUOT ? wslx_err_set(err, ENOSPC, "no space left on the host's disk")
+		r = errno == ENOSPC || errno == EDQUOT ? wslx_import_full(p, err)
 						       : wslx_err_sys(err, errno, "cannot write the disk image");
 	if (r < 0) {
 		/* Cancelling is not about the file. */

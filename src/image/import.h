@@ -29,6 +29,7 @@ struct wslx_import_params {
 	int in_fd;           /* file, pipe or socket; read from its current offset; borrowed */
 	const char *in_name; /* for messages: "root.tar.xz", "standard input" */
 	int out_fd;          /* empty regular file, O_RDWR; borrowed */
+	const char *place;   /* for messages: the folder that out_fd is in; NULL = not said */
 	/* Virtual size: a tar's disk gets this size (0 = the default); a raw image
 	 * keeps its own, and grows to this one if it is larger. */
 	uint64_t size;

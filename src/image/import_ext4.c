@@ -27,6 +27,9 @@
 #define DESCRIPTORS_MAX (64 * WSLX_MIB)
 /* Of one block while paths are looked up: links lead through a folder again. */
 #define VISITS_MAX 16
+/* Bytes of folders that are read for it, and of the nodes that say where those
+ * are: a million blocks of the usual size.  Root file systems need some dozen. */
+#define LOOKUP_MAX (4 * WSLX_GIB)
 
 bool wslx_import_is_ext4(const uint8_t *p, size_t n)
 {
@@ -87,10 +90,15 @@ int wslx_import_image_size(int fd, off_t start, uint64_t file_size, uint64_t *re
 /* Does it look like a root file system? */
 static int check_content(ext2_filsys fs, const struct wslx_task *task, struct wslx_err *err)
 {
+	const struct wslx_walk_limits limits = {
+		.times = VISITS_MAX,
+		.pieces = LOOKUP_MAX / fs->blocksize,
+		.blocks = LOOKUP_MAX / fs->blocksize,
+	};
 	struct wslx_walk w = { .task = task, .subject = "the ext4 image", .err = err };
 	int r;
 
-	wslx_walk_init(&w, fs, VISITS_MAX);
+	wslx_walk_init(&w, fs, &limits);
 	r = wslx_walk_exists(&w, "/etc");
 	if (r == 0)
 		r = wslx_walk_exists(&w, "/bin/sh");
@@ -135,7 +143,10 @@ static int grow(const struct wslx_import_params *p, struct wslx_err *err)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", p->out_fd);
 	snprintf(size, sizeof(size), "%" PRIu64 "K", p->size / 1024);
-	return wslx_proc_run(&run, &p->task, NULL, err);
+
+	int r = wslx_proc_run(&run, &p->task, NULL, err);
+
+	return r == -ENOSPC ? wslx_import_full(p, err) : r;
 }
 
 /* The file system, of this size, is in out_fd. */
@@ -179,14 +190,15 @@ static int use_room(struct copy *c, uint64_t n)
 	if (c->used <= c->room)
 		return 0;
 	return wslx_err_set(c->err, ENOSPC,
-			    "the image needs more than the %" PRIu64 " MiB that are left to use on the host's disk",
-			    c->room >> 20);
+			    "the image needs more than the %" PRIu64
+			    " MiB that are left to use on the host's disk" WSLX_PLACE_FMT,
+			    c->room >> 20, WSLX_PLACE(c->p->place));
 }
 
 static int write_fail(struct copy *c, int r)
 {
-	if (r == -ENOSPC)
-		return wslx_err_set(c->err, ENOSPC, "no space left on the host's disk");
+	if (r == -ENOSPC || r == -EDQUOT)
+		return wslx_import_full(c->p, c->err);
 	return wslx_err_sys(c->err, -r, "cannot write the disk image");
 }
 
@@ -229,8 +241,8 @@ static int copy_in_kernel(struct copy *c, off_t from, size_t *n)
 	loff_t in = from, out = from - c->start;
 	ssize_t got = copy_file_range(c->p->in_fd, &in, c->p->out_fd, &out, *n, 0);
 
-	if (got < 0 && errno == ENOSPC)
-		return write_fail(c, -ENOSPC);
+	if (got < 0 && (errno == ENOSPC || errno == EDQUOT))
+		return write_fail(c, -errno);
 	if (got <= 0)
 		return -EOPNOTSUPP;
 	*n = (size_t)got;

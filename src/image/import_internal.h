@@ -11,6 +11,7 @@
 
 #include "image/ext4.h"
 #include "image/import.h"
+#include "image/place.h"
 #include "image/source.h"
 
 /* One import's way of saying how far it is, and of hearing that it must end. */
@@ -27,6 +28,9 @@ int wslx_import_tick(struct wslx_import_meter *m, bool last, struct wslx_err *er
 WSLX_MUST_CHECK int wslx_import_free_space(int fd, uint64_t *ret);
 /* Bytes that may be put on the disk: max_bytes, and the above. */
 WSLX_MUST_CHECK int wslx_import_room(const struct wslx_import_params *p, uint64_t *ret, struct wslx_err *err);
+
+/* The host has no room any more: -ENOSPC. */
+int wslx_import_full(const struct wslx_import_params *p, struct wslx_err *err);
 
 /* What is still unpacked behind the end of an archive or image, to see its
  * checksum. */
@@ -65,6 +69,14 @@ WSLX_MUST_CHECK int wslx_import_image_file(const struct wslx_import_params *p, s
 WSLX_MUST_CHECK int wslx_import_image_stream(const struct wslx_import_params *p, struct wslx_source *src,
 					     const void *first, size_t first_len, struct wslx_import_result *ret,
 					     struct wslx_err *err);
+
+/* --- import_refuse.c --- */
+
+/* -EINVAL: says what these bytes are, which begin what was given, and what to do. */
+int wslx_import_refuse(const uint8_t *p, size_t n, struct wslx_err *err);
+bool wslx_import_all_zero(const uint8_t *p, size_t n);
+/* The first block was nothing but zeros: the same, by what follows. */
+int wslx_import_refuse_zeros(struct wslx_source *src, struct wslx_import_meter *m, struct wslx_err *err);
 
 /* --- wslconf.c --- */
 

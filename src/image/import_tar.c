@@ -182,8 +182,8 @@ static int check_entry(struct tar *t, struct archive_entry *entry, const char *p
 	if (!archive_entry_sparse_count(entry) && (uint64_t)size > t->free_bytes)
 		return wslx_err_set(t->err, ENOSPC,
 				    "entry '%.200s' needs %" PRId64 " MiB, but only %" PRIu64
-				    " MiB are left to use on the host's disk",
-				    path, (size >> 20) + 1, t->free_bytes >> 20);
+				    " MiB are left to use on the host's disk" WSLX_PLACE_FMT,
+				    path, (size >> 20) + 1, t->free_bytes >> 20, WSLX_PLACE(t->p->place));
 	return 0;
 }
 
@@ -413,6 +413,7 @@ int wslx_import_tar(const struct wslx_import_params *p, struct wslx_source *src,
 		.size = p->size,
 		.max_entries = p->max_entries,
 		.max_memory = p->max_memory,
+		.place = p->place,
 		.task = &p->task,
 	};
 	locale_t plain, before;

@@ -168,6 +168,21 @@ static void last_line(int log_fd, char *buf, size_t size)
 		snprintf(buf, size, "%s", fatal ? fatal : best);
 }
 
+/* Does it say that a disk was full?  In LC_ALL=C.UTF-8: the C library's words, and apt's. */
+static bool says_full(int log_fd)
+{
+	static const char *const words[] = { "No space left on device", "Disk quota exceeded", "enough free space in" };
+	char tail[16384];
+	off_t len = lseek(log_fd, 0, SEEK_END);
+	off_t from = len > (off_t)sizeof(tail) - 1 ? len - (off_t)sizeof(tail) + 1 : 0;
+	ssize_t n = len > 0 ? pread(log_fd, tail, sizeof(tail) - 1, from) : 0;
+
+	for (size_t i = 0; n > 0 && i < ARRAY_SIZE(words); i++)
+		if (memmem(tail, (size_t)n, words[i], strlen(words[i])))
+			return true;
+	return false;
+}
+
 /* One wait of at most ms: 1 when it has ended, -ECHILD when it has and nobody
  * knows how: SIGCHLD is ignored, or another part of the program took the status. */
 static int reap(struct wslx_proc *proc, int pidfd, int ms, int *status)
@@ -234,7 +249,8 @@ int wslx_proc_wait(struct wslx_proc *proc, const struct wslx_task *task, struct 
 	if (WIFSIGNALED(status))
 		return wslx_err_set(err, ECHILD, "%s was killed by signal %d%s%s", proc->name, WTERMSIG(status),
 				    line[0] ? ": " : "", line);
-	return wslx_err_set(err, ECHILD, "%s failed%s%s", proc->name, line[0] ? ": " : "", line);
+	return wslx_err_set(err, says_full(proc->log_fd) ? ENOSPC : ECHILD, "%s failed%s%s", proc->name,
+			    line[0] ? ": " : "", line);
 }
 
 void wslx_proc_end(struct wslx_proc *proc)

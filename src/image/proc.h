@@ -36,7 +36,8 @@ struct wslx_proc {
 
 WSLX_MUST_CHECK int wslx_proc_start(const struct wslx_proc_params *p, struct wslx_proc *ret, struct wslx_err *err);
 /* Waits for the end; cancelled through task: kills it, -ECANCELED.  A non-zero
- * status is -ECHILD with a message, and so is one that could not be had because
+ * status is -ENOSPC with a message if the program said that a disk was full, else
+ * -ECHILD, and so is one that could not be had because
  * the calling program ignores SIGCHLD. */
 WSLX_MUST_CHECK int wslx_proc_wait(struct wslx_proc *proc, const struct wslx_task *task, struct wslx_err *err);
 /* Ends the program and its group if it still runs, and frees; for clean-up. */

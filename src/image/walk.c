@@ -2,6 +2,7 @@
 #include "image/walk.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "base/arith.h"
@@ -9,16 +10,24 @@
 #define RUNS_MAX ((size_t)4 << 20)
 #define CANCEL_EVERY 1024u /* a step may read a block */
 
-void wslx_walk_init(struct wslx_walk *w, ext2_filsys fs, unsigned times)
+void wslx_walk_init(struct wslx_walk *w, ext2_filsys fs, const struct wslx_walk_limits *limits)
 {
 	w->fs = fs;
-	w->pieces = ext2fs_blocks_count(fs->super) * times;
-	w->blocks = w->pieces;
+	w->limits = *limits;
+	w->visits = ext2fs_blocks_count(fs->super) * limits->times;
+	w->pieces = WSLX_MIN(w->visits, limits->pieces);
+	w->blocks = WSLX_MIN(w->visits, limits->blocks);
 }
 
 int wslx_walk_damaged(const struct wslx_walk *w, const char *what)
 {
 	return wslx_err_set(w->err, EBADMSG, "%s is damaged: %.200s: %s", w->subject, w->path, what);
+}
+
+int wslx_walk_too_much(const struct wslx_walk *w, uint64_t limit, const char *things)
+{
+	return wslx_err_set(w->err, E2BIG, "%s is too much to look through: %.200s: more than %" PRIu64 " %s",
+			    w->subject, w->path, limit, things);
 }
 
 int wslx_walk_ext2_error(const struct wslx_walk *w, errcode_t c)
@@ -50,10 +59,13 @@ struct taking {
  * sound disk has no more of them than blocks. */
 static int visit(struct taking *t)
 {
-	if (!t->w->pieces)
-		return wslx_walk_damaged(t->w, "more pieces than the disk has blocks");
-	t->w->pieces--;
-	return wslx_walk_step(t->w);
+	struct wslx_walk *w = t->w;
+
+	if (!w->pieces)
+		return w->limits.pieces < w->visits ? wslx_walk_too_much(w, w->limits.pieces, "pieces")
+						    : wslx_walk_damaged(w, "more pieces than the disk has blocks");
+	w->pieces--;
+	return wslx_walk_step(w);
 }
 
 static int check_place(const struct taking *t, uint64_t pblk, uint64_t len)

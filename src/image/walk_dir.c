@@ -72,6 +72,16 @@ static int walk_inline(const struct wslx_walk *w, ext2_ino_t ino, wslx_walk_name
 	return i.r ? i.r : c ? wslx_walk_ext2_error(w, c) : 0;
 }
 
+/* All of a folder counts, before any of it is read. */
+static int use_blocks(struct wslx_walk *w, uint64_t n)
+{
+	if (n > w->blocks)
+		return w->limits.blocks < w->visits ? wslx_walk_too_much(w, w->limits.blocks, "blocks of folders")
+						    : wslx_walk_damaged(w, "more data than the disk has room for");
+	w->blocks -= n;
+	return 0;
+}
+
 int wslx_walk_folder(struct wslx_walk *w, ext2_ino_t ino, struct ext2_inode_large *inode, wslx_walk_name_fn fn,
 		     void *opaque)
 {
@@ -80,8 +90,9 @@ int wslx_walk_folder(struct wslx_walk *w, ext2_ino_t ino, struct ext2_inode_larg
 
 	if (inode->i_flags & EXT4_INLINE_DATA_FL)
 		return walk_inline(w, ino, fn, opaque);
-	r = wslx_walk_runs(w, ino, inode, w->blocks, &runs);
-	w->blocks -= runs.blocks;
+	r = wslx_walk_runs(w, ino, inode, UINT64_MAX, &runs);
+	if (r == 0)
+		r = use_blocks(w, runs.blocks);
 	if (r == 0)
 		r = walk_runs(w, ino, &runs, fn, opaque);
 	free(runs.v);

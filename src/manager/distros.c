@@ -21,16 +21,24 @@
 
 /* ---- Creating ---- */
 
-static int fill_disk(const struct wslx_new_distro *p, int disk_fd, struct wslx_import_result *ret, struct wslx_err *err)
+static int fill_disk(const struct wslx_builder *b, const struct wslx_new_distro *p, int disk_fd,
+		     struct wslx_import_result *ret, struct wslx_err *err)
 {
+	cleanup_free char *place = wslx_path("%s/distros", b->m->paths.data);
 	struct wslx_import_params ip = {
-		.in_fd = p->in_fd, .in_name = p->in_name, .out_fd = disk_fd, .size = p->size, .task = p->task
+		.in_fd = p->in_fd,
+		.in_name = p->in_name,
+		.out_fd = disk_fd,
+		.place = place,
+		.size = p->size,
+		.task = p->task,
 	};
 	struct wslx_debian_params dp = p->debian;
 
 	if (p->in_fd >= 0)
 		return wslx_import(&ip, ret, err);
 	dp.out_fd = disk_fd;
+	dp.place = place;
 	dp.size = p->size;
 	dp.task = p->task;
 	return wslx_install_debian(&dp, ret, err);
@@ -45,8 +53,8 @@ static int build_distro(struct wslx_builder *b, const struct wslx_new_distro *p,
 	int r;
 
 	if (fd < 0)
-		return wslx_err_sys(err, errno, "cannot make a disk for '%s'", b->name);
-	r = fill_disk(p, fd, ret, err);
+		return wslx_err_sys(err, errno, "cannot make a disk for '%s' in %s/distros", b->name, b->m->paths.data);
+	r = fill_disk(b, p, fd, ret, err);
 	if (r < 0)
 		return r;
 	strcpy(d.name, b->name);
@@ -286,7 +294,8 @@ static void prune_images(struct wslx_manager *m)
 static int build_image(struct wslx_manager *m, int in_fd, const char *in_name, const struct wslx_task *task,
 		       struct wslx_image *img, struct wslx_err *err)
 {
-	struct wslx_import_params ip = { .in_fd = in_fd, .in_name = in_name };
+	cleanup_free char *place = wslx_path("%s/images", m->paths.data);
+	struct wslx_import_params ip = { .in_fd = in_fd, .in_name = in_name, .place = place };
 	struct wslx_import_result result = { .default_uid = -1 };
 	cleanup_free char *text = NULL;
 	cleanup_close int disk = -1;
@@ -300,7 +309,7 @@ static int build_image(struct wslx_manager *m, int in_fd, const char *in_name, c
 		return r;
 	disk = openat(b.dir_fd, WSLX_DISK_FILE, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (disk < 0)
-		r = wslx_err_sys(err, errno, "cannot make a disk");
+		r = wslx_err_sys(err, errno, "cannot make a disk in %s/images", m->paths.data);
 	if (r == 0) {
 		ip.out_fd = disk;
 		if (task)

@@ -31,10 +31,10 @@ WSLX_MUST_CHECK int wslx_distro_create(struct wslx_manager *m, const struct wslx
 WSLX_MUST_CHECK int wslx_distro_unregister(struct wslx_manager *m, const char *name, struct wslx_err *err);
 
 /* Writes the files of a distro that does not run to out_fd, as a tar archive.
- * Its disk is locked meanwhile.  -EBUSY: it runs. */
+ * Its disk is locked meanwhile.  out_name: what messages call out_fd.  -EBUSY: it runs. */
 WSLX_MUST_CHECK int wslx_distro_export(struct wslx_manager *m, const char *name, enum wslx_export_format format,
-				       int out_fd, const struct wslx_task *task, struct wslx_export_result *ret,
-				       struct wslx_err *err);
+				       int out_fd, const char *out_name, const struct wslx_task *task,
+				       struct wslx_export_result *ret, struct wslx_err *err);
 
 /* image: a distro's name, or a file, which is imported into the cache of images
  * first.  *settings are the distro's, or the defaults. */

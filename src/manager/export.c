@@ -31,6 +31,8 @@ static int open_disk(const char *path, const char *name, const char *run, const 
 		return wslx_err_sys(err, -r, "cannot use the disk %s", path);
 	if (dirty) {
 		r = wslx_export_replay(fd, task, err);
+		if (r == -ENOSPC)
+			wslx_err_prefix(err, "no space left for %s", path);
 		if (r < 0)
 			return r;
 	}
@@ -48,9 +50,10 @@ static int check_stopped(struct wslx_manager *m, const char *name, struct wslx_e
 }
 
 int wslx_distro_export(struct wslx_manager *m, const char *name, enum wslx_export_format format, int out_fd,
-		       const struct wslx_task *task, struct wslx_export_result *ret, struct wslx_err *err)
+		       const char *out_name, const struct wslx_task *task, struct wslx_export_result *ret,
+		       struct wslx_err *err)
 {
-	struct wslx_export_params p = { .out_fd = out_fd, .format = format };
+	struct wslx_export_params p = { .out_fd = out_fd, .out_name = out_name, .format = format };
 	cleanup_close int dir = -1, lock = -1, disk = -1;
 	cleanup_free char *path = NULL, *run = NULL;
 	char real[WSLX_NAME_MAX + 1];

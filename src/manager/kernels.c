@@ -173,6 +173,14 @@ static void make_name(const char *file, char ret[WSLX_NAME_MAX + 1])
 		snprintf(ret, WSLX_NAME_MAX + 1, "kernel");
 }
 
+/* Which disk is full: what is below says the name of a file, or what a program said. */
+static int say_where(struct wslx_manager *m, int r, struct wslx_err *err)
+{
+	if (r == -ENOSPC || r == -EDQUOT)
+		wslx_err_prefix(err, "no space left on the host's disk in %.400s/kernels", m->paths.data);
+	return r;
+}
+
 int wslx_kernel_install(struct wslx_manager *m, const char *file, const char *name, const char *modules_dir,
 			const struct wslx_task *task, char ret_name[WSLX_NAME_MAX + 1], struct wslx_err *err)
 {
@@ -197,7 +205,7 @@ int wslx_kernel_install(struct wslx_manager *m, const char *file, const char *na
 	if (task)
 		p.task = *task;
 	/* wslx_kernel_add wants an empty folder, but for the lock that is ours. */
-	r = wslx_kernel_add(&p, &info, err);
+	r = say_where(m, wslx_kernel_add(&p, &info, err), err);
 	if (r == 0) {
 		text = wslx_kernel_encode(&info);
 		r = text ? wslx_builder_commit(&b, WSLX_KERNEL_JSON, text, err)
@@ -233,7 +241,7 @@ int wslx_kernel_ensure_default(struct wslx_manager *m, const struct wslx_task *t
 	}
 	if (r < 0)
 		return wslx_err_sys(err, -r, "cannot make a folder in %s/kernels", m->paths.data);
-	r = wslx_kernel_fetch_debian("cloud", dir, task, &deb, err);
+	r = say_where(m, wslx_kernel_fetch_debian("cloud", dir, task, &deb, err), err);
 	if (r == 0) {
 		path = wslx_path("%s/kernels/%s/%s", m->paths.data, temp, deb);
 		r = path ? wslx_kernel_install(m, path, WSLX_KERNEL_DEFAULT, NULL, task, NULL, err)

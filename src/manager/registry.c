@@ -445,14 +445,16 @@ int wslx_builder_commit(struct wslx_builder *b, const char *file, const char *te
 	int r = wslx_statefile_write(b->dir_fd, file, text, strlen(text), m->recorder);
 
 	if (r < 0)
-		return wslx_err_sys(err, -r, "cannot write %s of %s", file, b->name);
+		return wslx_err_sys(err, -r, "cannot write %s of %s in %s/%s", file, b->name, m->paths.data,
+				    store_dirs[b->store]);
 	lock = wslx_registry_lock(m, err);
 	r = lock < 0 ? lock : check_free(m, b->store, b->name, err);
 	if (r < 0)
 		return r;
 	r = wslx_statefile_publish(m->store_fd[b->store], b->temp, b->name, m->recorder);
 	if (r < 0)
-		return wslx_err_sys(err, -r, "cannot register %s", b->name);
+		return wslx_err_sys(err, -r, "cannot register %s in %s/%s", b->name, m->paths.data,
+				    store_dirs[b->store]);
 	b->temp[0] = '\0';
 	return 0;
 }

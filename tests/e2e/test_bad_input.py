@@ -1,7 +1,10 @@
 """Mistakes: one clear line, a non-zero status, nothing left behind."""
 
+import contextlib
 import os
 import pathlib
+import re
+import struct
 import subprocess
 import tempfile
 
@@ -52,6 +55,28 @@ def test_not_a_tar(wslx, tmp_path):
     registered_nothing(wslx, "noise")
 
 
+def test_whole_disk(wslx, mini_tar, tmp_path):
+    """It is called what it is, and what the line says to do about it works."""
+    root, part, disk = tmp_path / "root", tmp_path / "part", tmp_path / "disk.img"
+    root.mkdir()
+    subprocess.run(["tar", "-C", str(root), "-xf", mini_tar], check=True)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", str(root), str(part), "64M"], check=True)
+    start, sectors = 2048, (64 << 20) // 512
+    entry = b"\x80\0\0\0\x83\0\0\0" + struct.pack("<II", start, sectors)
+    disk.write_bytes(bytes(446) + entry + bytes(48) + b"\x55\xaa" + bytes((start - 1) * 512) + part.read_bytes())
+    err = wslx.fails("import", "disk", str(disk), needle="a whole disk with a partition table")
+    assert len(err.splitlines()) == 1 and "disk.img" in err and "empty" not in err
+    registered_nothing(wslx, "disk")
+    recipe, = (r for r in err.split("`") if r.startswith("dd "))
+    words = {"FILE": str(disk), "START": str(start), "SECTORS": str(sectors), "NAME": "disk", "wslx": WSLX}
+    recipe = re.sub(r"\b(FILE|START|SECTORS|NAME|wslx)\b", lambda m: words[m[0]], recipe)
+    subprocess.run(["sh", "-c", recipe], env=wslx.env, check=True, timeout=300)
+    try:
+        assert "disk" in wslx.distros()
+    finally:
+        wslx.ok("unregister", "disk")
+
+
 def test_truncated_archive(wslx, mini_tar, tmp_path):
     cut = tmp_path / "cut.tar.gz"
     data = subprocess.run(["gzip", "-c", mini_tar], stdout=subprocess.PIPE, check=True).stdout
@@ -71,19 +96,56 @@ def test_not_a_kernel(wslx, tmp_path):
     wslx.fails("import", "k", "/dev/null", "--kernel", "nosuchkernel", needle="nosuchkernel")
 
 
-def test_full_disk_while_importing(wslx, prepared, tmp_path):
+@contextlib.contextmanager
+def small_disk(tmp_path, size):
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small file system")
-    mnt = tmp_path / "small"
+    mnt = tmp_path / f"small-{size}"
     mnt.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(mnt)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mnt)], check=True)
     try:
-        r = wslx("import", "big", os.path.join(prepared, "debian.tar"), env={"WSLX_HOME": str(mnt)})
-        assert r.returncode == 255 and ("space" in r.err or "full" in r.err), r.err
-        assert "big" not in wslx.ok("list", "-q", env={"WSLX_HOME": str(mnt)})
-        assert not [f for f in os.listdir(mnt / "data/distros") if "big" in f]
+        yield mnt
     finally:
         subprocess.run(["umount", str(mnt)], check=True)
+
+
+def test_full_disk_while_importing(wslx, prepared, tmp_path):
+    """What is full is named."""
+    image = tmp_path / "image"
+    with small_disk(tmp_path, "96m") as mnt:
+        env = {"WSLX_HOME": str(mnt)}
+        r = wslx("import", "big", os.path.join(prepared, "debian.tar"), env=env)
+        assert r.returncode == 255 and ("space" in r.err or "full" in r.err) and f"{mnt}/data/distros" in r.err, r.err
+        assert "big" not in wslx.ok("list", "-q", env=env)
+        assert not [f for f in os.listdir(mnt / "data/distros") if "big" in f]
+        with open(image, "wb") as f:
+            f.truncate(256 << 20)
+        subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", str(image)], check=True)
+        with open(image, "r+b") as f:
+            for at in range(128 << 20, 240 << 20, 1 << 20):
+                f.seek(at)
+                f.write(os.urandom(1 << 20))
+        wslx.fails("import", "big", str(image), needle=f"left to use on the host's disk in {mnt}/data/distros", env=env)
+    with small_disk(tmp_path, "4m") as mnt:
+        deb, = (f"{prepared}/cloud/{f}" for f in os.listdir(f"{prepared}/cloud") if f.endswith(".deb"))
+        wslx.fails("kernel", "add", deb, needle=f"no space left on the host's disk in {mnt}/data/kernels",
+                   env={"WSLX_HOME": str(mnt)})
+    with small_disk(tmp_path, "1m") as mnt:
+        wslx.ok("import", "unstarted", image_of_noise(tmp_path), "--size", "1G")
+        try:
+            wslx.fails("export", "unstarted", f"{mnt}/x.tar", needle=f"the archive {mnt}/x.tar needs more than")
+            assert os.listdir(mnt) == []
+        finally:
+            wslx.ok("unregister", "unstarted")
+
+
+def image_of_noise(tmp_path):
+    """A root file system of some MiB."""
+    etc = tmp_path / "noise/etc"
+    etc.mkdir(parents=True)
+    (etc / "noise").write_bytes(os.urandom(4 << 20))
+    subprocess.run(["tar", "-C", str(etc.parent), "-cf", str(tmp_path / "noise.tar"), "etc"], check=True)
+    return str(tmp_path / "noise.tar")
 
 
 def only_path(tmp_path, *names):

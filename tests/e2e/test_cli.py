@@ -1,6 +1,7 @@
 """What a user meets at the command line: hints, defaults, wsl.exe's spellings, export."""
 
 import glob
+import json
 import os
 import pathlib
 import re
@@ -87,6 +88,28 @@ def test_config_shows_what_counts(wslx, mini):
     wslx.ok("config", mini, "memory=256M", "cpus=1")
     out = wslx.ok("config", mini)
     assert "memory=256M\n" in out and "cpus=1\n" in out
+
+
+def test_config_json(wslx, mini):
+    new = json.loads(wslx.ok("config", mini, "--json"))
+    unset = ["engine", "memory", "cpus", "user", "net", "publish", "portal", "portal_window"]
+    assert new.pop("defaults") == unset and set(new) == {"name", "kernel", *unset}
+    assert new["name"] == mini and new["kernel"] == "cloud" and new["user"] == "root" and new["net"] == "passt"
+    assert (new["engine"], new["publish"], new["portal"], new["portal_window"]) == ("auto", [], [], 256 << 20)
+    listed = wslx.distros()[mini]
+    assert (new["memory"], new["cpus"]) == (listed["memory"], listed["cpus"])
+    wslx.ok("config", mini, "memory=300M", "cpus=1", "publish=8080:80", "publish=[::1]:53:53/udp", "portal-window=64M",
+            "portal=bus:16M:inside")
+    now = json.loads(wslx.ok("config", mini.upper(), "--json"))
+    assert now["defaults"] == ["engine", "user", "net"]
+    assert (now["name"], now["memory"], now["cpus"], now["portal_window"]) == (mini, 300 << 20, 1, 64 << 20)
+    # As they are given.
+    text = wslx.ok("config", mini).splitlines()
+    assert [f"publish={p}" for p in now["publish"]] == [s for s in text if s.startswith("publish=")]
+    assert [f"portal={p}" for p in now["portal"]] == ["portal=bus:16M:inside"]
+    wslx.fails("config", mini, "--json", "cpus=2", needle="--json")
+    assert "--json" in wslx.ok("config", "--help") and "portal_window" in wslx.ok("config", "--help")
+    wslx.ok("config", mini, "portal=", "publish=")
 
 
 def test_config_user_is_checked(wslx, mini):
@@ -187,6 +210,42 @@ def test_words_of_wsl(wslx, mini):
                   ("--export", mini, "x", "--format", "vhd"), ("--export", mini, "x.vhdx", "--vhd"),
                   ("--install", "debian", "--location", "/x"), ("--install", "--version", "1")):
         assert len(wslx.fails(*words).splitlines()) == 1
+
+
+def shown_recipe(wslx, distro, size, new):
+    """What `manage --resize` says to do, ready to be typed."""
+    err = wslx.fails("--manage", distro, "--resize", size, needle="a disk keeps its size")
+    assert len(err.splitlines()) == 1
+    recipe, = (s for s in err.split("`") if s.startswith("wslx terminate "))
+    assert recipe.count("NEW-NAME") == 1
+    return recipe.replace("NEW-NAME", new), err
+
+
+def test_another_size_as_the_message_says(wslx, mini):
+    """Twice, each time literally; of a machine that runs, too."""
+    wslx.fails("--manage", "nosuch", "--resize", "2G", needle="nosuch")
+    wslx.fails("--manage", mini, "--resize", "large", needle="no size")
+    wslx.sh("echo kept >/root/kept; chown 1000:1000 /root/kept; chmod 4711 /root/kept", distro=mini)
+    env = dict(wslx.env, PATH=f"{BUILD}:{os.environ['PATH']}")
+    made, last = [], mini
+    try:
+        for size, bytes_ in (("2G", 2 << 30), ("512M", 512 << 20)):
+            assert wslx.state(last) == "Running"
+            recipe, err = shown_recipe(wslx, last, size, f"{mini}-{size}")
+            assert "not taken along" not in err
+            made.append(f"{mini}-{size}")
+            subprocess.run(["sh", "-c", recipe], env=env, check=True, stdin=subprocess.DEVNULL, timeout=300)
+            last = made[-1]
+            assert wslx.distros()[last]["disk_size"] == bytes_
+            kept = wslx.sh("stat -c '%a %u' /root/kept; cat /root/kept", distro=last)
+            assert kept.split() == ["4711", "1000", "kept"]
+            kib = int(wslx.sh("df -k / | tail -n 1", distro=last).split()[1])
+            assert bytes_ // 2 < kib * 1024 <= bytes_
+        wslx.ok("config", last, "memory=300M")
+        assert f"not taken along; they are shown by: wslx config {last})" in shown_recipe(wslx, last, "1G", "x")[1]
+    finally:
+        for name in made:
+            wslx("unregister", name)
 
 
 def test_install_no_launch(fresh, mini_tar):

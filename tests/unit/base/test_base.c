@@ -67,6 +67,9 @@ static void ranges(void **state)
 {
 	uint64_t v;
 
+	assert_int_equal(wslx_sub_sat_u64(10, 3), 7);
+	assert_int_equal(wslx_sub_sat_u64(3, 3), 0);
+	assert_int_equal(wslx_sub_sat_u64(3, UINT64_MAX), 0);
 	assert_true(wslx_range_ok(0, 10, 10));
 	assert_true(wslx_range_ok(10, 0, 10));
 	assert_false(wslx_range_ok(10, 1, 10));

@@ -106,6 +106,8 @@ static int set_up(void **state)
 	    "for a; do echo \"$a\"; done >$W/mm.args; echo \"$http_proxy\" >$W/mm.proxy\n"
 	    "echo 'I: downloading packages with apt...' >&2\n"
 	    "[ ! -e $W/fail ] || { echo 'E: it went wrong' >&2; echo I: bye >&2; exit 25; }\n"
+	    "[ ! -e $W/full ] || { echo 'tar: a: Cannot write: No space left on device' >&2; echo 'E: tar failed' >&2; "
+	    "exit 1; }\n"
 	    "[ ! -e $W/hang ] || { sleep 1000 & echo $$ $! >$W/pids; wait; }\n"
 	    "cat $W/root.tar\n"
 	    "[ ! -e $W/fail-late ] || { echo 'E: late' >&2; exit 1; }\n");
@@ -211,6 +213,18 @@ static void test_failures(void **state)
 	image_assert_fails(&im, ECHILD, "mmdebstrap failed: it went wrong");
 	image_free(&im);
 	snprintf(path, sizeof(path), "%s/fail", w->root);
+	unlink(path);
+
+	/* Where it unpacks may be another disk than that of distributions. */
+	put(w, "full", 0644, "");
+	setenv("TMPDIR", "/tmp/", 1);
+	install(&im, &p);
+	image_assert_fails(&im, ENOSPC,
+			   "the file system of /tmp/, where mmdebstrap works, is full (TMPDIR says where): mmdebstrap "
+			   "failed: tar failed");
+	unsetenv("TMPDIR");
+	image_free(&im);
+	snprintf(path, sizeof(path), "%s/full", w->root);
 	unlink(path);
 
 	/* A whole tar, and then a failure, is a failure. */

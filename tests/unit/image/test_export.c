@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "image/export.h"
 #include "os/linux/fd.h"
 
@@ -584,6 +585,72 @@ static void test_shared_blocks(void **state)
 	free(data);
 }
 
+#define HOLES_BLOCK 1024u
+#define HOLES_ADDRESSES (HOLES_BLOCK / 4)
+
+/* Every second address is this one. */
+static void put_addresses(ext2_filsys fs, blk64_t at, blk64_t target, unsigned n, unsigned step)
+{
+	uint8_t block[HOLES_BLOCK] = { 0 };
+
+	for (unsigned i = 0; i < n; i += step)
+		wslx_put_le32(block + 4 * (size_t)i, (uint32_t)target);
+	assert_int_equal(io_channel_write_blk64(fs->io, at, 1, block), 0);
+}
+
+/* A file of 131072 blocks of content (one and the same), with a hole before each:
+ * twice as many as an archive names, so that 64 MiB become zeros. */
+static int export_holes(const char *size, struct wslx_err *err)
+{
+	struct wslx_export_params p = { .out_fd = open("/dev/null", O_WRONLY | O_CLOEXEC) };
+	char dir[] = "/tmp/wslx-export-XXXXXX", path[64], script[256];
+	struct ext2_inode_large inode;
+	struct wslx_export_result res;
+	blk64_t at[4];
+	ext2_filsys fs;
+	ext2_ino_t ino;
+	int r;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/img", dir);
+	snprintf(
+		script, sizeof(script),
+		"cd %s && mkdir t && head -c 4096 /dev/zero | tr '\\0' x >t/f && mke2fs -q -t ext2 -b 1024 -d t img %s",
+		dir, size);
+	assert_int_equal(run_program((const char *const[]) { "sh", "-c", script, NULL }), 0);
+	assert_int_equal(ext2fs_open(path, EXT2_FLAG_RW, 0, 0, unix_io_manager, &fs), 0);
+	assert_int_equal(ext2fs_namei(fs, EXT2_ROOT_INO, EXT2_ROOT_INO, "/f", &ino), 0);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(ext2fs_bmap2(fs, ino, NULL, NULL, 0, i, NULL, &at[i]), 0);
+	put_addresses(fs, at[0], at[1], 4, 1);
+	put_addresses(fs, at[1], at[2], HOLES_ADDRESSES, 1);
+	put_addresses(fs, at[2], at[3], HOLES_ADDRESSES, 2);
+	assert_int_equal(ext2fs_read_inode_full(fs, ino, (struct ext2_inode *)&inode, sizeof(inode)), 0);
+	memset(inode.i_block, 0, sizeof(inode.i_block));
+	inode.i_block[EXT2_TIND_BLOCK] = (uint32_t)at[0];
+	assert_int_equal(ext2fs_inode_size_set(fs, (struct ext2_inode *)&inode, (ext2_off64_t)320 << 20), 0);
+	assert_int_equal(ext2fs_write_inode_full(fs, ino, (struct ext2_inode *)&inode, sizeof(inode)), 0);
+	assert_int_equal(ext2fs_close(fs), 0);
+	p.disk_fd = open(path, O_RDONLY | O_CLOEXEC);
+	r = wslx_export(&p, &res, err);
+	close(p.disk_fd);
+	close(p.out_fd);
+	snprintf(script, sizeof(script), "rm -rf %s", dir);
+	assert_int_equal(run_program((const char *const[]) { "sh", "-c", script, NULL }), 0);
+	return r;
+}
+
+/* 128 MiB of content and 64 of zeros need a disk of as much. */
+static void test_zeros_and_content(void **state)
+{
+	struct wslx_err err = { 0 };
+
+	if (export_holes("160M", &err) != -E2BIG || !strstr(err.msg, "./f has more than 65536 holes"))
+		fail_msg("%s", err.msg);
+	if (export_holes("200M", &err) != 0)
+		fail_msg("%s", err.msg);
+}
+
 /* Inodes that all have the same large attributes. */
 static void export_shared_attributes(const char *prefix, struct exported *x)
 {
@@ -678,15 +745,16 @@ static void test_full_output(void **state)
 	image_check(&im);
 	p.disk_fd = im.fd;
 	p.out_fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+	p.out_name = "/dev/full";
 	assert_int_equal(wslx_export(&p, &res, &err), -ENOSPC);
-	assert_non_null(strstr(err.msg, "cannot write the archive"));
+	assert_non_null(strstr(err.msg, "cannot write the archive /dev/full: No space left on device"));
 	close(p.out_fd);
 	image_free(&im);
 }
 
 static void test_room(void **state)
 {
-	struct wslx_export_params p = { .max_bytes = 128 << 10, .out_fd = make_temp() };
+	struct wslx_export_params p = { .max_bytes = 128 << 10, .out_fd = make_temp(), .out_name = "x/y.tar" };
 	struct wslx_export_result res;
 	struct wslx_err err = { 0 };
 	uint8_t *data = calloc(1, 1 << 20);
@@ -702,7 +770,7 @@ static void test_room(void **state)
 	image_check(&im);
 	p.disk_fd = im.fd;
 	assert_int_equal(wslx_export(&p, &res, &err), -ENOSPC);
-	assert_non_null(strstr(err.msg, "the archive needs more than the 0 MiB that are left to use"));
+	assert_non_null(strstr(err.msg, "the archive x/y.tar needs more than the 0 MiB that are left to use"));
 	assert_true(lseek(p.out_fd, 0, SEEK_END) <= 128 << 10);
 	close(p.out_fd);
 	image_free(&im);
@@ -723,6 +791,7 @@ int main(void)
 		cmocka_unit_test(test_socket_is_left_out),
 		cmocka_unit_test(test_hostile),
 		cmocka_unit_test(test_shared_blocks),
+		cmocka_unit_test(test_zeros_and_content),
 		cmocka_unit_test(test_shared_attributes),
 		cmocka_unit_test(test_shared_system_attributes),
 		cmocka_unit_test(test_journal),

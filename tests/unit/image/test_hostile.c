@@ -305,6 +305,79 @@ static void test_filters(void **state)
 	}
 }
 
+/* Bytes in a file of 80000, zeros otherwise, and what import says of it. */
+struct disk_kind {
+	size_t at;
+	const char *bytes;
+	size_t len;
+	const char *text;
+};
+
+#define MBR(status, type, sectors) status "\0\0\0" type "\0\0\0\0\10\0\0\0" sectors "\0\0"
+#define NO_PARTITION "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+#define WHOLE_DISK "it is a whole disk with a partition table, and a root file system is wanted"
+
+/* Disks and images of other kinds: what they are is said, and never that they are empty. */
+static void test_disks(void **state)
+{
+	static const struct disk_kind kinds[] = {
+		{ 446, MBR("\x80", "\x83", "\1") NO_PARTITION NO_PARTITION NO_PARTITION "\x55\xaa", 66, WHOLE_DISK },
+		{ 446, NO_PARTITION NO_PARTITION NO_PARTITION MBR("\0", "\xee", "\1") "\x55\xaa", 66, WHOLE_DISK },
+		{ 512, "EFI PART", 8, WHOLE_DISK },
+		{ 4096, "EFI PART", 8, "`dd if=FILE bs=512 skip=START count=SECTORS | wslx import NAME -`" },
+		/* FAT, and code in the table's place. */
+		{ 446, NO_PARTITION NO_PARTITION NO_PARTITION NO_PARTITION "\x55\xaa", 66,
+		  "it begins with a boot sector" },
+		{ 446, MBR("\x42", "\x83", "\1") NO_PARTITION NO_PARTITION NO_PARTITION "\x55\xaa", 66,
+		  "it begins with a boot sector" },
+		{ 32769, "CD001", 5, "it is an ISO image" },
+		{ 0, "hsqs", 4, "it is a squashfs image" },
+		{ 0, "QFI\xfb", 4, "it is a qcow2 disk: `qemu-img convert -O raw FILE disk.img`" },
+		{ 0, "vhdxfile", 8, "it is a VHDX disk: export the distro as a tar, or `qemu-img" },
+		{ 0, "KDMV", 4, "it is a VMDK disk" },
+		{ 64, "\x7f\x10\xda\xbe", 4, "it is a VDI disk" },
+		{ 65600, "_BHRfS_M", 8, "it is a btrfs image" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		struct raw r = { .p = calloc(1, 80000), .len = 80000 };
+		struct image im;
+
+		memcpy(r.p + kinds[i].at, kinds[i].bytes, kinds[i].len);
+		image_import(&im, raw_fd(&r));
+		image_assert_fails(&im, EINVAL, "test.tar: not a tar archive, ext4 image or .wsl package: it ");
+		image_assert_fails(&im, EINVAL, kinds[i].text);
+		image_free(&im);
+	}
+}
+
+/* size bytes of zeros, but for one at the end if so. */
+static void import_zeros(struct image *im, off_t size, bool one)
+{
+	int fd = make_temp();
+
+	assert_int_equal(ftruncate(fd, size), 0);
+	if (one)
+		assert_int_equal(pwrite(fd, "x", 1, size - 1), 1);
+	image_import(im, fd);
+}
+
+static void test_zeros(void **state)
+{
+	struct image im;
+
+	import_zeros(&im, 5 << 20, false);
+	image_assert_fails(&im, EINVAL, "the archive is empty");
+	image_free(&im);
+	import_zeros(&im, 5 << 20, true);
+	image_assert_fails(&im, EINVAL, "it begins with zeros");
+	image_free(&im);
+	/* What would take hours to read to its end. */
+	import_zeros(&im, (off_t)8 << 40, false);
+	image_assert_fails(&im, EINVAL, "it begins with zeros");
+	image_free(&im);
+}
+
 static void test_not_an_archive(void **state)
 {
 	static const struct {
@@ -693,6 +766,8 @@ int main(void)
 		cmocka_unit_test(test_corrupt),
 		cmocka_unit_test(test_filters),
 		cmocka_unit_test(test_not_an_archive),
+		cmocka_unit_test(test_disks),
+		cmocka_unit_test(test_zeros),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_large_headers),
 		cmocka_unit_test(test_acl_limits),

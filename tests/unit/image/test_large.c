@@ -253,15 +253,46 @@ static void test_raw_image_goes_on(void **state)
 static void test_raw_image_room(void **state)
 {
 	for (int i = 0; i < 2; i++) {
-		struct wslx_import_params p = { .max_bytes = 16 << 10 };
+		struct wslx_import_params p = { .max_bytes = 16 << 10, .place = "/a/folder" };
 		struct image im;
 
 		image_import_with(&im, i ? compress_image(0) : make_image(64 * WSLX_MIB), &p);
 		/* Where the host's file system can share blocks, a file takes none. */
 		if (i || im.r < 0)
-			image_assert_fails(&im, ENOSPC, "the image needs more than the 0 MiB");
+			image_assert_fails(&im, ENOSPC,
+					   "the image needs more than the 0 MiB that are left to use on the host's "
+					   "disk in /a/folder");
 		image_free(&im);
 	}
+}
+
+/* A header that claims too much, and many files that are too much together. */
+static void test_tar_room(void **state)
+{
+	static const char *const texts[] = { "but only 0 MiB are left to use on the host's disk in /a/folder",
+					     "there is space for 0 MiB on the host in /a/folder and for" };
+	char name[32], *data = malloc(WSLX_MIB);
+	size_t sizes[] = { WSLX_MIB, 32 << 10 };
+
+	assert_non_null(data);
+	memset(data, 'x', WSLX_MIB);
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		struct wslx_import_params p = { .size = 64 * WSLX_MIB, .max_bytes = 64 << 10, .place = "/a/folder" };
+		struct image im;
+		struct tar t;
+
+		tar_begin(&t, "pax", "none");
+		tar_root(&t);
+		for (int k = 0; k < 4; k++) {
+			snprintf(name, sizeof(name), "etc/%d", k);
+			tar_entry(&t, name, S_IFREG | 0644);
+			tar_put(&t, data, sizes[i]);
+		}
+		image_import_with(&im, tar_end(&t), &p);
+		image_assert_fails(&im, ENOSPC, texts[i]);
+		image_free(&im);
+	}
+	free(data);
 }
 
 /* Numbers that libext2fs would allocate by. */
@@ -305,10 +336,15 @@ static void test_raw_image_geometry(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_60000_in_one_folder), cmocka_unit_test(test_two_levels),
-		cmocka_unit_test(test_folder_sizes),        cmocka_unit_test(test_many_subfolders_and_links),
-		cmocka_unit_test(test_raw_image),           cmocka_unit_test(test_raw_image_compressed),
-		cmocka_unit_test(test_raw_image_goes_on),   cmocka_unit_test(test_raw_image_room),
+		cmocka_unit_test(test_60000_in_one_folder),
+		cmocka_unit_test(test_two_levels),
+		cmocka_unit_test(test_folder_sizes),
+		cmocka_unit_test(test_many_subfolders_and_links),
+		cmocka_unit_test(test_raw_image),
+		cmocka_unit_test(test_raw_image_compressed),
+		cmocka_unit_test(test_raw_image_goes_on),
+		cmocka_unit_test(test_raw_image_room),
+		cmocka_unit_test(test_tar_room),
 		cmocka_unit_test(test_raw_image_geometry),
 	};
 

@@ -257,6 +257,8 @@ static void test_indirect(void **state)
 	drop_disk(&d);
 }
 
+static const struct wslx_walk_limits unlimited = { 1, UINT64_MAX, UINT64_MAX };
+
 /* What is unwritten counts as a step like any other. */
 static void test_cancel(void **state)
 {
@@ -275,7 +277,7 @@ static void test_cancel(void **state)
 	put_head(root, 1, 4, 1);
 	put_index(root, 0, 0, block_of(&d, "/f0", 0));
 	write_root(&d, find(&d, "/f1"), root);
-	wslx_walk_init(&w, d.fs, 1);
+	wslx_walk_init(&w, d.fs, &unlimited);
 	assert_int_equal(wslx_walk_inode(&w, find(&d, "/f1"), &inode), 0);
 	for (int i = 0; r == 0 && i < 10; i++) {
 		r = wslx_walk_runs(&w, find(&d, "/f1"), &inode, 16, &runs);
@@ -327,6 +329,90 @@ static void test_many_pieces(void **state)
 	shell(script);
 }
 
+/* ---- Limits that no claim of the disk raises ---- */
+
+static void assert_too_much(struct wslx_walk *w, int r, const char *text)
+{
+	if (r != -E2BIG || strcmp(w->err->msg, text) != 0)
+		fail_msg("%d '%s'", r, w->err->msg);
+}
+
+static void test_limits(void **state)
+{
+	const struct wslx_walk_limits folders = { 16, UINT64_MAX, 3 }, pieces = { 16, 500, UINT64_MAX };
+	struct wslx_err err = { 0 };
+	struct wslx_walk w = { .subject = "the disk", .path = "/f1", .err = &err };
+	struct ext2_inode_large inode;
+	struct wslx_runs runs;
+	uint8_t root[60] = { 0 };
+	struct made d;
+
+	make_disk(&d, true);
+	wslx_walk_init(&w, d.fs, &folders);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(wslx_walk_exists(&w, "/etc"), 1);
+	assert_too_much(&w, wslx_walk_exists(&w, "/etc"),
+			"the disk is too much to look through: /etc: more than 3 blocks of folders");
+	write_leaf(&d, block_of(&d, "/f0", 0));
+	put_head(root, 1, 4, 1);
+	put_index(root, 0, 0, block_of(&d, "/f0", 0));
+	write_root(&d, find(&d, "/f1"), root);
+	w.path = "/f1";
+	wslx_walk_init(&w, d.fs, &pieces);
+	assert_int_equal(wslx_walk_inode(&w, find(&d, "/f1"), &inode), 0);
+	assert_int_equal(wslx_walk_runs(&w, find(&d, "/f1"), &inode, 16, &runs), 0);
+	free(runs.v);
+	assert_too_much(&w, wslx_walk_runs(&w, find(&d, "/f1"), &inode, 16, &runs),
+			"the disk is too much to look through: /f1: more than 500 pieces");
+	free(runs.v);
+	assert_int_equal(ext2fs_close(d.fs), 0);
+	drop_disk(&d);
+}
+
+/* Where blocks are of 64 KiB, zeros are a folder's block without names: a folder
+ * of nothing but holes in a sparse file.  Sixteen times what this superblock
+ * claims would be 128 TiB to read. */
+static void test_sparse_claim(void **state)
+{
+	static const uint32_t len = 32768; /* the most that one extent has */
+	char path[64], dir[] = "/tmp/wslx-walk-XXXXXX", script[256];
+	struct wslx_import_params p = { 0 };
+	struct ext2_inode_large inode;
+	uint8_t root[60] = { 0 };
+	ext2_filsys fs;
+	struct image im;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/img", dir);
+	snprintf(script, sizeof(script),
+		 "truncate -s 8T %s && mke2fs -F -q -t ext4 -b 65536 -N 4096 -O "
+		 "^has_journal,^metadata_csum,^resize_inode,sparse_super2 %s",
+		 path, path);
+	shell(script);
+	assert_int_equal(ext2fs_open(path, EXT2_FLAG_RW | EXT2_FLAG_64BITS, 0, 0, unix_io_manager, &fs), 0);
+	assert_int_equal(ext2fs_read_inode_full(fs, EXT2_ROOT_INO, (struct ext2_inode *)&inode, sizeof(inode)), 0);
+	put_head(root, 4, 4, 0);
+	for (unsigned i = 0; i < 4; i++) {
+		uint8_t *x = root + 12 + 12 * (size_t)i;
+
+		wslx_put_le32(x, i * len);
+		wslx_put_le16(x + 4, (uint16_t)len);
+		wslx_put_le16(x + 6, 0);
+		wslx_put_le32(x + 8, 1u << 26);
+	}
+	memcpy(inode.i_block, root, sizeof(root));
+	inode.i_flags |= EXT4_EXTENTS_FL;
+	assert_int_equal(ext2fs_inode_size_set(fs, (struct ext2_inode *)&inode, (ext2_off64_t)4 * len << 16), 0);
+	assert_int_equal(ext2fs_write_inode_full(fs, EXT2_ROOT_INO, (struct ext2_inode *)&inode, sizeof(inode)), 0);
+	assert_int_equal(ext2fs_close(fs), 0);
+	image_import_with(&im, open(path, O_RDONLY | O_CLOEXEC), &p);
+	image_assert_fails(&im, E2BIG,
+			   "the ext4 image is too much to look through: /etc: more than 65536 blocks of folders");
+	image_free(&im);
+	snprintf(script, sizeof(script), "rm -rf %s", dir);
+	shell(script);
+}
+
 /* ---- Paths ---- */
 
 static void test_paths(void **state)
@@ -346,6 +432,7 @@ static void test_paths(void **state)
 		{ "/up/etc", 1 },
 		{ "/absolute", 1 },
 	};
+	static const struct wslx_walk_limits sixteen = { 16, UINT64_MAX, UINT64_MAX };
 	struct wslx_err err = { 0 };
 	struct wslx_walk w = { .subject = "the image", .err = &err };
 	struct image im;
@@ -365,7 +452,7 @@ static void test_paths(void **state)
 	image_import(&im, tar_end(&t));
 	image_check(&im);
 	for (size_t i = 0; i < ARRAY_SIZE(list); i++) {
-		wslx_walk_init(&w, im.fs, 16);
+		wslx_walk_init(&w, im.fs, &sixteen);
 		int r = wslx_walk_exists(&w, list[i].path);
 
 		if (r != list[i].there)
@@ -380,6 +467,7 @@ int main(void)
 		cmocka_unit_test(test_trees),       cmocka_unit_test(test_child_starts_elsewhere),
 		cmocka_unit_test(test_shared_leaf), cmocka_unit_test(test_indirect),
 		cmocka_unit_test(test_cancel),      cmocka_unit_test(test_many_pieces),
+		cmocka_unit_test(test_limits),      cmocka_unit_test(test_sparse_claim),
 		cmocka_unit_test(test_paths),
 	};
 

@@ -369,13 +369,13 @@ static void test_export_of_a_disk_in_use(void **state)
 	pid_t pid = hold_disk(h, "somebody", 60000);
 
 	snprintf(who, sizeof(who), "process %d (somebody)", (int)pid);
-	assert_int_equal(wslx_distro_export(h->m, "one", WSLX_EXPORT_TAR, out, &task, &res, &err), -EBUSY);
+	assert_int_equal(wslx_distro_export(h->m, "one", WSLX_EXPORT_TAR, out, "out", &task, &res, &err), -EBUSY);
 	assert_non_null(strstr(err.msg, who));
 	kill(pid, SIGKILL);
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	pid = hold_disk(h, "wslx-devices", 300);
 	/* Then it is found to be no file system. */
-	assert_int_not_equal(wslx_distro_export(h->m, "one", WSLX_EXPORT_TAR, out, &task, &res, &err), -EBUSY);
+	assert_int_not_equal(wslx_distro_export(h->m, "one", WSLX_EXPORT_TAR, out, "out", &task, &res, &err), -EBUSY);
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
