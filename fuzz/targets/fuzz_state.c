@@ -37,7 +37,9 @@ static void distro(const char *text, size_t n)
 		return;
 	}
 	must(wslx_name_ok(a.name));
-	must(!a.settings.memory || (a.settings.memory >= WSLX_MEMORY_MIN && a.settings.memory <= WSLX_MEMORY_MAX));
+	/* More than WSLX_MEMORY_MAX is read, for it to be mended. */
+	must(!a.settings.memory || (a.settings.memory >= WSLX_MEMORY_MIN && a.settings.memory <= INT64_MAX));
+	must(a.settings.memory <= WSLX_MEMORY_MAX || wslx_settings_check(&a.settings, &err) < 0);
 	must(a.settings.cpus <= WSLX_MAX_CPUS && a.settings.net.n_publish <= WSLX_MAX_PUBLISH);
 	out = wslx_distro_encode(&a);
 	must(out && wslx_distro_decode(out, strlen(out), &b, NULL) == 0);

@@ -22,7 +22,7 @@ void agent_start(struct agent *a);
 /* Without a client: the test writes bytes to raw_fd. */
 void agent_start_raw(struct agent *a);
 void agent_stop(struct agent *a);
-/* Runs the loop until *flag; fails the test after a minute. */
+/* Runs the loop until *flag; fails the test after a minute in which nothing happened. */
 void agent_until(struct agent *a, const bool *flag);
 
 /* One process and what came of it. */

@@ -333,55 +333,53 @@ static void ctrl_c(void **state)
 	run_free(&r);
 }
 
-/* Everything a session leader wrote arrives, though a left-over has the terminal open. */
 /* ---- programs for a terminal: this one again, with --play=NAME ---- */
 
 static const char *player; /* what it says, and exits with, when a signal comes */
 static int player_status;
-
-static void on_played_signal(int signo)
-{
-	(void)!write(STDOUT_FILENO, player, strlen(player));
-	if (player_status < 0)
-		kill(getppid(), SIGKILL);
-	_exit(player_status < 0 ? 1 : player_status);
-}
-
-/* Until a signal comes.  Not pause(): ThreadSanitizer may keep a handler for the call after the one that is
- * interrupted. */
-static _Noreturn void play_on(void)
-{
-	for (;;)
-		usleep(10000);
-}
+/* They are waited for and not handled: ThreadSanitizer keeps a signal for its handler in memory that a thread gets with
+ * its first call that may block, and forgets one that comes while it does. */
+static sigset_t player_signals;
 
 static void play_part(const char *name, int status)
 {
 	player = name;
 	player_status = status;
-	signal(SIGINT, on_played_signal);
-	signal(SIGUSR1, on_played_signal);
+	sigemptyset(&player_signals);
+	sigaddset(&player_signals, SIGINT);
+	sigaddset(&player_signals, SIGUSR1);
+	sigaddset(&player_signals, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &player_signals, NULL);
+}
+
+/* Until a signal comes, or the child ends: its status. */
+static int play_on(void)
+{
+	int signo, status;
+
+	if (sigwait(&player_signals, &signo))
+		return 9;
+	if (signo == SIGCHLD)
+		return wait(&status) > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 9;
+	(void)!write(STDOUT_FILENO, player, strlen(player));
+	if (player_status < 0)
+		kill(getppid(), SIGKILL);
+	return player_status < 0 ? 1 : player_status;
 }
 
 /* A job in the foreground, and a leader that is to be left alone. */
 static int play_foreground(void)
 {
-	pid_t pid = fork();
-	int status;
-
 	signal(SIGTTOU, SIG_IGN);
-	if (pid == 0) {
+	play_part("leader\n", 8);
+	if (fork() == 0) {
 		play_part("job\n", 5);
 		if (setpgid(0, 0) < 0 || tcsetpgrp(0, getpid()) < 0)
 			return 9;
 		puts("up");
 		fflush(stdout);
-		play_on();
 	}
-	play_part("leader\n", 8);
-	while (waitpid(pid, &status, 0) < 0)
-		;
-	return WEXITSTATUS(status);
+	return play_on();
 }
 
 /* The terminal becomes that of another session, whose leader says so and kills the first one. */
@@ -399,7 +397,7 @@ static int play_lent(void)
 		puts("up");
 		fflush(stdout);
 	}
-	play_on();
+	return play_on();
 }
 
 static void check_signal(const char *play, int signo, const char *who)
@@ -427,6 +425,7 @@ static void signals_on_a_terminal(void **state)
 	check_signal("lent", SIGUSR1, "leader");
 }
 
+/* Everything a session leader wrote arrives, though a left-over has the terminal open. */
 static void terminal_with_leftover(void **state)
 {
 	struct run r = { 0 };
