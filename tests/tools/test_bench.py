@@ -101,15 +101,15 @@ def run_script(script, limit):
 
 def test_a_guest_that_hangs_is_given_up_and_gone():
     start = time.monotonic()
-    with pytest.raises(Failed, match="no answer in 1 s") as e:
-        run_script("echo RESULT read 1.5; while :; do echo rcu: stall; sleep 0.1; done", 1)
-    assert 1 <= time.monotonic() - start < 20
+    with pytest.raises(Failed, match="no answer in 3 s") as e:
+        run_script("echo RESULT read 1.5; while :; do echo rcu: stall; sleep 0.1; done", 3)
+    assert 3 <= time.monotonic() - start < 60
     assert "rcu: stall" in e.value.detail
     assert not os.path.exists(f"/proc/{run_script.pid}")
 
 
 def test_a_guest_that_is_only_slow_is_waited_for():
-    text = run_script("for n in send receive; do sleep 0.7; echo RESULT $n 1.5; done; sleep 0.7; echo DONE", 1.5)
+    text = run_script("for n in send receive; do sleep 2; echo RESULT $n 1.5; done; sleep 2; echo DONE", 5)
     assert guest_work.results(text, "net") == {"send": 1.5, "receive": 1.5}
 
 

@@ -83,8 +83,11 @@ int wslx_newfile_open(struct wslx_newfile *f, const char *path)
  * which somebody else's file could be lost. */
 static int rename_otherwise(const struct wslx_newfile *f)
 {
-	if (linkat(f->dir_fd, f->temp, f->dir_fd, f->name, 0) == 0)
-		return unlinkat(f->dir_fd, f->temp, 0) < 0 ? -errno : 0;
+	if (linkat(f->dir_fd, f->temp, f->dir_fd, f->name, 0) == 0) {
+		/* It has its name, whatever becomes of the other one. */
+		(void)unlinkat(f->dir_fd, f->temp, 0);
+		return 0;
+	}
 	if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS)
 		return -errno;
 	if (faccessat(f->dir_fd, f->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)

@@ -236,7 +236,7 @@ static void on_panic_timer(struct wslx_timer *t, void *opaque)
 		return;
 	if (conn && !s->panic_asked && wslx_agentc_ping(conn, on_panic_ping, s) == 0) {
 		s->panic_asked = true;
-		wslx_timer_arm(s->panic_timer, s->args.panic_wait_ms ? s->args.panic_wait_ms : PANIC_PING_MS);
+		wslx_timer_arm(s->panic_timer, PANIC_PING_MS);
 		return;
 	}
 	wslx_sup_fail(s, EFAULT, s->panic);

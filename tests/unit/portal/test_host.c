@@ -353,7 +353,7 @@ static void quiesce_and_a_late_one(void **state)
 	portal_get_info(a.p, &ia);
 	portal_get_info(late, &ic);
 	pthread_create(&t, NULL, poll_on, &a);
-	assert_int_equal(portal_host_quiesce(b.h, SEC / 5, &q), -ETIMEDOUT);
+	assert_int_equal(portal_host_quiesce(b.h, 2 * SEC, &q), -ETIMEDOUT);
 	assert_int_equal(q.arrived, 1ull << ia.self);
 	assert_int_equal(q.late, 1ull << ic.self);
 	/* It comes; it does not come past. */

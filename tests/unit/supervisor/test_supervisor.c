@@ -100,7 +100,7 @@ static void check_failure(const char *fake, unsigned timeout_ms, const char *wha
 static void test_failures(void **state)
 {
 	check_failure("silent", 1500, "did not connect within 1500 ms", "Linux version");
-	check_failure("no-hello", 1500, "no HELLO within 1500 ms", "Linux version");
+	check_failure("no-hello", 5000, "no HELLO within 5000 ms", "Linux version");
 	check_failure("panic", 0, "Kernel panic - not syncing: no init", "Kernel panic");
 	check_failure("triple", 0, "triple fault", NULL);
 	check_failure("early-reset", 0, "before its agent came up", NULL);
