@@ -8,7 +8,7 @@
  *   -EAGAIN     would wait, and was told not to       -ETIMEDOUT  waited long enough
  *   -EPIPE      the peer (or the host) is gone        -EPROTO     the peer broke the format
  *   -ESTALE     the handle means nothing any more     -EFAULT     it never meant anything
- *   -EACCES     not granted                           -ECANCELED  the call was cancelled
+ *   -EACCES     not granted, or revoked               -ECANCELED  the call was cancelled
  *
  * timeout_ns is relative: 0 never waits, PORTAL_FOREVER has no end.  Whoever
  * waits spins first, for as long as that has been worth it, then sleeps.
@@ -288,8 +288,9 @@ int portal_host_grant(portal_host *h, const char *name, unsigned participant, en
 		      int64_t timeout_ns);
 /* Takes the name away; what of a participant's is left stays with it. */
 int portal_host_unpublish(portal_host *h, const char *name);
-/* Takes all that it writes away from a participant, which lives on and writes into nothing.  On 0 nobody's view of
- * those bytes changes any more; -ETIMEDOUT: someone did not take part in time and may still see the old memory. */
+/* Takes all that it writes away from a participant, which lives on, reads, writes into nothing, and has -EACCES from
+ * whatever writes or waits for others.  On 0 nobody's view of those bytes changes any more; -ETIMEDOUT: someone did not
+ * take part in time and may still see the old memory. */
 int portal_host_revoke(portal_host *h, unsigned participant, int64_t timeout_ns);
 /* Waits until everybody has mapped what is true now; after an -ETIMEDOUT from the above. */
 int portal_host_seen(portal_host *h, int64_t timeout_ns);

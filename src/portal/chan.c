@@ -109,6 +109,8 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		r = wslx_portal_refresh(p);
 		if (r < 0)
 			return r;
+		if (wslx_portal_is_revoked(p))
+			return -EACCES;
 		(void)wslx_portal_gate_rest(p);
 		(void)(rx ? sleep_rx(c, ev, left) : sleep_tx(c, ev, left));
 	}

@@ -48,6 +48,8 @@ static int await_answer(portal_chan *c, uint64_t my_life, int64_t deadline)
 			return r;
 		if (!wslx_portal_peer_alive(p, c->peer, c->peer_generation))
 			return -EPIPE;
+		if (wslx_portal_is_revoked(p))
+			return -EACCES;
 		r = wslx_portal_await_event(p, ev, deadline);
 		if (r < 0)
 			return r;

@@ -100,6 +100,8 @@ static int look_after_news(portal_fanin *f, portal_listener *l, portal_chan **re
 
 	if (r < 0)
 		return r;
+	if (wslx_portal_is_revoked(f->p))
+		return -EACCES;
 	*ret = look_for_dead(f);
 	if (*ret || (l && wslx_portal_listener_pending(l)))
 		return 1;

@@ -214,6 +214,13 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
 /* Is somebody waiting at the door? */
 bool wslx_portal_listener_pending(portal_listener *l);
 
+/* For the others this one is dead, as of the last refresh: nobody connects, answers or sends any more.  Whoever waits
+ * for that asks after each refresh. */
+static inline bool wslx_portal_is_revoked(const portal *p)
+{
+	return __atomic_load_n(&p->revoked, __ATOMIC_ACQUIRE);
+}
+
 static inline bool wslx_portal_host_up(const portal *p)
 {
 	return __atomic_load_n(&p->hdr->host, __ATOMIC_ACQUIRE) == PORTAL_HOST_UP &&

@@ -248,6 +248,8 @@ int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret)
 
 		if (r < 0)
 			return r;
+		if (wslx_portal_is_revoked(l->p))
+			return -EACCES;
 		if (look_around(l, ret) == 0)
 			return 0;
 		r = wslx_portal_await_event(l->p, ev, deadline);

@@ -167,6 +167,10 @@ static int ask_host(portal *p, const struct portal_request *q)
 		r = PORTAL_LOAD_ACQ(&me->reply_seq) == seq ? PORTAL_LOAD(&me->reply_status) : 1;
 		if (r <= 0)
 			break;
+		/* The host does not look into our mailbox any more. */
+		r = wslx_portal_is_revoked(p) ? -EACCES : 0;
+		if (r < 0)
+			break;
 		r = wslx_portal_await_event(p, ev, deadline);
 		if (r < 0)
 			break;

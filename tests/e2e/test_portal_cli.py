@@ -200,12 +200,14 @@ def test_participants_are_seen_and_revoked(host):
         assert regions(host)["r"]["quiesced"]
         assert "Quiesced" in host.ok("portal", "list")
         host.ok("portal", "resume", "r")
+        # Until it takes note, which ends it.
+        os.kill(p.pid, signal.SIGSTOP)
         host.ok("portal", "revoke", "r", "--participant", str(who["index"]))
         assert participants(host, "r")[0]["state"] == "dead"
         assert stat(host, "r")["names"] == []
         host.fails("portal", "revoke", "r", "--participant", str(who["index"]), needle="before")
-        p.kill()
-        p.wait(60)
+        os.kill(p.pid, signal.SIGCONT)
+        assert p.wait(60) != 0
     wait_for("it is gone", lambda: not participants(host, "r"))
 
 

@@ -1,0 +1,195 @@
+/* Whoever is revoked while it waits for others, or waits after that, hears of it: for them it is dead, and nobody would
+ * come any more. */
+#include "support.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "portal/atomic.h"
+#include "portal/internal.h"
+
+struct waiter {
+	const char *what;
+	/* Opens what it takes, says so, and waits without end; then once more without waiting, for which it gives the
+	 * same answer. */
+	int (*run)(struct waiter *w);
+	bool offers; /* it waits when its offer is in its link table */
+	portal *p;
+	int ready[2];
+};
+
+/* Of somebody who never answers, nor writes. */
+static portal_listener *deaf, *mute;
+
+static void say_ready(struct waiter *w)
+{
+	assert_int_equal(write(w->ready[1], "", 1), 1);
+}
+
+static int both(int first, int second)
+{
+	if (first == second)
+		return first;
+	fprintf(stderr, "%s, and then %s\n", strerror(-first), strerror(-second));
+	return 1;
+}
+
+static int in_accept(struct waiter *w)
+{
+	portal_listener *l;
+	portal_chan *c;
+	int r;
+
+	assert_int_equal(portal_listen(w->p, "door", NULL, &l), 0);
+	say_ready(w);
+	r = portal_accept(l, PORTAL_FOREVER, &c);
+	r = both(r, portal_accept(l, 0, &c));
+	portal_listener_free(l);
+	return r;
+}
+
+static int in_fanin_wait(struct waiter *w)
+{
+	portal_listener *l;
+	portal_fanin *f;
+	portal_chan *c;
+	int r;
+
+	assert_int_equal(portal_listen(w->p, "door", NULL, &l), 0);
+	assert_int_equal(portal_fanin_new(w->p, &f), 0);
+	say_ready(w);
+	/* It returns at first, and whenever somebody may be at the door. */
+	while ((r = portal_fanin_wait(f, l, PORTAL_FOREVER, &c)) == 0)
+		if (portal_accept(l, 0, &c) == 0)
+			return 1;
+	r = both(r, portal_fanin_wait(f, l, 0, &c));
+	portal_fanin_free(f);
+	portal_listener_free(l);
+	return r;
+}
+
+static int in_rpc_next(struct waiter *w)
+{
+	struct portal_rpc_request q;
+	portal_rpc_server *s;
+	int r;
+
+	assert_int_equal(portal_rpc_serve(w->p, "door", &s), 0);
+	say_ready(w);
+	r = portal_rpc_next(s, &q, PORTAL_FOREVER);
+	r = both(r, portal_rpc_next(s, &q, 0));
+	portal_rpc_server_free(s);
+	return r;
+}
+
+static int in_connect(struct waiter *w)
+{
+	portal_chan *c;
+	int r;
+
+	say_ready(w);
+	r = portal_connect(w->p, "deaf", 0, PORTAL_FOREVER, &c);
+	return both(r, portal_connect(w->p, "deaf", 0, SEC / 100, &c));
+}
+
+static int in_recv(struct waiter *w)
+{
+	portal_chan *c;
+	char buf[8];
+	size_t n;
+	int r;
+
+	assert_int_equal(portal_connect(w->p, "mute", 0, LONG, &c), 0);
+	say_ready(w);
+	r = portal_recv(c, NULL, buf, sizeof(buf), &n, PORTAL_FOREVER);
+	r = both(r, portal_recv(c, NULL, buf, sizeof(buf), &n, SEC / 100));
+	portal_chan_free(c);
+	return r;
+}
+
+static void *run(void *arg)
+{
+	struct waiter *w = arg;
+
+	return (void *)(intptr_t)w->run(w);
+}
+
+static void *accept_one(void *arg)
+{
+	portal_chan *c = NULL;
+
+	(void)!portal_accept(mute, LONG, &c);
+	return c;
+}
+
+static void revoke_while(struct broker *b, struct waiter *w)
+{
+	struct timespec limit;
+	struct portal_info info;
+	pthread_t t;
+	char byte;
+	void *r;
+
+	assert_int_equal(pipe(w->ready), 0);
+	w->p = broker_attach(b, "waiter");
+	assert_non_null(w->p);
+	portal_get_info(w->p, &info);
+	assert_int_equal(pthread_create(&t, NULL, run, w), 0);
+	assert_int_equal(read(w->ready[0], &byte, 1), 1);
+	while (w->offers && !PORTAL_LOAD_ACQ(&w->p->ctl->links_seq))
+		sched_yield();
+	/* The others need not take note for this. */
+	(void)!portal_host_revoke(b->h, info.self, 0);
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += LONG / SEC;
+	if (pthread_timedjoin_np(t, &r, &limit) != 0)
+		fail_msg("%s still waits %d s after it was revoked", w->what, (int)(LONG / SEC));
+	if ((intptr_t)r != -EACCES)
+		fail_msg("%s: %s", w->what, strerror(-(int)(intptr_t)r));
+	portal_detach(w->p);
+	close(w->ready[0]);
+	close(w->ready[1]);
+}
+
+static void whoever_waits_hears_of_it(void **state)
+{
+	struct waiter waiters[] = {
+		{ .what = "portal_accept", .run = in_accept },
+		{ .what = "portal_fanin_wait", .run = in_fanin_wait },
+		{ .what = "portal_rpc_next", .run = in_rpc_next },
+		{ .what = "portal_connect", .run = in_connect, .offers = true },
+		{ .what = "portal_recv", .run = in_recv },
+	};
+	struct broker b;
+	pthread_t t;
+	portal *p;
+	void *c;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "other");
+	assert_non_null(p);
+	assert_int_equal(portal_listen(p, "deaf", NULL, &deaf), 0);
+	assert_int_equal(portal_listen(p, "mute", NULL, &mute), 0);
+	assert_int_equal(pthread_create(&t, NULL, accept_one, NULL), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(waiters); i++)
+		revoke_while(&b, &waiters[i]);
+	pthread_join(t, &c);
+	portal_chan_free(c);
+	portal_listener_free(deaf);
+	portal_listener_free(mute);
+	portal_detach(p);
+	broker_end(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(whoever_waits_hears_of_it),
+	};
+
+	signal(SIGPIPE, SIG_IGN);
+	alarm(120);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
