@@ -1,7 +1,7 @@
 /* Writes an object's bytes to standard output.  usage: cat REGION NAME, on the host or in a machine */
-#include <stdio.h>
-#include <string.h>
 #include <wslx/portal.h>
+
+#include "need.h"
 
 int main(int argc, char **argv)
 {
@@ -9,22 +9,17 @@ int main(int argc, char **argv)
 	struct portal_object o;
 	const void *at;
 	portal *p;
-	int r;
 
-	if (argc != 3)
+	if (argc != 3) {
+		fputs("usage: cat REGION NAME\n", stderr);
 		return 2;
-	a.region = argv[1];
-	r = portal_attach(&a, &p);
-	if (r == 0)
-		r = portal_wait_for(p, argv[2], 5000000000, &o);
-	if (r == 0)
-		r = portal_map(p, &o, &at, NULL);
-	if (r < 0) {
-		fprintf(stderr, "cat: %s\n", strerror(-r));
-		return 1;
 	}
+	a.region = argv[1];
+	need("cat: portal_attach", portal_attach(&a, &p));
+	need("cat: portal_wait_for", portal_wait_for(p, argv[2], 5000000000, &o));
+	need("cat: portal_map", portal_map(p, &o, &at, NULL));
 	if (fwrite(at, 1, o.size, stdout) != o.size || fflush(stdout))
-		return 1;
+		need("cat: write", -errno);
 	portal_detach(p);
 	return 0;
 }

@@ -1,24 +1,80 @@
 #!/usr/bin/python3
-"""The example: a broker, a server, a client.  usage: example.py BROKER SERVER CLIENT"""
+"""The examples: a broker, a server, a client, and what each says when something is missing or taken away.
+usage: example.py BROKER SERVER CLIENT [CAT WSLX]"""
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
+
+LIMIT = 60
+PIPE, EACCES, ENOENT, ETIMEDOUT = ("it was revoked (EPIPE)", "it was revoked, or not granted to this user (EACCES)",
+                                   "there is no such region, name or file (ENOENT)", "in time (ETIMEDOUT)")
+broker_path, server_path, client_path, *more = sys.argv[1:]
+
+
+def start(*argv):
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def says(process, call, meaning):
+    """It ends by itself: with a status of 1, and one line of which call failed, and why."""
+    try:
+        out, err = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"{process.args} goes on for {LIMIT} s, and was to say '{call}: ... {meaning}'")
+    assert (process.returncode, out) == (1, ""), (process.returncode, out, err)
+    assert err.startswith(call + ": ") and err.endswith(meaning + "\n") and err.count("\n") == 1, err
+
+
+def serves(server, client):
+    out = subprocess.run([client_path, client], stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True).stdout
+    assert out == "42\n1999998\n", out
+    assert server.wait(timeout=LIMIT) == 0, server.stderr.read()
+
+
+def revoked(cat, wslx):
+    def w(*argv):
+        return subprocess.run([wslx, "portal", *argv], stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True).stdout
+
+    def serving():
+        """A server that has its name, and its number: there is something to take away from it."""
+        server = start(server_path, "example")
+        while True:
+            stat = json.loads(w("stat", "example", "--json"))
+            if stat["names"]:
+                return server, stat["names"][0]["owner"]
+            assert server.poll() is None, server.stderr.read()
+
+    w("create", "example")
+    try:
+        says(start(cat, "example", "nothing"), "cat: portal_wait_for", ETIMEDOUT)
+        server, number = serving()
+        w("revoke", "example", "--participant", str(number))
+        says(server, "server: portal_rpc_next", EACCES)
+        server, _ = serving()
+    finally:
+        w("remove", "example")
+    says(server, "server: portal_rpc_next", PIPE)
+
 
 with tempfile.TemporaryDirectory(prefix="portal-example-") as tmp:
     # Where a region of that name is looked for.
     os.makedirs(os.path.join(tmp, "run/portal"), mode=0o700)
     os.environ["WSLX_HOME"] = tmp
     sock = os.path.join(tmp, "run/portal/example.sock")
-    broker = subprocess.Popen([sys.argv[1], sock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for name, path in (("server", server_path), ("client", client_path)):
+        says(start(path, "example"), f"{name}: portal_attach", ENOENT)
+    says(start(broker_path, os.path.join(tmp, "no/such/folder")), "broker: portal_host_create", ENOENT)
+    broker = start(broker_path, sock)
     assert broker.stdout.readline() == "ready\n"
-    server = subprocess.Popen([sys.argv[2], "example"])
     try:
-        out = subprocess.run([sys.argv[3], "example"], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
-        assert out == "42\n1999998\n", out
-        assert server.wait(timeout=60) == 0
+        serves(start(server_path, "example"), "example")
+        says(start(client_path, "example"), "client: portal_rpc_connect to 'double'", ETIMEDOUT)
     finally:
-        server.kill()
         broker.stdin.close()
-        assert broker.wait(timeout=60) == 0
+        assert broker.wait(timeout=LIMIT) == 0
+    if more:
+        revoked(*more)
