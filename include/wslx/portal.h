@@ -322,7 +322,8 @@ int portal_host_next_name(portal_host *h, uint32_t *cursor, struct portal_object
 struct portal_host_stat {
 	uint8_t uuid[16];
 	uint32_t segments, segments_used, participants, arenas, names, name_slots, epoch, quiesce;
-	uint64_t bytes; /* of memory in use */
+	uint32_t own_segments; /* the host's, for its tables: nobody gets those */
+	uint64_t bytes;        /* of memory in use */
 	uint64_t attached, died, requests, refused, revoked;
 };
 

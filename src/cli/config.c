@@ -15,6 +15,7 @@
 #include "manager/session.h"
 
 #define USER_KEY "user="
+#define PORTAL_KEY "portal="
 
 /* ---- Showing ---- */
 
@@ -232,6 +233,24 @@ static int apply_all(struct cli *c, const char *name, const char *const *words, 
 	return r < 0 ? r : wslx_region_check_kept(c->m, d->name, old, n_old, s, ret_lock, err);
 }
 
+/* What is kept is what was rounded up: here, once, is known what was written. */
+static void say_rounded(const struct wslx_settings *s)
+{
+	char text[WSLX_GRANT_TEXT];
+
+	for (size_t i = 0; i < s->n_grants; i++)
+		if (wslx_grant_rounded(&s->grants[i], text))
+			cli_warn("portal=%s: %s", s->grants[i].region, text);
+}
+
+static int check_size(struct cli *c, const char *word, struct wslx_err *err)
+{
+	struct wslx_grant g;
+	int r = wslx_grant_parse(word, &g, err);
+
+	return r < 0 ? r : wslx_region_check_size(c->m, &g, err);
+}
+
 static int change(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,
 		  struct wslx_err *err)
 {
@@ -240,14 +259,21 @@ static int change(struct cli *c, const char *name, const char *const *words, int
 
 	/* That takes its time: not under the locks. */
 	wslx_close(&machine);
-	for (int i = 0; r == 0 && i < n; i++)
+	for (int i = 0; r == 0 && i < n; i++) {
 		if (!strncmp(words[i], USER_KEY, strlen(USER_KEY)))
 			r = check_user(c, name, words[i] + strlen(USER_KEY), err);
+		else if (!strncmp(words[i], PORTAL_KEY, strlen(PORTAL_KEY)) && words[i][strlen(PORTAL_KEY)])
+			r = check_size(c, words[i] + strlen(PORTAL_KEY), err);
+	}
 	if (r == 0)
 		r = lock = wslx_registry_lock(c->m, err);
 	if (r >= 0)
 		r = apply_all(c, name, words, n, d, &machine, err);
-	return r < 0 ? r : wslx_distro_save(c->m, d, err);
+	if (r == 0)
+		r = wslx_distro_save(c->m, d, err);
+	if (r == 0)
+		say_rounded(&d->settings);
+	return r;
 }
 
 int cli_config(struct cli *c, const struct cli_opts *o, struct wslx_err *err)

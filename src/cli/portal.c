@@ -51,15 +51,62 @@ static int put_json(json_t *o, struct wslx_err *err)
 	return 0;
 }
 
+/* Who may take part: [{distro, as, size | access}]. */
+static json_t *grants_of(struct cli *c, const char *region)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	json_t *list = json_array();
+	char **names = NULL;
+	size_t n = 0;
+
+	if (d && wslx_store_names(c->m, WSLX_STORE_DISTROS, &names, &n, NULL) < 0)
+		n = 0;
+	for (size_t i = 0; d && i < n; i++) {
+		const struct wslx_grant *g;
+
+		if (wslx_distro_find(c->m, names[i], d, NULL) < 0)
+			continue;
+		g = wslx_grants_find(d->settings.grants, d->settings.n_grants, region);
+		if (g)
+			json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I}", "distro", d->name, "as", g->as,
+							      "access", g->readonly ? "ro" : "rw", "size",
+							      (json_int_t)g->segments * (json_int_t)WSLX_SEGMENT_SIZE));
+	}
+	wslx_names_free(names, n);
+	free(d);
+	return list;
+}
+
 /* ---- create, list ------------------------------------------------------------------ */
+
+/* Grants of an earlier region of that name may be for more than this one has. */
+static void warn_of_sizes(struct cli *c, const char *region)
+{
+	cleanup_json json_t *grants = grants_of(c, region);
+	const json_t *o;
+	size_t i;
+
+	json_array_foreach (grants, i, o) {
+		struct wslx_grant g = { .segments = (uint32_t)(number_of(o, "size") / (long long)WSLX_SEGMENT_SIZE) };
+		struct wslx_err why = { 0 };
+
+		strcpy(g.region, region);
+		if (wslx_region_check_size(c->m, &g, &why) < 0)
+			cli_warn("%s cannot take part as it was granted: %s", text_of(o, "distro"), why.msg);
+	}
+}
 
 static int create(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
 	uint64_t size = 0;
+	int r;
 
 	if (o->size && (wslx_size_parse(o->size, &size) < 0 || size < REGION_SIZE_MIN || size > REGION_SIZE_MAX))
 		return wslx_err_set(err, EINVAL, "'%s' is no size of a region: 16M to 1024G", o->size);
-	return wslx_region_create(c->m, o->pos[1], size, err);
+	r = wslx_region_create(c->m, o->pos[1], size, err);
+	if (r == 0)
+		warn_of_sizes(c, o->pos[1]);
+	return r;
 }
 
 static void list_row(const char *name, const json_t *info, size_t width)
@@ -109,32 +156,6 @@ static int list(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 }
 
 /* ---- stat ------------------------------------------------------------------------------ */
-
-/* Who may take part: [{distro, as, size | access}]. */
-static json_t *grants_of(struct cli *c, const char *region)
-{
-	struct wslx_distro *d = malloc(sizeof(*d));
-	json_t *list = json_array();
-	char **names = NULL;
-	size_t n = 0;
-
-	if (d && wslx_store_names(c->m, WSLX_STORE_DISTROS, &names, &n, NULL) < 0)
-		n = 0;
-	for (size_t i = 0; d && i < n; i++) {
-		const struct wslx_grant *g;
-
-		if (wslx_distro_find(c->m, names[i], d, NULL) < 0)
-			continue;
-		g = wslx_grants_find(d->settings.grants, d->settings.n_grants, region);
-		if (g)
-			json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:I}", "distro", d->name, "as", g->as,
-							      "access", g->readonly ? "ro" : "rw", "size",
-							      (json_int_t)g->segments * (json_int_t)WSLX_SEGMENT_SIZE));
-	}
-	wslx_names_free(names, n);
-	free(d);
-	return list;
-}
 
 static void stat_participants(const json_t *list)
 {
@@ -236,11 +257,14 @@ static int stat_region(struct cli *c, const struct cli_opts *o, struct wslx_err 
 static int grant(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
 	struct wslx_grant g = { 0 };
+	char text[WSLX_GRANT_TEXT];
 	bool later = false;
 	int r = wslx_grant_make(o->pos[1], o->size, o->read_only, o->as, &g, err);
 
 	if (r == 0)
 		r = wslx_region_grant(c->m, o->pos[2], &g, &later, err);
+	if (r == 0 && wslx_grant_rounded(&g, text))
+		puts(text);
 	if (r == 0 && later)
 		puts("This takes effect at the machine's next start.");
 	return r;
@@ -295,7 +319,19 @@ static int resume(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 
 static int remove_region(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
-	return wslx_region_remove(c->m, o->pos[1], err);
+	cleanup_json json_t *grants = NULL;
+	const json_t *g;
+	size_t i;
+	int r = wslx_region_remove(c->m, o->pos[1], err);
+
+	if (r < 0)
+		return r;
+	grants = grants_of(c, o->pos[1]);
+	json_array_foreach (grants, i, g)
+		printf("%s keeps its grant, for the next region of that name; to take it back: wslx portal revoke %s "
+		       "%s\n",
+		       text_of(g, "distro"), o->pos[1], text_of(g, "distro"));
+	return 0;
 }
 
 static int take_back(struct cli *c, const struct cli_opts *o, struct wslx_err *err)

@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "manager/settings.h"
 
 /* The window's own page, and what the host's tables of a region take at least. */
@@ -26,6 +28,7 @@ static int set_size(struct wslx_grant *g, const char *size, struct wslx_err *err
 		return wslx_err_set(err, EINVAL,
 				    "'%s' is no size of memory in a region: write something like 8M, up to 1G", size);
 	g->segments = (uint32_t)((bytes + WSLX_SEGMENT_SIZE - 1) / WSLX_SEGMENT_SIZE);
+	g->asked = bytes;
 	return 0;
 }
 
@@ -54,23 +57,17 @@ int wslx_grant_make(const char *region, const char *size, bool readonly, const c
 int wslx_grant_parse(const char *s, struct wslx_grant *ret, struct wslx_err *err)
 {
 	const char *colon = strchr(s, ':'), *second = colon ? strchr(colon + 1, ':') : NULL;
-	char region[WSLX_GRANT_NAME_SIZE], size[24];
-	size_t n = colon ? (size_t)(colon - s) : sizeof(region), k;
+	cleanup_free char *region = NULL, *size = NULL;
 	bool readonly;
 
-	if (n >= sizeof(region))
-		goto bad;
-	k = second ? (size_t)(second - colon - 1) : strlen(colon + 1);
-	if (k >= sizeof(size))
-		goto bad;
-	memcpy(region, s, n);
-	region[n] = '\0';
-	memcpy(size, colon + 1, k);
-	size[k] = '\0';
+	if (!colon)
+		return wslx_err_set(err, EINVAL, "'%s' is no grant: write REGION:SIZE[:NAME] or REGION:ro[:NAME]", s);
+	region = strndup(s, (size_t)(colon - s));
+	size = strndup(colon + 1, second ? (size_t)(second - colon - 1) : strlen(colon + 1));
+	if (!region || !size)
+		return wslx_err_sys(err, ENOMEM, "cannot read a grant");
 	readonly = !strcmp(size, "ro");
 	return wslx_grant_make(region, readonly ? NULL : size, readonly, second ? second + 1 : NULL, ret, err);
-bad:
-	return wslx_err_set(err, EINVAL, "'%s' is no grant: write REGION:SIZE[:NAME] or REGION:ro[:NAME]", s);
 }
 
 void wslx_grant_format(const struct wslx_grant *g, char buf[WSLX_GRANT_TEXT])
@@ -81,6 +78,18 @@ void wslx_grant_format(const struct wslx_grant *g, char buf[WSLX_GRANT_TEXT])
 	if (!g->readonly)
 		snprintf(size, sizeof(size), "%uM", (unsigned)(g->segments * (WSLX_SEGMENT_SIZE / WSLX_MIB)));
 	snprintf(buf, WSLX_GRANT_TEXT, "%s:%s%s%s", g->region, size, other ? ":" : "", other ? g->as : "");
+}
+
+bool wslx_grant_rounded(const struct wslx_grant *g, char buf[WSLX_GRANT_TEXT])
+{
+	char asked[WSLX_SIZE_TEXT], size[WSLX_SIZE_TEXT];
+
+	if (!g->asked || g->asked == g->segments * WSLX_SEGMENT_SIZE)
+		return false;
+	wslx_size_format(g->asked, asked);
+	wslx_size_format(g->segments * WSLX_SEGMENT_SIZE, size);
+	snprintf(buf, WSLX_GRANT_TEXT, "%s is rounded up to %s: a region is granted in pieces of 2M", asked, size);
+	return true;
 }
 
 bool wslx_grants_fit(const struct wslx_grant *g, size_t n, uint64_t window)
@@ -110,12 +119,23 @@ static int check_as(const struct wslx_grant *list, size_t n, const struct wslx_g
 	return 0;
 }
 
+/* The smallest window that has room for them. */
+static void size_for(const struct wslx_grant *g, size_t n, char ret[WSLX_SIZE_TEXT])
+{
+	uint64_t window = WSLX_WINDOW_SIZE_MIN;
+
+	while (window < WSLX_WINDOW_SIZE_MAX && !wslx_grants_fit(g, n, window))
+		window *= 2;
+	wslx_size_format(window, ret);
+}
+
 int wslx_grants_add(struct wslx_grant list[WSLX_MAX_GRANTS], size_t *n, uint64_t window, const struct wslx_grant *g,
 		    struct wslx_err *err)
 {
 	const struct wslx_grant *old = wslx_grants_find(list, *n, g->region);
 	size_t at = old ? (size_t)(old - list) : *n, more = old ? *n : *n + 1;
 	struct wslx_grant before = { 0 };
+	char size[WSLX_SIZE_TEXT];
 	int r = check_as(list, *n, g, err);
 
 	if (r < 0)
@@ -125,9 +145,10 @@ int wslx_grants_add(struct wslx_grant list[WSLX_MAX_GRANTS], size_t *n, uint64_t
 	before = list[at];
 	list[at] = *g;
 	if (!wslx_grants_fit(list, more, window)) {
+		size_for(list, more, size);
 		list[at] = before;
 		return wslx_err_set(err, ENOSPC,
-				    "the machine's window has no room for that: enlarge it, portal-window=512M");
+				    "the machine's window has no room for that: enlarge it, portal-window=%s", size);
 	}
 	*n = more;
 	return 0;

@@ -23,11 +23,14 @@ struct wslx_grant {
 	char as[WSLX_GRANT_NAME_SIZE];
 	uint32_t segments; /* of its own, to write to; 0 with readonly */
 	bool readonly;
+	uint64_t asked; /* bytes: what was written, before it was rounded up to segments; 0: nothing was */
 };
 
 #define WSLX_GRANT_TEXT 128
 WSLX_MUST_CHECK int wslx_grant_parse(const char *s, struct wslx_grant *ret, struct wslx_err *err);
 void wslx_grant_format(const struct wslx_grant *g, char buf[WSLX_GRANT_TEXT]);
+/* What it is rounded up to, if it is; otherwise false. */
+bool wslx_grant_rounded(const struct wslx_grant *g, char buf[WSLX_GRANT_TEXT]);
 
 /* A name that a region may have here: it is also the name of files. */
 WSLX_MUST_CHECK int wslx_region_check_name(const char *name, struct wslx_err *err);

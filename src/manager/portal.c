@@ -671,6 +671,25 @@ static int give_machine(struct wslx_manager *m, const char *distro, const struct
 	return wslx_err_set(err, -r, "the grant is changed, but '%s' was not told; try again: %s", distro, why.msg);
 }
 
+int wslx_region_check_size(struct wslx_manager *m, const struct wslx_grant *g, struct wslx_err *err)
+{
+	cleanup_json json_t *info = NULL;
+	char size[WSLX_SIZE_TEXT], own[WSLX_SIZE_TEXT], most[WSLX_SIZE_TEXT];
+	uint64_t segments, tables;
+
+	if (wslx_region_call(m, g->region, "Info", NULL, ASK_MS, &info, NULL) < 0)
+		return 0;
+	segments = (uint64_t)json_integer_value(json_object_get(info, "segments"));
+	tables = (uint64_t)json_integer_value(json_object_get(info, "own_segments"));
+	if (tables >= segments || g->segments <= segments - tables)
+		return 0;
+	wslx_size_format(segments * WSLX_SEGMENT_SIZE, size);
+	wslx_size_format(tables * WSLX_SEGMENT_SIZE, own);
+	wslx_size_format((segments - tables) * WSLX_SEGMENT_SIZE, most);
+	return wslx_err_set(err, ENOSPC, "the region '%s' has %s, and %s of that are the host's own: grant at most %s",
+			    g->region, size, own, most);
+}
+
 int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
 		      struct wslx_err *err)
 {
@@ -679,6 +698,8 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 	int r = d ? check_there(m, g->region, err) : wslx_err_sys(err, ENOMEM, "cannot grant");
 
 	*ret_later = false;
+	if (r == 0)
+		r = wslx_region_check_size(m, g, err);
 	if (r == 0)
 		lock = lock_grants(m, distro, d, err);
 	if (r == 0)

@@ -42,6 +42,9 @@ WSLX_MUST_CHECK int wslx_region_remove(struct wslx_manager *m, const char *name,
 WSLX_MUST_CHECK int wslx_region_call(struct wslx_manager *m, const char *name, const char *method, json_t *params,
 				     unsigned timeout_ms, json_t **ret, struct wslx_err *err);
 
+/* Is it more than there can be for one?  Its machine would never join.  0 also if there is no such region, or if its
+ * broker does not answer: then the machine's log will say so. */
+WSLX_MUST_CHECK int wslx_region_check_size(struct wslx_manager *m, const struct wslx_grant *g, struct wslx_err *err);
 /* Stores it with the distro and tells its machine; one that only reads from now on cannot write any more when this
  * returns 0, and after a failure it can be tried again.  *ret_later: it takes effect at the machine's next start. */
 WSLX_MUST_CHECK int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g,

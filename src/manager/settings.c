@@ -61,6 +61,15 @@ int wslx_size_parse(const char *s, uint64_t *ret)
 	return 0;
 }
 
+void wslx_size_format(uint64_t n, char buf[WSLX_SIZE_TEXT])
+{
+	const char *unit = "BKMGT";
+
+	for (; n && unit[1] && n % 1024 == 0; unit++)
+		n /= 1024;
+	snprintf(buf, WSLX_SIZE_TEXT, "%" PRIu64 "%c", n, *unit);
+}
+
 static int parse_port(const char *s, size_t n, uint16_t *ret)
 {
 	char buf[8];
@@ -303,21 +312,11 @@ int wslx_settings_set(struct wslx_settings *s, const char *key, const char *valu
 		"unknown setting '%s': engine, memory, cpus, kernel, user, net, publish, portal, portal-window", key);
 }
 
-/* As it was written, or in the largest unit that says exactly as much. */
-static void format_memory(uint64_t n, char buf[24])
-{
-	const char *unit = "BKMGT";
-
-	for (; unit[1] && n % 1024 == 0; unit++)
-		n /= 1024;
-	snprintf(buf, 24, "%" PRIu64 "%c", n, *unit);
-}
-
 int wslx_settings_check_fit(const struct wslx_settings *s, struct wslx_err *err)
 {
-	char text[24];
+	char text[WSLX_SIZE_TEXT];
 
-	format_memory(s->memory, text);
+	wslx_size_format(s->memory, text);
 	if (s->memory > WSLX_MEMORY_MAX)
 		return too_much_memory(text, err);
 	if (!wslx_memory_fits(s->memory, s->portal_window))
@@ -329,12 +328,12 @@ int wslx_settings_check_fit(const struct wslx_settings *s, struct wslx_err *err)
 
 int wslx_settings_check(const struct wslx_settings *s, struct wslx_err *err)
 {
-	char text[24];
+	char text[WSLX_SIZE_TEXT];
 
 	if (s->net.n_publish && s->net.mode != WSLX_NET_PASST)
 		return wslx_err_set(err, EINVAL, "ports can be published on the passt network only");
 	if (s->memory && s->memory < WSLX_MEMORY_DEBIAN && !s->kernel[0]) {
-		format_memory(s->memory, text);
+		wslx_size_format(s->memory, text);
 		return wslx_err_set(err, EINVAL,
 				    "memory of %s is too little for Debian's kernels, which need %uM; a kernel that is "
 				    "chosen with --kernel may do with less",

@@ -48,6 +48,9 @@ WSLX_MUST_CHECK int wslx_settings_check_fit(const struct wslx_settings *s, struc
 /* "512M", "2G", "1.5G" is none; plain bytes, K, M, G, T and KB, MB, GB, TB (all
  * powers of 1024), without case.  -EINVAL, -ERANGE. */
 WSLX_MUST_CHECK int wslx_size_parse(const char *s, uint64_t *ret);
+#define WSLX_SIZE_TEXT 24
+/* In the largest unit that says exactly as much. */
+void wslx_size_format(uint64_t n, char buf[WSLX_SIZE_TEXT]);
 
 #define WSLX_PUBLISH_TEXT 96
 /* "[ADDR:]HOST:GUEST[/udp]"; an IPv6 address in brackets. */

@@ -340,6 +340,7 @@ int portal_host_stat(portal_host *h, struct portal_host_stat *ret)
 	*ret = h->count;
 	memcpy(ret->uuid, h->hdr->uuid, sizeof(ret->uuid));
 	ret->segments = h->segments;
+	ret->own_segments = h->arena[0].segments;
 	ret->name_slots = h->names.slots;
 	ret->names = h->names.used;
 	ret->epoch = h->epoch;

@@ -294,6 +294,43 @@ def test_grants_are_kept_with_the_distro(host, distro):
         assert not [k for k in json.load(f) if k.startswith("portal")]
 
 
+def test_sizes_of_grants(host, distro):
+    host.ok("portal", "create", "small", "--size", "16M")
+    # The host's own part is 2 MiB of it; what is rounded up is said.
+    for size in ("15M", "16M", "17M", "64M"):
+        how = "the region 'small' has 16M, and 2M of that are the host's own: grant at most 14M"
+        assert host.fails("portal", "grant", "small", distro, "--size", size) == f"wslx: {how}\n"
+        assert host.fails("config", distro, f"portal=small:{size}") == f"wslx: {how}\n"
+    assert "portal" not in host.ok("config", distro)
+    assert host.ok("portal", "grant", "small", distro, "--size", "14M") == ""
+    rounded = "13M is rounded up to 14M: a region is granted in pieces of 2M"
+    assert host.ok("portal", "grant", "small", distro, "--size", "13M") == rounded + "\n"
+    assert host("config", distro, "portal=small:13M").err == f"wslx: warning: portal=small: {rounded}\n"
+    assert host("config", distro, "cpus=1").err == ""
+    assert "portal=small:14M\n" in host.ok("config", distro)
+    # Where the region is not there yet, creating it says so.
+    host.ok("config", distro, "portal=later:14M")
+    assert host("portal", "create", "later", "--size", "16M").err == ""
+    assert host.ok("portal", "remove", "later").startswith("mini keeps its grant")
+    host.ok("config", distro, "portal=later:16M")
+    r = host("portal", "create", "later", "--size", "16M")
+    assert r.returncode == 0 and r.err.startswith("wslx: warning: mini cannot take part as it was granted: the region"), r.err
+
+
+def test_a_region_that_is_removed_names_its_grants(host, distro):
+    host.ok("portal", "create", "bus")
+    assert host.ok("portal", "remove", "bus") == ""
+    host.ok("portal", "create", "bus")
+    host.ok("portal", "grant", "bus", distro)
+    [line] = host.ok("portal", "remove", "bus").splitlines()
+    what, how = line.split(": wslx ")
+    assert what == "mini keeps its grant, for the next region of that name; to take it back"
+    assert host.ok(*how.split()) == ""
+    assert "portal" not in host.ok("config", distro)
+    host.ok("portal", "create", "bus")
+    assert host.ok("portal", "remove", "bus") == ""
+
+
 def test_damaged_grants(host, distro):
     path = os.path.join(host.home, "data/distros/mini/distro.json")
     with open(path) as f:

@@ -40,7 +40,8 @@ static const char description[] =
 	"  segments: int)\n"
 	"type Object (name: string, kind: string, owner: int, size: int, tag: int)\n\n"
 	"method Info() -> (name: string, pid: int, version: string, uuid: string, segments: int, segments_used: int,\n"
-	"  bytes: int, arenas: int, participants: int, names: int, name_slots: int, epoch: int, quiesced: bool,\n"
+	"  own_segments: int, bytes: int, arenas: int, participants: int, names: int, name_slots: int, epoch: int, "
+	"quiesced: bool,\n"
 	"  attached: int, died: int, requests: int, refused: int, revoked: int, descriptors: int)\n"
 	"method Participants() -> (participants: []Participant)\n"
 	"method Names() -> (names: []Object, more: bool)\n"
@@ -226,13 +227,21 @@ static void m_info(void *opaque, struct wslx_call *call, json_t *params)
 		const char *key;
 		uint64_t value;
 	} numbers[] = {
-		{ "segments", st.segments }, { "segments_used", st.segments_used },
-		{ "bytes", st.bytes },       { "arenas", st.arenas },
-		{ "names", st.names },       { "name_slots", st.name_slots },
-		{ "epoch", st.epoch },       { "participants", st.participants },
-		{ "attached", st.attached }, { "died", st.died },
-		{ "requests", st.requests }, { "refused", st.refused },
-		{ "revoked", st.revoked },   { "descriptors", (uint64_t)descriptors() },
+		{ "segments", st.segments },
+		{ "segments_used", st.segments_used },
+		{ "own_segments", st.own_segments },
+		{ "bytes", st.bytes },
+		{ "arenas", st.arenas },
+		{ "names", st.names },
+		{ "name_slots", st.name_slots },
+		{ "epoch", st.epoch },
+		{ "participants", st.participants },
+		{ "attached", st.attached },
+		{ "died", st.died },
+		{ "requests", st.requests },
+		{ "refused", st.refused },
+		{ "revoked", st.revoked },
+		{ "descriptors", (uint64_t)descriptors() },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)

@@ -32,11 +32,29 @@ static void texts(void **state)
 		err = (struct wslx_err) { 0 };
 		assert_int_equal(wslx_grant_parse(bad[i], &g, &err), -EINVAL);
 		assert_true(err.msg[0]);
+		assert_null(strchr(err.msg, '\n'));
 	}
+	/* Of what is too long it is said which. */
+	memset(longest, 'n', 48);
+	strcpy(longest + 48, ":8M");
+	err = (struct wslx_err) { 0 };
+	assert_int_equal(wslx_grant_parse(longest, &g, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "nnn' is no name of a region: 1 to 47"));
+	assert_int_equal(wslx_grant_parse("bus:00000000000000000000000000000x", &g, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "is no size of memory"));
 	/* Rounded up to whole segments. */
 	assert_int_equal(wslx_grant_parse("bus:1", &g, NULL), 0);
 	assert_int_equal(g.segments, 1);
 	assert_string_equal(g.as, "bus");
+	assert_true(wslx_grant_rounded(&g, buf));
+	assert_string_equal(buf, "1B is rounded up to 2M: a region is granted in pieces of 2M");
+	assert_int_equal(wslx_grant_parse("bus:2049K", &g, NULL), 0);
+	assert_true(wslx_grant_rounded(&g, buf));
+	assert_string_equal(buf, "2049K is rounded up to 4M: a region is granted in pieces of 2M");
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+		assert_true(wslx_grant_parse(good[i], &g, NULL) == 0 && !wslx_grant_rounded(&g, buf));
+	assert_int_equal(wslx_grant_make("bus", NULL, false, NULL, &g, NULL), 0);
+	assert_false(wslx_grant_rounded(&g, buf));
 	memset(longest, 'n', 47);
 	strcpy(longest + 47, ":1024M:");
 	memset(longest + 54, 'a', 47);
@@ -52,6 +70,7 @@ static void texts(void **state)
 static void in_settings(void **state)
 {
 	struct wslx_settings s = wslx_settings_default;
+	struct wslx_err err = { 0 };
 
 	assert_int_equal(wslx_settings_set(&s, "portal", "a:8M", NULL), 0);
 	assert_int_equal(wslx_settings_set(&s, "portal", "b:ro", NULL), 0);
@@ -59,14 +78,16 @@ static void in_settings(void **state)
 	assert_int_equal(s.n_grants, 2);
 	assert_int_equal(s.grants[0].segments, 2);
 	assert_int_equal(wslx_settings_set(&s, "portal", "c:4M:b", NULL), -EEXIST);
-	assert_int_equal(wslx_settings_set(&s, "portal", "c:512M", NULL), -ENOSPC);
+	assert_int_equal(wslx_settings_set(&s, "portal", "c:512M", &err), -ENOSPC);
+	assert_non_null(strstr(err.msg, "enlarge it, portal-window=1G"));
 	assert_int_equal(s.n_grants, 2);
 	for (char n = 'c'; n < 'i'; n++)
 		assert_int_equal(wslx_settings_set(&s, "portal", (char[]) { n, ':', '2', 'M', 0 }, NULL), 0);
 	assert_int_equal(wslx_settings_set(&s, "portal", "i:2M", NULL), -E2BIG);
 	assert_int_equal(wslx_settings_set(&s, "portal-window", "96M", NULL), -EINVAL);
 	assert_int_equal(wslx_settings_set(&s, "portal-window", "64M", NULL), 0);
-	assert_int_equal(wslx_settings_set(&s, "portal", "a:64M", NULL), -ENOSPC);
+	assert_int_equal(wslx_settings_set(&s, "portal", "a:64M", &err), -ENOSPC);
+	assert_non_null(strstr(err.msg, "enlarge it, portal-window=128M"));
 	assert_int_equal(s.grants[0].segments, 2);
 	assert_int_equal(wslx_grants_remove(s.grants, &s.n_grants, "nosuch"), -ENOENT);
 	assert_int_equal(wslx_grants_remove(s.grants, &s.n_grants, "a"), 0);
