@@ -341,6 +341,7 @@ static int take_back(struct cli *c, const struct cli_opts *o, struct wslx_err *e
 
 	if (o->participant)
 		return revoke_participant(c, o, err);
+	cli_progress_line("%s: taking the region '%s' away ...", o->pos[2], o->pos[1]);
 	r = wslx_region_revoke(c->m, o->pos[1], o->pos[2], &done, err);
 	if (r == 0 && done.silent)
 		printf("The machine of '%s' does not answer, perhaps because it is starting. It has nothing of the "

@@ -9,6 +9,8 @@
  *   die        ends without a word
  *   gate       up when the pipe whose path is in FAKE_VMM_GATE is written to
  *   deaf       up, then never answers
+ *   family     ... with a child that does not die with it; its number is in the
+ *              file in FAKE_VMM_CHILD
  *   leaves     up, and ends when it is to pause
  *   leaves-paused  ... to resume, without a word
  *   stubborn   has a window, and answers no PortalSync
@@ -18,6 +20,7 @@
  *   crash-early, crash-starting, crash-running, killed
  *              up, and crashes when a session connects, has sent a command, or
  *              runs one; killed: the same as the first, and nobody says why
+ * FAKE_VMM_CLEARING: how many questions portal takes for letting go of the region.
  * Each start appends a byte to the file in FAKE_VMM_COUNT.
  */
 #include <fcntl.h>
@@ -75,6 +78,19 @@ static void note_grants(const struct wslx_vm_config *c)
 		dprintf(fd, "%s ", c->portal.grants[i].region);
 }
 
+static void have_a_child(void)
+{
+	cleanup_close int fd = open(getenv("FAKE_VMM_CHILD"), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		alarm(60);
+		for (;;)
+			pause();
+	}
+	dprintf(fd, "%d", (int)pid);
+}
+
 static void note_said(const char *access)
 {
 	cleanup_close int fd = open(getenv("FAKE_VMM_SAID"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -82,19 +98,19 @@ static void note_said(const char *access)
 	dprintf(fd, "%s ", access);
 }
 
-/* What it has is gone after three more questions. */
+/* What it has is gone after three more questions, or FAKE_VMM_CLEARING. */
 static int portal_sync(json_t *params, const char *mode, char *reply, size_t size)
 {
 	static char has[8] = "rw";
 	static int clearing;
-	const char *access = json_string_value(json_object_get(params, "access"));
+	const char *access = json_string_value(json_object_get(params, "access")), *slow = getenv("FAKE_VMM_CLEARING");
 
 	note_said(access ? access : "?");
 	if (access && !strcmp(access, "ro") && !strcmp(mode, "portal-rw"))
 		return snprintf(reply, size,
 				"{\"error\":\"io.wslx.Machine.Failed\",\"parameters\":{\"message\":\"not now\"}}");
 	if (access && !strcmp(access, "none")) {
-		clearing = has[0] ? 4 : clearing;
+		clearing = has[0] ? (slow ? atoi(slow) : 3) + 1 : clearing;
 		has[0] = '\0';
 	} else if (access) {
 		snprintf(has, sizeof(has), "%s", access);
@@ -276,12 +292,14 @@ int main(int argc, char **argv)
 		return 1;
 	if (!strncmp(mode, "crash", 5) || !strcmp(mode, "killed"))
 		vsock = listen_vsock(c);
+	if (!strcmp(mode, "family"))
+		have_a_child();
 	say("{\"event\":\"ready\",\"pid\":1,\"engine\":\"tcg\",\"warnings\":[\"be warned\"],\"timings\":{}}\n");
 	close(FD_READY);
 	for (;;) {
 		cleanup_close int conn = -1;
 
-		if (!strcmp(mode, "deaf")) {
+		if (!strcmp(mode, "deaf") || !strcmp(mode, "family")) {
 			pause();
 			continue;
 		}

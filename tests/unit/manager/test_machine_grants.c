@@ -253,6 +253,40 @@ static void test_revoke_waits_for_the_machine(void **state)
 	}
 }
 
+/* The clock of this program and what is linked into it, but not of loop.c's own: each look at it may take a second. */
+static int64_t looks_ms;
+int64_t __real_wslx_now_ms(void);
+int64_t __wrap_wslx_now_ms(void);
+
+int64_t __wrap_wslx_now_ms(void)
+{
+	static int64_t passed;
+
+	passed += looks_ms;
+	return __real_wslx_now_ms() + passed;
+}
+
+/* The host is so slow that the machine takes minutes: it goes on, and nothing says that it has failed. */
+static void test_revoke_waits_for_a_slow_machine(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *file = wslx_path("%s/said", h->dir);
+	struct wslx_revocation done;
+	struct wslx_err err = { 0 };
+
+	setenv("FAKE_VMM_SAID", file, 1);
+	setenv("FAKE_VMM", "portal", 1);
+	setenv("FAKE_VMM_CLEARING", "100", 1);
+	set_grants(h, "reg:8M");
+	assert_int_equal(start(h, NULL, NULL), 0);
+	unsetenv("FAKE_VMM_CLEARING");
+	looks_ms = 1000;
+	if (wslx_region_revoke(h->m, "reg", "one", &done, &err) < 0)
+		fail_msg("%s", err.msg);
+	looks_ms = 0;
+	assert_true(done.had && !done.silent);
+}
+
 static int check_kept(struct home *h, const struct wslx_settings *old, const struct wslx_settings *now,
 		      struct wslx_err *err)
 {
@@ -333,6 +367,7 @@ int main(void)
 		T(test_grants_change_one_at_a_time),
 		T(test_read_only_is_tried_again),
 		T(test_revoke_waits_for_the_machine),
+		T(test_revoke_waits_for_a_slow_machine),
 		T(test_settings_do_not_drop_what_a_machine_has),
 		T(test_no_start_between_looking_and_storing),
 	};
