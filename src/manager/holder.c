@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,9 +14,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/loop.h"
 #include "os/linux/fd.h"
 #include "os/linux/paths.h"
 #include "proto/vmconfig.h"
+
+#define CHILDREN_MAX 32
 
 static bool is_called(const char *pid, const char *title)
 {
@@ -101,15 +105,79 @@ static int find_holder(int dirfd, const char *lock, const char *title, pid_t *re
 	return r;
 }
 
-int wslx_kill_holder(int dirfd, const char *lock, const char *title)
+static pid_t parent_of(const char *pid)
 {
+	cleanup_free char *path = wslx_path("/proc/%s/stat", pid);
+	cleanup_close int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	char text[512], *end;
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	text[n < 0 ? 0 : n] = '\0';
+	/* "PID (NAME) STATE PARENT": the name is its own choice. */
+	end = strrchr(text, ')');
+	return end && strlen(end) > 4 ? (pid_t)strtol(end + 4, NULL, 10) : 0;
+}
+
+/* Those that it has started, as pidfds: how many. */
+static size_t find_children(pid_t parent, int fds[CHILDREN_MAX])
+{
+	DIR *proc = opendir("/proc");
+	const struct dirent *d;
+	size_t n = 0;
+
+	while (proc && n < CHILDREN_MAX && (d = readdir(proc))) {
+		if (!isdigit((unsigned char)d->d_name[0]) || parent_of(d->d_name) != parent)
+			continue;
+		fds[n] = pidfd_open((pid_t)strtol(d->d_name, NULL, 10), 0);
+		/* The number may be another's by now. */
+		if (fds[n] >= 0 && parent_of(d->d_name) == parent)
+			n++;
+		else if (fds[n] >= 0)
+			close(fds[n]);
+	}
+	if (proc)
+		closedir(proc);
+	return n;
+}
+
+static int await_end(int pidfd, int64_t deadline)
+{
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+	int n;
+
+	do {
+		int64_t left = deadline - wslx_now_ms();
+
+		n = poll(&p, 1, left > 0 ? (int)left : 0);
+	} while (n < 0 && errno == EINTR);
+	return n > 0 ? 0 : n < 0 ? -errno : -ETIMEDOUT;
+}
+
+int wslx_kill_holder(int dirfd, const char *lock, const char *title, int wait_ms)
+{
+	int64_t deadline = wslx_now_ms() + wait_ms;
 	cleanup_close int pidfd = -1;
+	int children[CHILDREN_MAX];
+	size_t n;
 	pid_t pid;
 	int r = find_holder(dirfd, lock, title, &pid, &pidfd);
 
 	if (r < 0)
 		return r;
-	return pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+	/* So that it starts no more of them while they are looked for. */
+	(void)!pidfd_send_signal(pidfd, SIGSTOP, NULL, 0);
+	n = find_children(pid, children);
+	r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : await_end(pidfd, deadline);
+	for (size_t i = 0; i < n; i++) {
+		int end;
+
+		/* Mostly they have died with it: PR_SET_PDEATHSIG. */
+		(void)!pidfd_send_signal(children[i], SIGKILL, NULL, 0);
+		end = await_end(children[i], deadline);
+		r = r < 0 ? r : end;
+		close(children[i]);
+	}
+	return r;
 }
 
 pid_t wslx_holder_pid(int dirfd, const char *lock, const char *title)

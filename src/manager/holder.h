@@ -10,8 +10,9 @@
 
 /* Kills the process that has the lock file open and is called title (argv[0],
  * as wslx_helper_start gave it), as /proc shows: its socket may have no room
- * for one more to ask.  -ESRCH. */
-WSLX_MUST_CHECK int wslx_kill_holder(int dirfd, const char *lock, const char *title);
+ * for one more to ask.  Kills those that it started, too, and waits until all
+ * have ended.  -ESRCH, -ETIMEDOUT. */
+WSLX_MUST_CHECK int wslx_kill_holder(int dirfd, const char *lock, const char *title, int wait_ms);
 
 /* Who that is; 0: nobody. */
 pid_t wslx_holder_pid(int dirfd, const char *lock, const char *title);

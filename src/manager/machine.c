@@ -30,6 +30,8 @@
 /* It has one, and does not answer there. */
 #define HANG_MS 8000
 #define GRACE_MS 10000
+/* With force: for one that does not answer at once, politeness has an end. */
+#define FORCE_MS 2000
 #define KILL_WAIT_MS 15000
 #define BOOT_TIMEOUT_KVM_MS 60000
 #define BOOT_TIMEOUT_TCG_MS 120000
@@ -511,14 +513,14 @@ static int kill_supervisor(struct wslx_manager *m, const char *name)
 {
 	cleanup_free char *lock = wslx_path("%s/%s", name, WSLX_LOCK_FILE), *title = wslx_path("wslx-vmm [%s]", name);
 
-	return lock && title ? wslx_kill_holder(m->run_fd, lock, title) : -ENOMEM;
+	return lock && title ? wslx_kill_holder(m->run_fd, lock, title, KILL_WAIT_MS) : -ENOMEM;
 }
 
 static int ask_to_end(const char *sock, bool force, struct wslx_err *err)
 {
 	json_t *params = json_pack("{s:b, s:i}", "force", (int)force, "timeout_ms", GRACE_MS);
 
-	return wslx_control_call(sock, "Terminate", params, GRACE_MS, NULL, err);
+	return wslx_control_call(sock, "Terminate", params, force ? FORCE_MS : GRACE_MS, NULL, err);
 }
 
 void wslx_machine_stop_begin(struct wslx_manager *m, const char *name, bool force)

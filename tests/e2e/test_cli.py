@@ -157,7 +157,10 @@ def test_machine_that_does_not_answer(wslx, mini):
         wslx.fails("stats", mini, needle=how)
         r = wslx("list", "-v")
         assert re.search(rf"^[ *] {mini} +Not answering +2$", r.out, re.M) and how in r.err
+        started = children_of(pid)
+        assert len(started) > 1
         wslx.ok("terminate", "--force", mini)
+        assert not [p for p in [pid, *started] if alive(p)]
     finally:
         if alive(pid):
             os.kill(pid, signal.SIGCONT)

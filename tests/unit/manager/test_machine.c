@@ -254,6 +254,60 @@ static void test_stopping_one_that_hangs(void **state)
 		close(held[--n]);
 }
 
+/* How long Terminate was to wait for its answer; and, in a test, that there is none, at once. */
+static unsigned asked_ms;
+static bool hangs;
+int __real_wslx_control_call(const char *sock_path, const char *method, json_t *params, unsigned timeout_ms,
+			     json_t **ret, struct wslx_err *err);
+int __wrap_wslx_control_call(const char *sock_path, const char *method, json_t *params, unsigned timeout_ms,
+			     json_t **ret, struct wslx_err *err);
+
+int __wrap_wslx_control_call(const char *sock_path, const char *method, json_t *params, unsigned timeout_ms,
+			     json_t **ret, struct wslx_err *err)
+{
+	if (strcmp(method, "Terminate") != 0)
+		return __real_wslx_control_call(sock_path, method, params, timeout_ms, ret, err);
+	asked_ms = timeout_ms;
+	if (!hangs)
+		return __real_wslx_control_call(sock_path, method, params, timeout_ms, ret, err);
+	json_decref(params);
+	return wslx_err_set(err, ETIMEDOUT, "it hangs");
+}
+
+/* It is there, and not only as what its parent has yet to ask for. */
+static bool is_alive(const char *pid)
+{
+	cleanup_free char *path = wslx_path("/proc/%s/stat", pid);
+	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char text[512] = "";
+	const char *end = fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 ? strrchr(text, ')') : NULL;
+
+	return end && end[2] != 'Z' && end[2] != 'X';
+}
+
+/* Whoever says --force is not kept waiting for an answer, and finds nothing left. */
+static void test_force_is_short_and_leaves_nothing(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *file = wslx_path("%s/child", h->dir), *child = NULL;
+
+	setenv("FAKE_VMM_CHILD", file, 1);
+	setenv("FAKE_VMM", "family", 1);
+	hangs = true;
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_read_file(AT_FDCWD, file, 32, &child, NULL), 0);
+	assert_true(is_alive(child));
+	assert_int_equal(wslx_machine_stop(h->m, "one", true, NULL), 0);
+	assert_true(asked_ms <= 2000);
+	assert_false(is_alive(child));
+	/* Without it there is time for a shutdown. */
+	setenv("FAKE_VMM", "deaf", 1);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	assert_int_equal(wslx_machine_stop(h->m, "one", false, NULL), 0);
+	assert_true(asked_ms >= 10000);
+	hangs = false;
+}
+
 /* It accepts, and says nothing: that is found out soon, and said with what to do. */
 static void test_one_that_does_not_answer(void **state)
 {
@@ -536,6 +590,7 @@ int main(void)
 		T(test_killed_supervisor),
 		T(test_interrupted_start),
 		T(test_stopping_one_that_hangs),
+		T(test_force_is_short_and_leaves_nothing),
 		T(test_one_that_does_not_answer),
 		T(test_crash_under_a_command),
 		T(test_unregister_stops),
