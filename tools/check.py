@@ -280,6 +280,11 @@ def fuzz_replay(t, log):
             sh(["ninja", "-C", "build-check-fuzz"], log):
         t.fail("build:fuzz")
         return
+    planted = os.path.join(TOP, "fuzz/planted")
+    for patch in sorted(os.listdir(planted)):
+        # Tried by tools/fuzz_planted.py, which takes too long for here.
+        if sh(["git", "apply", "--check", os.path.join(planted, patch)], log):
+            t.fail(f"fuzz: the planted bug {patch} does not apply")
     corpora = os.path.join(TOP, "fuzz/corpora")
     folder = os.path.join(TOP, "build-check-fuzz/fuzz")
     logs = os.path.join(TOP, "build-check-logs/")
