@@ -78,17 +78,38 @@ void wslx_portal_take_place(portal *p, unsigned index, const struct wslx_portal_
 	set_segments(p, v, (uint16_t)index);
 }
 
+static int map_zeros(portal *p, uint32_t first, uint32_t segments)
+{
+	uint8_t *at = p->base + ((uint64_t)first << PORTAL_SEGMENT_SHIFT);
+
+	return mmap(at, (size_t)segments << PORTAL_SEGMENT_SHIFT, PROT_READ,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED
+		       ? -errno
+		       : 0;
+}
+
 /* Takes away what is mapped of the arena that had this number, wherever it lies. */
 static int let_go(portal *p, unsigned index)
 {
 	const struct wslx_portal_view *v = &p->view[index];
+	int r = 0;
 
-	for (uint32_t s = v->first; v->mapped && s < v->first + v->segments; s++)
-		if (p->arena_of[s] == index &&
-		    mmap(p->base + ((uint64_t)s << PORTAL_SEGMENT_SHIFT), PORTAL_SEGMENT_SIZE, PROT_READ,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
-			return -errno;
-	return 0;
+	for (uint32_t s = v->first; r == 0 && v->mapped && s < v->first + v->segments; s++)
+		if (p->arena_of[s] == index)
+			r = map_zeros(p, s, 1);
+	return r;
+}
+
+/* The number is another's by now, and nobody tells how the one before ended: if it was revoked, what is mapped of it is
+ * memory that its writer still has.  What we write to ourselves is nobody else's. */
+static int let_go_of_last(portal *p, unsigned index, const struct wslx_portal_msg *m)
+{
+	const struct wslx_portal_view *v = &p->view[index];
+
+	if (PORTAL_LIFE_STATE(v->life) != PORTAL_ARENA_LIVE || v->writable ||
+	    (v->first == m->first && v->segments == m->segments))
+		return 0;
+	return let_go(p, index);
 }
 
 /* A dead one's last bytes stay: somebody may be reading them.  Its place is not touched, as it may be another's by
@@ -116,6 +137,9 @@ static int hide_arena(portal *p, unsigned index, const struct wslx_portal_msg *m
 		return bury(p, index, m->life);
 	} else {
 		r = let_go(p, index);
+		/* There may be an arena that lost this place and of which we shall hear only now. */
+		if (r == 0)
+			r = map_zeros(p, m->first, m->segments);
 	}
 	if (r == 0)
 		wslx_portal_take_place(p, index, &v);
@@ -127,9 +151,13 @@ static int map_arena(portal *p, unsigned index, const struct wslx_portal_msg *m,
 	struct wslx_portal_view v = { m->life, m->first, m->segments, m->owner, m->flags, true, true, false };
 	uint8_t *at = p->base + ((uint64_t)m->first << PORTAL_SEGMENT_SHIFT);
 	size_t len = (size_t)m->segments << PORTAL_SEGMENT_SHIFT;
+	int r;
 
 	if (m->access == PORTAL_ACCESS_NONE)
 		return hide_arena(p, index, m);
+	r = let_go_of_last(p, index, m);
+	if (r < 0)
+		return r;
 	v.writable = m->access == PORTAL_ACCESS_WRITE && m->owner == p->self;
 	if (mmap(at, len, v.writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd,
 		 0) == MAP_FAILED)

@@ -288,6 +288,101 @@ static void place_of_a_dead_one_is_taken(void **state)
 	broker_end(&b);
 }
 
+/* A writer with something in its arena that a reader has mapped, revoked and gone before the reader looks. */
+struct gone_writer {
+	portal *p, *reader;
+	uint8_t *rw;
+	const uint8_t *ro;
+};
+
+static portal *attach_small(struct broker *b, const char *name)
+{
+	struct portal_attach a = { .size = sizeof(a), .path = b->path, .name = name, .segments = 1 };
+	portal *p = NULL;
+
+	assert_int_equal(portal_attach(&a, &p), 0);
+	return p;
+}
+
+static void writer_goes(struct broker *b, portal *reader, struct gone_writer *ret)
+{
+	struct portal_info info;
+	struct portal_object o;
+	const void *ro;
+	void *rw;
+
+	ret->reader = reader;
+	ret->p = attach_small(b, "writer");
+	portal_get_info(ret->p, &info);
+	assert_int_equal(portal_create(ret->p, "secret", 4096, NULL, &rw), 0);
+	memset(rw, 'w', 4096);
+	assert_int_equal(portal_open(reader, "secret", &o), 0);
+	assert_int_equal(portal_map(reader, &o, &ro, NULL), 0);
+	assert_int_equal(portal_host_revoke(b->h, info.self, 0), -ETIMEDOUT);
+	assert_int_equal(portal_host_remove(b->h, info.self), 0);
+	ret->rw = rw;
+	ret->ro = ro;
+	assert_int_equal(ret->ro[5], 'w');
+}
+
+static void assert_out_of_reach(struct gone_writer *w)
+{
+	assert_int_equal(portal_poll(w->reader, 0), 0);
+	memset(w->rw, 'x', 4096);
+	assert_int_equal(w->ro[5], 0);
+	portal_detach(w->p);
+	portal_detach(w->reader);
+}
+
+/* The reader hears of the next that has the writer's number, somewhere else, not of the writer's end. */
+static void number_of_a_revoked_one_is_taken(void **state)
+{
+	for (uint64_t readers = 0;; readers = PORTAL_EVERYBODY) {
+		struct gone_writer w;
+		struct broker b;
+		unsigned n = 0;
+		char name[32];
+		int r;
+
+		broker_start(&b, NULL);
+		writer_goes(&b, attach_small(&b, "reader"), &w);
+		do {
+			snprintf(name, sizeof(name), "o%u", n++);
+			r = portal_host_object(b.h, name, 1, PORTAL_NOBODY, readers);
+		} while (r == 0);
+		/* All numbers but the host's and the reader's. */
+		assert_int_equal(r, -EMFILE);
+		assert_int_equal(n, PORTAL_MAX_ARENAS - 1);
+		assert_out_of_reach(&w);
+		broker_end(&b);
+		if (readers)
+			break;
+	}
+}
+
+/* The reader hears first of one in the writer's place that it may not see. */
+static void place_of_a_revoked_one_is_taken(void **state)
+{
+	struct portal_host_params hp = { .size = sizeof(hp), .name = "r", .segments = 4, .name_slots = 8 };
+	struct gone_writer w;
+	struct broker b;
+	portal *reader;
+
+	broker_start(&b, &hp);
+	reader = attach_small(&b, "reader");
+	/* Number 2, of which the reader knows; the writer is number 3 in place 3. */
+	assert_int_equal(portal_host_object(b.h, "low", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	writer_goes(&b, reader, &w);
+	assert_int_equal(portal_host_unpublish(b.h, "low"), 0);
+	/* Round the numbers, so that 2 comes with place 3. */
+	assert_int_equal(portal_host_object(b.h, "both", 2, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_host_unpublish(b.h, "both"), 0);
+	assert_int_equal(come_and_go(b.h, PORTAL_MAX_ARENAS - 5), 0);
+	assert_int_equal(portal_host_object(b.h, "hidden", 1, PORTAL_NOBODY, 0), 0);
+	assert_out_of_reach(&w);
+	broker_end(&b);
+}
+
 static void grants_of_objects(void **state)
 {
 	struct poller a = { 0 }, c = { 0 };
@@ -781,6 +876,8 @@ int main(void)
 		cmocka_unit_test(revoke_stops_changes),
 		cmocka_unit_test(revoked_and_then_dead),
 		cmocka_unit_test(place_of_a_dead_one_is_taken),
+		cmocka_unit_test(number_of_a_revoked_one_is_taken),
+		cmocka_unit_test(place_of_a_revoked_one_is_taken),
 		cmocka_unit_test(grants_of_objects),
 		cmocka_unit_test(quiesce_and_a_late_one),
 		cmocka_unit_test(broker_ends_first),
