@@ -155,10 +155,12 @@ static bool withdrawn(struct grant *g)
 }
 
 /* What a broker that is there says to one more: its queue is full, it has no descriptors, it needs the place of one
- * that has not said hello yet.  If it is gone instead, the next try finds that. */
+ * that has not said hello yet, the region has as many participants as it can or no room for another's arena.  If it is
+ * gone instead, the next try finds that. */
 static bool is_busy(int err)
 {
-	return err == -EAGAIN || err == -EMFILE || err == -ENFILE || err == -EPIPE || err == -ECONNRESET;
+	return err == -EAGAIN || err == -EMFILE || err == -ENFILE || err == -EPIPE || err == -ECONNRESET ||
+	       err == -EUSERS || err == -ENOSPC;
 }
 
 /* A program that waits for it goes on waiting, and has not missed anything. */

@@ -373,6 +373,40 @@ static void test_refused(void **state)
 	teardown(&m);
 }
 
+static bool tried_again(struct machine *m)
+{
+	return m->portal->grants[0].busy_tries > 1;
+}
+
+/* As many participants as there can be, or memory for no other: a program that attaches waits until somebody leaves. */
+static void test_full_region(void **state)
+{
+	const struct portal_host_member crowd = { .size = sizeof(crowd), .name = "crowd", .kind = 1, .segments = 1 };
+
+	for (int memory = 0; memory < 2; memory++) {
+		struct machine m;
+		unsigned last = 0;
+
+		setup_segments(&m, 2);
+		broker_up(&m, 0);
+		if (memory)
+			assert_int_equal(portal_host_object(m.h, "all", 4094, PORTAL_NOBODY, 0), 0);
+		for (unsigned i = 1; !memory && i < PORTAL_MAX_PARTICIPANTS; i++)
+			assert_int_equal(portal_host_add(m.h, &crowd, &last), 0);
+		boot(&m);
+		bell = wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT);
+		assert_true(bell >= 0);
+		until(&m, tried_again);
+		assert_int_equal(read_all(bell), 0);
+		assert_int_equal(memory ? portal_host_unpublish(m.h, "all") : portal_host_remove(m.h, last), 0);
+		until(&m, up_to_date);
+		until(&m, bell_rang);
+		assert_null(strstr(m.warning, "gone"));
+		close(bell);
+		teardown(&m);
+	}
+}
+
 static void test_read_only(void **state)
 {
 	struct machine m;
@@ -499,6 +533,7 @@ int main(void)
 		cmocka_unit_test(test_full_window),
 		cmocka_unit_test(test_room_again),
 		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_full_region),
 		cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_map_fails),
 		cmocka_unit_test(test_map_later),
