@@ -194,10 +194,12 @@ int wslx_portal_window_map_host(portal *p)
 }
 
 /* Not in the window any more.  What is under a dead one's place stays, as somebody may be reading it, and so does our
- * own, which we go on writing though nobody looks; what was taken away reads as zeros. */
+ * own, which we go on writing though nobody looks; what was taken away reads as zeros.  A dead one's place is not
+ * touched either, as it may be another's by now. */
 static int take_away(portal *p, unsigned index, const struct portal_arena *a)
 {
 	struct wslx_portal_view v = { a->life, a->first, a->segments, a->owner, a->flags, true, false, false };
+	struct wslx_portal_view *have = &p->view[index];
 	uint8_t *at = p->base + ((uint64_t)a->first << PORTAL_SEGMENT_SHIFT);
 	size_t len = (size_t)a->segments << PORTAL_SEGMENT_SHIFT;
 
@@ -206,12 +208,15 @@ static int take_away(portal *p, unsigned index, const struct portal_arena *a)
 			return 0;
 		__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
 		v.readable = true;
-	} else if (PORTAL_LIFE_STATE(a->life) != PORTAL_ARENA_DEAD && p->view[index].mapped) {
-		if (mmap(at, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
-		    MAP_FAILED)
-			return -errno;
-	} else if (!p->view[index].mapped) {
+	} else if (!have->mapped) {
 		return 0; /* never had it */
+	} else if (PORTAL_LIFE_STATE(a->life) == PORTAL_ARENA_DEAD) {
+		have->life = a->life;
+		have->readable = have->writable = false;
+		return 0;
+	} else if (mmap(at, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
+		   MAP_FAILED) {
+		return -errno;
 	}
 	wslx_portal_take_place(p, index, &v);
 	return 0;

@@ -68,6 +68,18 @@ portal *broker_attach(struct broker *b, const char *name)
 	return p;
 }
 
+int come_and_go(portal_host *h, int times)
+{
+	int r = 0;
+
+	for (int i = 0; i < times && r == 0; i++) {
+		r = portal_host_object(h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY);
+		if (r == 0)
+			r = portal_host_unpublish(h, "thing");
+	}
+	return r;
+}
+
 int child_start(int (*fn)(void *arg), void *arg)
 {
 	int pid;

@@ -30,6 +30,8 @@ void broker_stop(struct broker *b); /* the thread; the host lives until broker_e
 void broker_end(struct broker *b);
 /* A participant of this process, or of the one that calls. */
 portal *broker_attach(struct broker *b, const char *name);
+/* So many objects of a segment, one after the other, each with the next number in the next place; the first error. */
+int come_and_go(portal_host *h, int times);
 
 /* Runs fn(arg) in a child that skips cmocka's and the sanitizers' ends; its result is the exit status. */
 int child_start(int (*fn)(void *arg), void *arg);

@@ -254,6 +254,35 @@ static void many_threads_wait(void **state)
 	vm_end(&w);
 }
 
+/* A machine's program sleeps through the end of one and the beginning of the next in its place, under a lower number.
+ */
+static void place_of_a_dead_one_is_taken(void **state)
+{
+	/* The host's and the machine's arena leave one place. */
+	struct portal_host_params hp = { .size = sizeof(hp), .name = "test", .segments = 6, .name_slots = 8 };
+	struct portal_object o;
+	struct broker small;
+	static struct vm v;
+	const void *at;
+	portal *guest;
+
+	broker_start(&small, &hp);
+	assert_int_equal(come_and_go(small.h, PORTAL_MAX_ARENAS - 3), 0);
+	vm_start(&v, &small, "test");
+	guest = vm_attach(&v);
+	for (int round = 0; round < 2; round++) {
+		/* Number 255, then number 1. */
+		assert_int_equal(portal_host_object(small.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+		assert_int_equal(portal_host_seen(small.h, LONG), 0);
+		assert_int_equal(portal_open(guest, "thing", &o), 0);
+		assert_int_equal(portal_map(guest, &o, &at, NULL), 0);
+		assert_int_equal(portal_host_unpublish(small.h, "thing"), 0);
+	}
+	portal_detach(guest);
+	vm_end(&v);
+	broker_end(&small);
+}
+
 /* ---- finding ---- */
 
 static int try_attach(struct vm *v, const char *name, portal **ret)
@@ -673,6 +702,7 @@ int main(void)
 		T(guest_serves),
 		T(guest_to_guest),
 		T(room_comes_late),
+		cmocka_unit_test(place_of_a_dead_one_is_taken),
 		T(many_threads_wait),
 		T(one_process_an_entry),
 		T(host_that_does_not_answer),

@@ -249,18 +249,6 @@ static void revoked_and_then_dead(void **state)
 	broker_end(&b);
 }
 
-static int come_and_go(portal_host *h, int times)
-{
-	int r = 0;
-
-	for (int i = 0; i < times && r == 0; i++) {
-		r = portal_host_object(h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY);
-		if (r == 0)
-			r = portal_host_unpublish(h, "thing");
-	}
-	return r;
-}
-
 /* A reader sleeps through the end of one and the beginning of the next in its place, under a lower number. */
 static void place_of_a_dead_one_is_taken(void **state)
 {
