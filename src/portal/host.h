@@ -107,7 +107,8 @@ WSLX_MUST_CHECK int wslx_host_arena_new(portal_host *h, uint32_t segments, unsig
 void wslx_host_arena_dead(portal_host *h, unsigned a);
 /* New memory with the same bytes, which the old writer cannot reach. */
 WSLX_MUST_CHECK int wslx_host_arena_replace(portal_host *h, unsigned a, unsigned owner, enum portal_arena_state state);
-/* The same whatever fails: what cannot be copied reads as zeros, and without memory the arena is dead. */
+/* The same whatever fails: what cannot be copied reads as zeros, and without memory nobody else has the arena any more,
+ * nor an object's name. */
 void wslx_host_arena_take(portal_host *h, unsigned a, unsigned owner, enum portal_arena_state state);
 /* Only for as long as it takes to close as many: revoking must not fail for want of descriptors. */
 void wslx_host_use_spare(portal_host *h);
@@ -149,6 +150,8 @@ bool wslx_host_has_descriptors(int fd);
 /* host_names.c */
 void wslx_host_mailbox(portal_host *h, unsigned i);
 void wslx_host_drop_names(portal_host *h, unsigned owner, uint64_t generation);
+/* The name of the object of whole segments that is this arena. */
+void wslx_host_drop_object(portal_host *h, unsigned a);
 WSLX_MUST_CHECK int wslx_host_name_add(portal_host *h, const struct portal_name *n);
 WSLX_MUST_CHECK int wslx_host_find_arena(portal_host *h, const char *name, unsigned *ret);
 

@@ -260,9 +260,28 @@ int wslx_host_arena_replace(portal_host *h, unsigned i, unsigned owner, enum por
 	return r;
 }
 
-void wslx_host_arena_take(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
+/* There is no other memory for it, and its writer keeps what it has.  In a participant's own arena that is where it
+ * goes on writing: number and place stay its until it has left, or it would meet another's arena there. */
+static void lose(portal_host *h, unsigned i)
 {
 	struct wslx_host_arena *a = &h->arena[i];
+
+	/* Names first: who sees it dead does not find it by name. */
+	if (!(a->flags & PORTAL_ARENA_CONTROL))
+		wslx_host_drop_object(h, i);
+	wslx_host_epoch_begin(h);
+	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life), PORTAL_ARENA_REVOKED);
+	if (a->flags & PORTAL_ARENA_CONTROL) {
+		wslx_host_arena_close(a);
+		write_table(h, i);
+	} else {
+		wslx_host_arena_dead(h, i);
+	}
+	wslx_host_epoch_end(h);
+}
+
+void wslx_host_arena_take(portal_host *h, unsigned i, unsigned owner, enum portal_arena_state state)
+{
 	int r;
 
 	wslx_host_use_spare(h);
@@ -271,10 +290,7 @@ void wslx_host_arena_take(portal_host *h, unsigned i, unsigned owner, enum porta
 	if (r == 0)
 		return;
 	log_warn("portal: arena %u is lost, as there is no other memory for it: %s", i, strerror(-r));
-	wslx_host_epoch_begin(h);
-	a->life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(a->life), PORTAL_ARENA_REVOKED);
-	wslx_host_arena_dead(h, i);
-	wslx_host_epoch_end(h);
+	lose(h, i);
 }
 
 enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, unsigned i)
@@ -282,7 +298,8 @@ enum wslx_portal_access wslx_host_access(const portal_host *h, unsigned member, 
 	const struct wslx_host_arena *a = &h->arena[i];
 	uint32_t state = PORTAL_LIFE_STATE(a->life);
 
-	if (state != PORTAL_ARENA_LIVE && state != PORTAL_ARENA_REVOKED)
+	/* A revoked one without memory is lost. */
+	if ((state != PORTAL_ARENA_LIVE && state != PORTAL_ARENA_REVOKED) || a->fd < 0)
 		return PORTAL_ACCESS_NONE;
 	if (i == 0)
 		return PORTAL_ACCESS_READ;

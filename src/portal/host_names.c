@@ -54,6 +54,29 @@ void wslx_host_drop_names(portal_host *h, unsigned owner, uint64_t generation)
 		changed(h);
 }
 
+/* Is it the arena that an object's name means?  It has had other memory since then if its generation is a later one. */
+static bool is_object(const portal_host *h, const struct portal_name *n, unsigned a)
+{
+	const struct wslx_host_arena *e = &h->arena[a];
+
+	return n->kind == PORTAL_ARENA_OBJECT && !(e->flags & PORTAL_ARENA_CONTROL) &&
+	       PORTAL_LIFE_STATE(e->life) == PORTAL_ARENA_LIVE && e->first == n->handle.segment &&
+	       (uint32_t)PORTAL_LIFE_GENERATION(e->life) >= n->handle.generation;
+}
+
+void wslx_host_drop_object(portal_host *h, unsigned a)
+{
+	for (uint32_t s = 0; s < h->names.top; s++) {
+		const struct portal_name *n = &h->names.table[s];
+
+		if (n->state != PORTAL_NAME_LIVE || !is_object(h, n, a))
+			continue;
+		wslx_portal_directory_remove(&h->names, s);
+		changed(h);
+		return;
+	}
+}
+
 /* Does the handle lie in the participant's own memory? */
 static int check_place(const portal_host *h, unsigned i, const struct portal_request *q)
 {
@@ -152,8 +175,7 @@ int wslx_host_find_arena(portal_host *h, const char *name, unsigned *ret)
 	if (r < 0)
 		return r;
 	for (unsigned a = 1; a < PORTAL_MAX_ARENAS; a++) {
-		if (n.kind == PORTAL_ARENA_OBJECT && h->arena[a].first == n.handle.segment &&
-		    PORTAL_LIFE_STATE(h->arena[a].life) == PORTAL_ARENA_LIVE) {
+		if (is_object(h, &n, a)) {
 			*ret = a;
 			return 0;
 		}

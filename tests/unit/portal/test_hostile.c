@@ -225,12 +225,79 @@ static void revoked_without_memory(void **state)
 	child_wait(child_start(without_call, (void *)(uintptr_t)SYS_memfd_create));
 }
 
+static portal *attach_small(struct broker *b, const char *name)
+{
+	struct portal_attach a = { .size = sizeof(a), .path = b->path, .name = name, .segments = 1 };
+	portal *p = NULL;
+
+	(void)!portal_attach(&a, &p);
+	return p;
+}
+
+/* Round the numbers and the places, so that the next to come find what the writer leaves. */
+static int lost(void *arg)
+{
+	struct portal_host_params hp = { .size = sizeof(hp), .name = "r", .segments = 5, .name_slots = 8 };
+	struct portal_info info;
+	struct portal_handle handle;
+	portal *p, *next, *q[3] = { NULL };
+	struct broker b;
+	void *rw, *theirs;
+
+	broker_start(&b, &hp);
+	p = attach_small(&b, "writer");
+	if (!p || portal_create(p, "mine", 64, NULL, &rw) < 0 || come_and_go(b.h, PORTAL_MAX_ARENAS - 4) < 0)
+		return 1;
+	portal_get_info(p, &info);
+	if (portal_host_object(b.h, "object", 1, info.self, PORTAL_EVERYBODY) < 0 || fail_call(SYS_memfd_create) ||
+	    portal_host_revoke(b.h, info.self, 0) < 0)
+		return 2;
+	/* The object's place is free, and nobody comes to where the writer goes on. */
+	for (unsigned i = 0; i < ARRAY_SIZE(q); i++) {
+		q[i] = attach_small(&b, "other");
+		if (!q[i])
+			return 3;
+		if (portal_create(q[i], i ? i > 1 ? "a" : "b" : "c", 64, NULL, &theirs) < 0)
+			return 4;
+		memset(theirs, 'o', 64);
+	}
+	if (attach_small(&b, "one too many"))
+		return 5;
+	(void)portal_poll(p, 0);
+	if (portal_alloc(p, 64, &handle, NULL) != -EACCES)
+		return 6;
+	memset(rw, 'x', 64);
+	/* The name leads to nothing, and least of all to an arena in its place. */
+	if (portal_host_unpublish(b.h, "object") != -ENOENT)
+		return 7;
+	/* Once it has left, its place is as free as another. */
+	portal_detach(p);
+	(void)portal_host_remove(b.h, info.self);
+	next = attach_small(&b, "next");
+	if (!next)
+		return 8;
+	portal_detach(next);
+	for (unsigned i = 0; i < ARRAY_SIZE(q); i++) {
+		if (portal_poll(q[i], 0) < 0 || portal_alloc(q[i], 64, &handle, NULL) < 0)
+			return 9;
+		portal_detach(q[i]);
+	}
+	broker_end(&b);
+	return 0;
+}
+
+static void lost_for_want_of_memory(void **state)
+{
+	child_wait(child_start(lost, NULL));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(header_cannot_be_written),
 		cmocka_unit_test(descriptors_on_their_way),
 		cmocka_unit_test(revoked_without_memory),
+		cmocka_unit_test(lost_for_want_of_memory),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
