@@ -313,9 +313,9 @@ static int check_arena(struct grant *g)
 	    (m->access != PORTAL_ACCESS_NONE) != (g->arena_fd >= 0) ||
 	    (m->access == PORTAL_ACCESS_WRITE && m->owner != g->participant))
 		return -EPROTO;
+	/* Its own is taken from one that is there for no other reason, whatever became of the memory. */
 	if (m->access == PORTAL_ACCESS_NONE) {
-		g->own_revoked |= m->owner == g->participant && m->flags & PORTAL_ARENA_CONTROL &&
-				  PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_REVOKED;
+		g->own_revoked |= m->owner == g->participant && m->flags & PORTAL_ARENA_CONTROL;
 		return 0;
 	}
 	r = check_file(g->arena_fd, m);

@@ -308,6 +308,77 @@ static void test_busy_broker(void **state)
 	teardown(&m);
 }
 
+/* The next message that is no SYNCED. */
+static uint32_t liar_hears(struct machine *m, int fd)
+{
+	struct wslx_portal_msg msg;
+
+	do {
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+		int64_t end = wslx_now_ms() + 20000;
+
+		while (poll(&p, 1, 0) == 0) {
+			assert_int_equal(wslx_loop_once(m->loop, 20), 0);
+			assert_true(wslx_now_ms() < end);
+		}
+		assert_int_equal(recv(fd, &msg, sizeof(msg), 0), sizeof(msg));
+	} while (msg.op == PORTAL_OP_SYNCED);
+	return msg.op;
+}
+
+static bool bell_is_closed(struct machine *m)
+{
+	return m->portal->grants[0].bell < 0;
+}
+
+/* A broker that had no memory for another copy says of the guest's own arena that it is dead: it was revoked. */
+static void test_own_arena_is_dead(void **state)
+{
+	struct wslx_portal_msg own = { .op = PORTAL_OP_ARENA,
+				       .index = 1,
+				       .first = 1,
+				       .segments = 1,
+				       .owner = 1,
+				       .flags = PORTAL_ARENA_CONTROL,
+				       .life = PORTAL_LIFE(2, PORTAL_ARENA_LIVE),
+				       .access = PORTAL_ACCESS_WRITE };
+	const struct wslx_portal_msg host = {
+		.op = PORTAL_OP_ARENA, .segments = 1, .life = 257, .access = PORTAL_ACCESS_READ
+	};
+	cleanup_close int file = good_header(), mine = sealed(2 * WSLX_MIB), fd = -1;
+	struct machine m;
+	int listener;
+
+	setup_segments(&m, 1);
+	listener = wslx_unix_listen(m.sock, SOCK_SEQPACKET | SOCK_CLOEXEC, 4);
+	assert_true(listener >= 0);
+	boot(&m);
+	fd = liar_accept(&m, listener);
+	lie(fd, (struct wslx_portal_msg) { .op = PORTAL_OP_WELCOME, .index = 1, .segments = 16, .life = 1 }, -1);
+	lie(fd, host, file);
+	lie(fd, own, mine);
+	lie(fd, (struct wslx_portal_msg) { .op = PORTAL_OP_DONE, .epoch = 2 }, -1);
+	until(&m, granted);
+	bell = ring_up(&m);
+	lie(fd, (struct wslx_portal_msg) { .op = PORTAL_OP_EVENT, .epoch = 4 }, -1);
+	assert_int_equal(liar_hears(&m, fd), PORTAL_OP_SYNC);
+	own.life = PORTAL_LIFE(3, PORTAL_ARENA_DEAD);
+	own.access = PORTAL_ACCESS_NONE;
+	lie(fd, own, -1);
+	lie(fd, (struct wslx_portal_msg) { .op = PORTAL_OP_DONE, .epoch = 4 }, -1);
+	until(&m, gone);
+	until(&m, bell_ended);
+	assert_non_null(strstr(m.warning, "revoked"));
+	/* The host's word is needed before it joins again, not the guest's. */
+	close(bell);
+	until(&m, bell_is_closed);
+	assert_int_equal(wslx_vmportal_doorbell(m.portal, PORTAL_DOORBELL_PORT), -ECONNREFUSED);
+	close(listener);
+	unlink(m.sock);
+	broker_up(&m, 0);
+	teardown(&m);
+}
+
 /* A guest that writes all over the tables hurts itself. */
 static void test_scribbled_tables(void **state)
 {
@@ -331,9 +402,10 @@ static void test_scribbled_tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_info_block),     cmocka_unit_test(test_places),
-		cmocka_unit_test(test_window_refuses), cmocka_unit_test(test_lying_broker),
-		cmocka_unit_test(test_busy_broker),    cmocka_unit_test(test_scribbled_tables),
+		cmocka_unit_test(test_info_block),       cmocka_unit_test(test_places),
+		cmocka_unit_test(test_window_refuses),   cmocka_unit_test(test_lying_broker),
+		cmocka_unit_test(test_busy_broker),      cmocka_unit_test(test_own_arena_is_dead),
+		cmocka_unit_test(test_scribbled_tables),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
