@@ -124,6 +124,13 @@ void wslx_vmportal_drop(struct grant *g)
 	wslx_vmportal_map_over(g);
 }
 
+/* Not while a program still holds its doorbell: it may go on writing there. */
+static void release_places(struct grant *g)
+{
+	if (g->bell < 0 || !g->bell_ending)
+		wslx_vmportal_place_release(&g->p->places, g->index);
+}
+
 static int connect_broker(struct grant *g)
 {
 	struct wslx_portal_msg hello = {
@@ -163,10 +170,13 @@ static bool is_busy(int err)
 	       err == -EUSERS || err == -ENOSPC;
 }
 
-/* A program that waits for it goes on waiting, and has not missed anything. */
+/* A program that waits for it goes on waiting, and has not missed anything.  One of before may have let go of its
+ * doorbell meanwhile, and its places waited for this answer. */
 static void join_later(struct grant *g)
 {
 	forget(g);
+	release_places(g);
+	wslx_vmportal_room(g->p);
 	if (++g->busy_tries == BUSY_TRIES)
 		wslx_vmportal_say(g, "its broker has no room for one more; it is tried again");
 	wslx_timer_arm(g->timer, JOIN_INTERVAL_MS);
@@ -229,13 +239,6 @@ static bool clear_next(struct grant *g)
 		return false;
 	wslx_vmportal_map(g, first, n, WSLX_WINDOW_OWN, -1);
 	return true;
-}
-
-/* Not while a program still holds its doorbell: it may go on writing there. */
-static void release_places(struct grant *g)
-{
-	if (g->bell < 0 || !g->bell_ending)
-		wslx_vmportal_place_release(&g->p->places, g->index);
 }
 
 static void cleared(struct grant *g)

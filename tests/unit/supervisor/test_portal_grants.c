@@ -453,6 +453,56 @@ static void test_places_are_kept_for_who_holds_the_doorbell(void **state)
 	teardown(&m);
 }
 
+static bool says_hello(struct machine *m)
+{
+	return m->portal->grants[0].state == GRANT_HELLO;
+}
+
+static bool bell_is_closed(struct machine *m)
+{
+	return m->portal->grants[0].bell < 0;
+}
+
+static bool no_place_is_taken(struct machine *m)
+{
+	for (uint32_t i = 1; i < m->portal->places.n; i++)
+		if (m->portal->places.owner[i])
+			return false;
+	return true;
+}
+
+/* It lets go while the next broker is asked, which cannot take one more. */
+static void test_places_are_free_after_a_busy_broker(void **state)
+{
+	const struct wslx_portal_msg full = { .op = PORTAL_OP_WELCOME, .status = -EMFILE };
+	struct machine m;
+	int listener, fd;
+
+	setup(&m);
+	until(&m, up_to_date);
+	bell = ring_up(&m);
+	until(&m, bell_rang);
+	broker_down(&m);
+	until(&m, gone);
+	until(&m, bell_ended);
+	listener = wslx_unix_listen(m.sock, SOCK_SEQPACKET | SOCK_CLOEXEC, 4);
+	assert_true(listener >= 0);
+	wslx_vmportal_retry(m.portal);
+	until(&m, says_hello);
+	close(bell);
+	until(&m, bell_is_closed);
+	assert_false(no_place_is_taken(&m));
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_int_equal(send(fd, &full, sizeof(full), MSG_NOSIGNAL), sizeof(full));
+	until(&m, no_place_is_taken);
+	close(fd);
+	close(listener);
+	unlink(m.sock);
+	broker_up(&m, 0);
+	until(&m, up_to_date);
+	teardown(&m);
+}
+
 /* ... but not for ever: a program that never lets go does not use the window up. */
 static void test_ended_doorbells_are_closed_when_there_is_no_room(void **state)
 {
@@ -540,6 +590,7 @@ int main(void)
 		cmocka_unit_test(test_grant_before_the_last_is_cleared),
 		cmocka_unit_test(test_broker_is_back_before_the_last_is_cleared),
 		cmocka_unit_test(test_places_are_kept_for_who_holds_the_doorbell),
+		cmocka_unit_test(test_places_are_free_after_a_busy_broker),
 		cmocka_unit_test(test_ended_doorbells_are_closed_when_there_is_no_room),
 		cmocka_unit_test(test_ended_doorbells_are_closed_for_new_grants),
 	};
