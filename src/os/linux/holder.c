@@ -189,14 +189,27 @@ static bool stays(const struct wslx_holder *h)
 	return !h->machine[0] || machine_goes_on(h);
 }
 
-/* Asked for again and again: a wait in the kernel would need a signal to end it. */
+static int sleep_ms(void *opaque, int ms)
+{
+	const struct timespec tick = { .tv_nsec = ms * 1000000L };
+
+	nanosleep(&tick, NULL);
+	return 0;
+}
+
 int wslx_image_lock(int fd, bool write, struct wslx_holder *ret)
 {
-	const struct timespec tick = { .tv_nsec = LOCK_TICK_MS * 1000000L };
+	return wslx_image_lock_idle(fd, write, sleep_ms, NULL, ret);
+}
+
+/* Asked for again and again: a wait in the kernel would need a signal to end it. */
+int wslx_image_lock_idle(int fd, bool write, int (*idle)(void *opaque, int ms), void *opaque, struct wslx_holder *ret)
+{
 	int64_t now = wslx_now_ms(), end = now + LOCK_WAIT_MS, look = now;
 
 	for (;; now = wslx_now_ms()) {
 		struct flock fl = { .l_type = write ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
+		int r;
 
 		if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
 			return 0;
@@ -208,7 +221,9 @@ int wslx_image_lock(int fd, bool write, struct wslx_holder *ret)
 				return -EAGAIN;
 			look = wslx_now_ms() + LOOK_MS;
 		}
-		nanosleep(&tick, NULL);
+		r = idle(opaque, LOCK_TICK_MS);
+		if (r < 0)
+			return r;
 	}
 }
 

@@ -32,6 +32,10 @@ struct wslx_holder {
  * may be the remains of a machine, and for a machine that is ending.  -EAGAIN:
  * *ret has it. */
 WSLX_MUST_CHECK int wslx_image_lock(int fd, bool write, struct wslx_holder *ret);
+/* The same for those who have something else to do meanwhile: idle is called again and again, and may take as long as
+ * ms.  An error of its ends the wait, and is returned. */
+WSLX_MUST_CHECK int wslx_image_lock_idle(int fd, bool write, int (*idle)(void *opaque, int ms), void *opaque,
+					 struct wslx_holder *ret);
 
 /* " by ..., and how to go on": the rest of a line that ends in "in use".
  * runtime_dir: that of the machine which wants the file. */

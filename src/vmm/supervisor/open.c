@@ -26,6 +26,7 @@ void wslx_files_init(struct wslx_files *f)
 	f->runtime_dirfd = -1;
 	for (size_t i = 0; i < WSLX_MAX_DISKS; i++)
 		f->disks[i].fd = f->disks[i].base_fd = -1;
+	f->idle = NULL;
 }
 
 char *wslx_runtime_path(const struct wslx_vm_config *c, const char *name)
@@ -75,11 +76,13 @@ int wslx_config_read(int fd, struct wslx_vm_config **ret, struct wslx_err *err)
 
 /* ---- disks -------------------------------------------------------------- */
 
-static int lock_image(int fd, const char *path, bool write, const char *runtime_dir, struct wslx_err *err)
+static int lock_image(const struct wslx_files *f, int fd, const char *path, bool write, const char *runtime_dir,
+		      struct wslx_err *err)
 {
 	struct wslx_holder holder;
 	char who[900];
-	int r = wslx_image_lock(fd, write, &holder);
+	int r = f->idle ? wslx_image_lock_idle(fd, write, f->idle, f->idle_opaque, &holder)
+			: wslx_image_lock(fd, write, &holder);
 
 	if (r == 0)
 		return 0;
@@ -89,7 +92,8 @@ static int lock_image(int fd, const char *path, bool write, const char *runtime_
 	return wslx_err_set(err, EBUSY, "disk %s is in use%s", path, who);
 }
 
-static int open_image(const struct wslx_vm_config *c, const char *path, bool write, int *ret, struct wslx_err *err)
+static int open_image(const struct wslx_files *f, const struct wslx_vm_config *c, const char *path, bool write,
+		      int *ret, struct wslx_err *err)
 {
 	cleanup_close int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	struct stat st;
@@ -102,7 +106,7 @@ static int open_image(const struct wslx_vm_config *c, const char *path, bool wri
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return wslx_err_set(err, EINVAL, "disk %s is neither a file nor a block device", path);
 	wslx_fd_nonblock(fd, 0);
-	r = lock_image(fd, path, write, c->runtime_dir, err);
+	r = lock_image(f, fd, path, write, c->runtime_dir, err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_FD(fd);
@@ -113,10 +117,10 @@ static int open_disks(struct wslx_files *f, const struct wslx_vm_config *c, stru
 {
 	for (size_t i = 0; i < c->n_disks; i++) {
 		const struct wslx_disk_config *d = &c->disks[i];
-		int r = open_image(c, d->path, !d->readonly, &f->disks[i].fd, err);
+		int r = open_image(f, c, d->path, !d->readonly, &f->disks[i].fd, err);
 
 		if (r == 0 && d->format == WSLX_DISK_OVERLAY)
-			r = open_image(c, d->base, false, &f->disks[i].base_fd, err);
+			r = open_image(f, c, d->base, false, &f->disks[i].base_fd, err);
 		if (r < 0)
 			return r;
 	}

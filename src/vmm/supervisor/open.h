@@ -26,6 +26,9 @@ struct wslx_files {
 	int net_listen_fd; /* tcg with passt: listening, RUNTIME_DIR/net.sock */
 	int tap_fd;
 	int runtime_dirfd;
+	/* While the lock of a disk is waited for: see wslx_image_lock_idle().  NULL: sleeps. */
+	int (*idle)(void *opaque, int ms);
+	void *idle_opaque;
 };
 
 void wslx_files_init(struct wslx_files *f);

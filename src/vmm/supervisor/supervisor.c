@@ -679,6 +679,15 @@ static int prepare_passt(struct wslx_sup *s, struct wslx_err *err)
 		&s->passt, err);
 }
 
+/* Whoever asks meanwhile is answered: this machine starts, and does not hang. */
+static int serve_while_opening(void *opaque, int ms)
+{
+	struct wslx_sup *s = opaque;
+	int r = wslx_loop_once(s->loop, ms);
+
+	return r == 0 && s->over ? -ECANCELED : r;
+}
+
 static int start(struct wslx_sup *s, struct wslx_err *err)
 {
 	cleanup_free char *path = NULL;
@@ -701,11 +710,13 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 	if (r == 0)
 		r = wslx_conlog_new(s->loop, s->config->state_dir, on_panic, s, &s->console, err);
 	if (r == 0)
+		r = wslx_sup_portal_new(s, err);
+	s->files.idle = serve_while_opening;
+	s->files.idle_opaque = s;
+	if (r == 0)
 		r = wslx_files_open(&s->files, s->config, s->args.kvm_path, err);
 	if (r == 0)
 		r = prepare_passt(s, err);
-	if (r == 0)
-		r = wslx_sup_portal_new(s, err);
 	if (r < 0)
 		return r;
 	set_timing(s, "setup", wslx_now_ns() - s->start_ns);
@@ -724,6 +735,7 @@ static void serve_last_calls(struct wslx_sup *s)
 
 	s->over = true;
 	s->state = SUP_STOPPING;
+	wslx_sup_answer_waiters(s);
 	if (!s->control || wslx_loop_once(s->loop, 0) < 0)
 		return;
 	/* Who comes now will start the machine anew. */
@@ -775,7 +787,9 @@ int wslx_supervisor_run(const struct wslx_supervisor_args *args)
 		wslx_err_sys(&err, -r, "event loop");
 	else
 		r = start(s, &err);
-	if (r < 0) {
+	if (r < 0 && s->over) {
+		r = 1; /* stopped meanwhile, and all was said */
+	} else if (r < 0) {
 		if (!err.code)
 			wslx_err_sys(&err, -r, "cannot start the machine");
 		log_error("%s", err.msg);

@@ -327,12 +327,16 @@ static void test_disk_lock(void **state)
 	expect_failed(&m, m.disk, NULL);
 	assert_true(wslx_now_ms() - start >= 2900);
 	assert_int_equal(wait_end(&m), 1);
-	/* Who waited for it hears why, although nobody was served yet. */
+	/* Meanwhile it answers, and who waits for it hears why. */
 	free(m.lines);
 	m.n = 0;
 	wslx_close(&m.ready_fd);
 	machine_start(&m);
 	waiter = await_client(&m);
+	send_call(waiter, "Info", "{}");
+	j = read_answer(waiter);
+	assert_string_equal(json_text(json_object_get(j, "parameters"), "state"), "starting");
+	json_decref(j);
 	send_call(waiter, "WaitReady", "{}");
 	j = read_answer(waiter);
 	assert_string_equal(json_text(j, "error"), "io.wslx.Machine.Failed");
@@ -341,6 +345,16 @@ static void test_disk_lock(void **state)
 	close(waiter);
 	expect_failed(&m, m.disk, NULL);
 	assert_int_equal(wait_end(&m), 1);
+	/* Nor need it be waited for until it can be stopped. */
+	free(m.lines);
+	m.n = 0;
+	wslx_close(&m.ready_fd);
+	machine_start(&m);
+	waiter = await_client(&m);
+	send_call(waiter, "Terminate", "{}");
+	expect_failed(&m, "stopped while it started", NULL);
+	assert_int_equal(wait_end(&m), 1);
+	close(waiter);
 	/* Given up while it waits: it starts. */
 	free(m.lines);
 	m.n = 0;
