@@ -1,9 +1,8 @@
-/* Doubles numbers: the small ones inline, a whole array by handle.  usage: server [REGION], as client */
+/* Doubles numbers: one inline, many by handle, answered with memory of its own.  usage: server [REGION], as client */
 #include <wslx/portal.h>
 
 #include "need.h"
 
-/* Bulk: read in place, answered with memory of one's own. */
 static int double_many(portal *p, const struct portal_bytes *in, struct portal_bytes *out)
 {
 	const int *from;
@@ -23,22 +22,18 @@ int main(int argc, char **argv)
 	struct portal_rpc_request q;
 	portal_rpc_server *s;
 	portal *p;
-	int r, n;
+	int n = 0;
 
 	need("server: portal_attach", portal_attach(&a, &p));
 	need("server: portal_rpc_serve 'double'", portal_rpc_serve(p, "double", &s));
-	while ((r = portal_rpc_next(s, &q, PORTAL_FOREVER)) == 0 && q.method != 0) {
-		struct portal_bytes out = { 0 };
+	while (need("server: portal_rpc_next", portal_rpc_next(s, &q, PORTAL_FOREVER)), q.method != 0) {
+		struct portal_bytes out = { .data = &n, .size = q.in.size == sizeof(n) ? sizeof(n) : 0 };
+		int r = q.in.bulk.generation ? tell("server: doubling in bulk", double_many(p, &q.in, &out)) : 0;
 
-		if (q.in.bulk.generation) {
-			r = tell("server: doubling in bulk", double_many(p, &q.in, &out));
-		} else if (q.in.size == sizeof(n)) {
+		if (out.size)
 			n = 2 * *(const int *)q.in.data;
-			out = (struct portal_bytes) { .data = &n, .size = sizeof(n) };
-		}
 		tell("server: portal_rpc_reply", portal_rpc_reply(s, &q, r, &out));
 	}
-	need("server: portal_rpc_next", r);
 	portal_rpc_server_free(s);
 	portal_detach(p);
 	return 0;
