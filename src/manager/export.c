@@ -21,7 +21,7 @@ static int open_disk(const char *path, const char *name, const char *run, const 
 	cleanup_close int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
 	int dirty = fd < 0 ? -errno : wslx_export_is_dirty(fd);
 	/* The machine may have ended just now. */
-	int r = dirty < 0 ? dirty : wslx_image_lock(fd, dirty, &holder);
+	int r = dirty < 0 ? dirty : wslx_image_lock(fd, dirty, NULL, &holder);
 
 	if (r == -EAGAIN) {
 		wslx_holder_describe(&holder, run, who, sizeof(who));

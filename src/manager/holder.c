@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,16 +159,25 @@ int wslx_kill_holder(int dirfd, const char *lock, const char *title, int wait_ms
 	int64_t deadline = wslx_now_ms() + wait_ms;
 	cleanup_close int pidfd = -1;
 	int children[CHILDREN_MAX];
+	sigset_t ends, before;
 	size_t n;
 	pid_t pid;
 	int r = find_holder(dirfd, lock, title, &pid, &pidfd);
 
 	if (r < 0)
 		return r;
-	/* So that it starts no more of them while they are looked for. */
+	/* Stopped, so that it starts no more of them while they are looked for; and whoever interrupts us does not
+	 * leave it so. */
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGINT);
+	sigaddset(&ends, SIGTERM);
+	sigaddset(&ends, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &ends, &before);
 	(void)!pidfd_send_signal(pidfd, SIGSTOP, NULL, 0);
 	n = find_children(pid, children);
-	r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : await_end(pidfd, deadline);
+	r = pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	r = r < 0 ? r : await_end(pidfd, deadline);
 	for (size_t i = 0; i < n; i++) {
 		int end;
 

@@ -560,7 +560,9 @@ int wslx_machine_stop(struct wslx_manager *m, const char *name, bool force, stru
 	}
 	if (machine_lock_held(m, name) <= 0)
 		return 0;
-	if (kill_supervisor(m, name) == 0 && wait_free(m, name, KILL_WAIT_MS) == 0)
+	r = kill_supervisor(m, name);
+	/* -ESRCH: it has ended by itself meanwhile. */
+	if ((r == 0 || r == -ESRCH) && wait_free(m, name, KILL_WAIT_MS) == 0)
 		return 0;
 	return wslx_err_set(err, EBUSY, "the machine '%s' does not stop", name);
 }

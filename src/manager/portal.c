@@ -24,6 +24,7 @@
 #define END_MS 10000
 #define REVOKE_MS 10000
 #define LEAVE_MS 3000
+#define CLEAR_MS 300000
 #define SYNC_MS 10000
 
 static const char *const endings[] = { ".sock", ".ctl", ".lock" };
@@ -524,10 +525,10 @@ static int await_leave(struct wslx_manager *m, const char *distro, const char *r
 			return 0;
 		*ret_had = true;
 		/* One that is at it is in good order, however slow the host.  It has a limit for each step (30 s,
-		 * MAP_LIMIT_MS there), after which it ends, and that takes everything away. */
+		 * MAP_LIMIT_MS there), after which it ends, and that takes everything away; but it may have many. */
 		if (has)
 			let_go = now;
-		if (now - let_go >= REVOKE_MS)
+		if (now - let_go >= REVOKE_MS || now - start >= CLEAR_MS)
 			return wslx_err_set(err, ETIMEDOUT, "it does not let go of it");
 		nanosleep(&ts, NULL);
 	}

@@ -189,7 +189,7 @@ static bool stays(const struct wslx_holder *h)
 	return !h->machine[0] || machine_goes_on(h);
 }
 
-static int sleep_ms(void *opaque, int ms)
+static int sleep_ms(int ms)
 {
 	const struct timespec tick = { .tv_nsec = ms * 1000000L };
 
@@ -197,15 +197,12 @@ static int sleep_ms(void *opaque, int ms)
 	return 0;
 }
 
-int wslx_image_lock(int fd, bool write, struct wslx_holder *ret)
-{
-	return wslx_image_lock_idle(fd, write, sleep_ms, NULL, ret);
-}
-
 /* Asked for again and again: a wait in the kernel would need a signal to end it. */
-int wslx_image_lock_idle(int fd, bool write, int (*idle)(void *opaque, int ms), void *opaque, struct wslx_holder *ret)
+int wslx_image_lock(int fd, bool write, const struct wslx_lock_wait *wait, struct wslx_holder *ret)
 {
-	int64_t now = wslx_now_ms(), end = now + LOCK_WAIT_MS, look = now;
+	static const struct wslx_lock_wait plain;
+	const struct wslx_lock_wait *w = wait ? wait : &plain;
+	int64_t now = wslx_now_ms(), end = now + (w->limit_ms ? w->limit_ms : LOCK_WAIT_MS), look = now;
 
 	for (;; now = wslx_now_ms()) {
 		struct flock fl = { .l_type = write ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET };
@@ -221,7 +218,7 @@ int wslx_image_lock_idle(int fd, bool write, int (*idle)(void *opaque, int ms), 
 				return -EAGAIN;
 			look = wslx_now_ms() + LOOK_MS;
 		}
-		r = idle(opaque, LOCK_TICK_MS);
+		r = w->idle ? w->idle(w->opaque, LOCK_TICK_MS) : sleep_ms(LOCK_TICK_MS);
 		if (r < 0)
 			return r;
 	}

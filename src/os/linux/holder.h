@@ -28,14 +28,19 @@ struct wslx_holder {
 	char run[PATH_MAX];             /* the machine's runtime folder; "" = not known */
 };
 
-/* Locks all of the file for writing or reading.  Waits, 3 s at most, for what
- * may be the remains of a machine, and for a machine that is ending.  -EAGAIN:
- * *ret has it. */
-WSLX_MUST_CHECK int wslx_image_lock(int fd, bool write, struct wslx_holder *ret);
-/* The same for those who have something else to do meanwhile: idle is called again and again, and may take as long as
- * ms.  An error of its ends the wait, and is returned. */
-WSLX_MUST_CHECK int wslx_image_lock_idle(int fd, bool write, int (*idle)(void *opaque, int ms), void *opaque,
-					 struct wslx_holder *ret);
+/* How a lock is waited for. */
+struct wslx_lock_wait {
+	int limit_ms; /* 0 = 3 s */
+	/* What is done meanwhile: called again and again, and may take as long as ms.  An error of its ends the wait,
+	 * and is returned.  NULL: sleeps. */
+	int (*idle)(void *opaque, int ms);
+	void *opaque;
+};
+
+/* Locks all of the file for writing or reading.  Waits for what may be the
+ * remains of a machine, and for a machine that is ending.  wait: NULL = all
+ * defaults.  -EAGAIN: *ret has it. */
+WSLX_MUST_CHECK int wslx_image_lock(int fd, bool write, const struct wslx_lock_wait *wait, struct wslx_holder *ret);
 
 /* " by ..., and how to go on": the rest of a line that ends in "in use".
  * runtime_dir: that of the machine which wants the file. */

@@ -26,7 +26,7 @@ void wslx_files_init(struct wslx_files *f)
 	f->runtime_dirfd = -1;
 	for (size_t i = 0; i < WSLX_MAX_DISKS; i++)
 		f->disks[i].fd = f->disks[i].base_fd = -1;
-	f->idle = NULL;
+	f->lock_wait = (struct wslx_lock_wait) { 0 };
 }
 
 char *wslx_runtime_path(const struct wslx_vm_config *c, const char *name)
@@ -81,8 +81,7 @@ static int lock_image(const struct wslx_files *f, int fd, const char *path, bool
 {
 	struct wslx_holder holder;
 	char who[900];
-	int r = f->idle ? wslx_image_lock_idle(fd, write, f->idle, f->idle_opaque, &holder)
-			: wslx_image_lock(fd, write, &holder);
+	int r = wslx_image_lock(fd, write, &f->lock_wait, &holder);
 
 	if (r == 0)
 		return 0;

@@ -12,6 +12,7 @@
 #define WSLX_VMM_SUPERVISOR_OPEN_H
 
 #include "base/err.h"
+#include "os/linux/holder.h"
 #include "proto/vmconfig.h"
 
 #define WSLX_CONFIG_MAX (1u << 20)
@@ -26,9 +27,7 @@ struct wslx_files {
 	int net_listen_fd; /* tcg with passt: listening, RUNTIME_DIR/net.sock */
 	int tap_fd;
 	int runtime_dirfd;
-	/* While the lock of a disk is waited for: see wslx_image_lock_idle().  NULL: sleeps. */
-	int (*idle)(void *opaque, int ms);
-	void *idle_opaque;
+	struct wslx_lock_wait lock_wait; /* for the disks' locks */
 };
 
 void wslx_files_init(struct wslx_files *f);

@@ -25,8 +25,10 @@
  * and all participants work: not more often than this. */
 #define JOIN_INTERVAL_MS 100
 #define MESSAGES_IN_A_ROW 64
-/* A broker that is too busy is tried again as often; after so many times it is said. */
+/* A broker that is too busy is tried again as often; after so many times it is said, and it is tried again more
+ * seldom, since it may never have room. */
 #define BUSY_TRIES 100
+#define BUSY_INTERVAL_MS 1000
 
 /* ---- sending ------------------------------------------------------------------- */
 
@@ -172,14 +174,14 @@ static bool is_busy(int err)
 
 /* A program that waits for it goes on waiting, and has not missed anything.  One of before may have let go of its
  * doorbell meanwhile, and its places waited for this answer. */
-static void join_later(struct grant *g)
+static void join_later(struct grant *g, int err)
 {
 	forget(g);
 	release_places(g);
 	wslx_vmportal_room(g->p);
 	if (++g->busy_tries == BUSY_TRIES)
-		wslx_vmportal_say(g, "its broker has no room for one more; it is tried again");
-	wslx_timer_arm(g->timer, JOIN_INTERVAL_MS);
+		wslx_vmportal_say(g, "its broker has no room for one more (%s); it is tried again", strerror(-err));
+	wslx_timer_arm(g->timer, g->busy_tries < BUSY_TRIES ? JOIN_INTERVAL_MS : BUSY_INTERVAL_MS);
 }
 
 void wslx_vmportal_join(struct grant *g)
@@ -200,7 +202,7 @@ void wslx_vmportal_join(struct grant *g)
 	g->bell_told = false;
 	r = connect_broker(g);
 	if (is_busy(r)) {
-		join_later(g);
+		join_later(g, r);
 		return;
 	}
 	if (r < 0) {
@@ -574,7 +576,7 @@ void wslx_vmportal_go_on(struct grant *g)
 	if (g->state == GRANT_CLEARING || g->state == GRANT_WAITING)
 		return;
 	if (r < 0 && g->state == GRANT_HELLO && is_busy(r)) {
-		join_later(g);
+		join_later(g, r);
 		return;
 	}
 	if (r < 0) {

@@ -711,8 +711,7 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 		r = wslx_conlog_new(s->loop, s->config->state_dir, on_panic, s, &s->console, err);
 	if (r == 0)
 		r = wslx_sup_portal_new(s, err);
-	s->files.idle = serve_while_opening;
-	s->files.idle_opaque = s;
+	s->files.lock_wait = (struct wslx_lock_wait) { s->args.lock_wait_ms, serve_while_opening, s };
 	if (r == 0)
 		r = wslx_files_open(&s->files, s->config, s->args.kvm_path, err);
 	if (r == 0)

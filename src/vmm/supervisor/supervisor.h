@@ -18,6 +18,7 @@ struct wslx_supervisor_args {
 	const char *self_path; /* the program with --child=; NULL = /proc/self/exe */
 	int stop_grace_ms; /* from the agent's SHUTDOWN to the end by force, beyond the caller's limit; 0 = default */
 	unsigned panic_wait_ms;  /* from a panic on the console to the reset that must follow; 0 = default */
+	int lock_wait_ms;        /* for the lock of a disk that another has; 0 = default */
 	unsigned pause_limit_ms; /* for a pause, and for a resume; 0 = default */
 	uint64_t start_ns;       /* CLOCK_MONOTONIC when the process started; 0 = now */
 };

@@ -97,6 +97,7 @@ void machine_start_json(struct machine *m, const char *json)
 			.stop_grace_ms = 200,
 			.panic_wait_ms = m->panic_wait_ms,
 			.pause_limit_ms = m->pause_limit_ms,
+			.lock_wait_ms = m->lock_wait_ms,
 		}));
 	}
 	close(config);

@@ -26,6 +26,7 @@ struct machine {
 	pid_t pid;
 	int ready_fd;
 	unsigned panic_wait_ms, pause_limit_ms;
+	int lock_wait_ms;
 	bool log;    /* into vmm.log, not to our own standard error */
 	char *lines; /* what was read from ready_fd */
 	size_t n;

@@ -328,6 +328,7 @@ static void test_disk_lock(void **state)
 	assert_true(wslx_now_ms() - start >= 2900);
 	assert_int_equal(wait_end(&m), 1);
 	/* Meanwhile it answers, and who waits for it hears why. */
+	m.lock_wait_ms = 10000;
 	free(m.lines);
 	m.n = 0;
 	wslx_close(&m.ready_fd);
@@ -346,6 +347,7 @@ static void test_disk_lock(void **state)
 	expect_failed(&m, m.disk, NULL);
 	assert_int_equal(wait_end(&m), 1);
 	/* Nor need it be waited for until it can be stopped. */
+	m.lock_wait_ms = 600000;
 	free(m.lines);
 	m.n = 0;
 	wslx_close(&m.ready_fd);
