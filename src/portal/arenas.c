@@ -66,12 +66,18 @@ static void set_segments(portal *p, const struct wslx_portal_view *v, uint16_t a
 		PORTAL_STORE_REL(&p->arena_of[s], arena);
 }
 
+/* arena_of[] may still name one here whose number has since come with another place: nothing here is that one's. */
+static bool lies_at(const struct wslx_portal_view *v, uint32_t segment)
+{
+	return segment >= v->first && segment - v->first < v->segments;
+}
+
 void wslx_portal_take_place(portal *p, unsigned index, const struct wslx_portal_view *v)
 {
 	for (uint32_t s = v->first; s < v->first + v->segments; s++) {
 		uint16_t old = p->arena_of[s];
 
-		if (old != NO_ARENA && old != index)
+		if (old != NO_ARENA && old != index && lies_at(&p->view[old], s))
 			p->view[old].readable = p->view[old].writable = false;
 	}
 	p->view[index] = *v;

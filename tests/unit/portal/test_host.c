@@ -276,13 +276,6 @@ static void place_of_a_dead_one_is_taken(void **state)
 	broker_end(&b);
 }
 
-/* A writer with something in its arena that a reader has mapped, revoked and gone before the reader looks. */
-struct gone_writer {
-	portal *p, *reader;
-	uint8_t *rw;
-	const uint8_t *ro;
-};
-
 static portal *attach_small(struct broker *b, const char *name)
 {
 	struct portal_attach a = { .size = sizeof(a), .path = b->path, .name = name, .segments = 1 };
@@ -291,6 +284,46 @@ static portal *attach_small(struct broker *b, const char *name)
 	assert_int_equal(portal_attach(&a, &p), 0);
 	return p;
 }
+
+/* A number comes again with another place; the one that lives there is not disturbed when the former place is used. */
+static void former_place_of_a_number_is_taken(void **state)
+{
+	struct portal_host_params hp = { .size = sizeof(hp), .name = "r", .segments = 300, .name_slots = 8 };
+	struct portal_object first, stays, last;
+	struct broker b;
+	const void *at;
+	portal *q;
+
+	broker_start(&b, &hp);
+	q = attach_small(&b, "reader");
+	assert_int_equal(portal_host_object(b.h, "first", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_open(q, "first", &first), 0);
+	assert_int_equal(portal_map(q, &first, &at, NULL), 0);
+	assert_int_equal(portal_host_unpublish(b.h, "first"), 0);
+	assert_int_equal(portal_poll(q, 0), 0);
+	/* The numbers once round, without the host's and the reader's; the places not yet. */
+	assert_int_equal(come_and_go(b.h, PORTAL_MAX_ARENAS - 3), 0);
+	assert_int_equal(portal_host_object(b.h, "stays", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_open(q, "stays", &stays), 0);
+	assert_int_equal(stays.handle.segment, first.handle.segment + PORTAL_MAX_ARENAS - 2);
+	assert_int_equal(portal_map(q, &stays, &at, NULL), 0);
+	assert_int_equal(portal_map(q, &first, &at, NULL), -ESTALE);
+	assert_int_equal(come_and_go(b.h, (int)(hp.segments - stays.handle.segment) - 1), 0);
+	assert_int_equal(portal_host_object(b.h, "last", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_open(q, "last", &last), 0);
+	assert_int_equal(last.handle.segment, first.handle.segment);
+	assert_int_equal(portal_map(q, &last, &at, NULL), 0);
+	assert_int_equal(portal_map(q, &stays, &at, NULL), 0);
+	portal_detach(q);
+	broker_end(&b);
+}
+
+/* A writer with something in its arena that a reader has mapped, revoked and gone before the reader looks. */
+struct gone_writer {
+	portal *p, *reader;
+	uint8_t *rw;
+	const uint8_t *ro;
+};
 
 static void writer_goes(struct broker *b, portal *reader, struct gone_writer *ret)
 {
@@ -864,6 +897,7 @@ int main(void)
 		cmocka_unit_test(revoke_stops_changes),
 		cmocka_unit_test(revoked_and_then_dead),
 		cmocka_unit_test(place_of_a_dead_one_is_taken),
+		cmocka_unit_test(former_place_of_a_number_is_taken),
 		cmocka_unit_test(number_of_a_revoked_one_is_taken),
 		cmocka_unit_test(place_of_a_revoked_one_is_taken),
 		cmocka_unit_test(grants_of_objects),
