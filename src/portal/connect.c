@@ -110,7 +110,7 @@ int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeo
 	struct portal_object o;
 	struct portal_name n;
 	uint32_t slot = 0;
-	int r = portal_wait_for(p, name, timeout_ns, &o);
+	int r = wslx_portal_wait_for_peer(p, name, timeout_ns, &o);
 
 	if (r < 0)
 		return r;

@@ -195,6 +195,9 @@ bool wslx_portal_gate_rest_locked(portal *p);
 /* objects.c */
 /* Looks a name up; patient with a host that is interrupted in the middle of a change.  ret_slot may be NULL. */
 WSLX_MUST_CHECK int wslx_portal_find(portal *p, const char *name, struct portal_name *ret, uint32_t *ret_slot);
+/* portal_wait_for() for one who means to talk to the owner: -EACCES once revoked. */
+WSLX_MUST_CHECK int wslx_portal_wait_for_peer(portal *p, const char *name, int64_t timeout_ns,
+					      struct portal_object *ret);
 WSLX_MUST_CHECK int wslx_portal_publish_kind(portal *p, uint32_t kind, const char *name, struct portal_handle h,
 					     uint64_t size, uint32_t tag);
 

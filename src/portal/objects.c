@@ -274,7 +274,15 @@ static void count_waiter(portal *p, int by)
 	pthread_mutex_unlock(&p->lock);
 }
 
-int portal_wait_for(portal *p, const char *name, int64_t timeout_ns, struct portal_object *ret)
+/* 0, or -EACCES: revoked. */
+static int still_takes_part(portal *p)
+{
+	int r = wslx_portal_refresh(p);
+
+	return r < 0 ? r : wslx_portal_is_revoked(p) ? -EACCES : 0;
+}
+
+static int wait_for(portal *p, const char *name, int64_t timeout_ns, bool to_take_part, struct portal_object *ret)
 {
 	int64_t deadline = wslx_portal_deadline(timeout_ns);
 	int r = portal_open(p, name, ret);
@@ -288,12 +296,25 @@ int portal_wait_for(portal *p, const char *name, int64_t timeout_ns, struct port
 		r = portal_open(p, name, ret);
 		if (r != -ENOENT && r != -EAGAIN)
 			break;
-		r = wslx_portal_await_event(p, ev, deadline);
+		r = to_take_part ? still_takes_part(p) : 0;
+		if (r == 0)
+			r = wslx_portal_await_event(p, ev, deadline);
 		if (r < 0)
 			break;
 	}
 	count_waiter(p, -1);
 	return r;
+}
+
+/* Whoever is revoked goes on reading: it waits like any other. */
+int portal_wait_for(portal *p, const char *name, int64_t timeout_ns, struct portal_object *ret)
+{
+	return wait_for(p, name, timeout_ns, false, ret);
+}
+
+int wslx_portal_wait_for_peer(portal *p, const char *name, int64_t timeout_ns, struct portal_object *ret)
+{
+	return wait_for(p, name, timeout_ns, true, ret);
 }
 
 int portal_next(portal *p, uint32_t *cursor, struct portal_object *ret)

@@ -16,6 +16,7 @@ struct waiter {
 	 * same answer. */
 	int (*run)(struct waiter *w);
 	bool offers; /* it waits when its offer is in its link table */
+	bool asks;   /* it waits when the host is to tell it of new names */
 	portal *p;
 	int ready[2];
 };
@@ -94,6 +95,27 @@ static int in_connect(struct waiter *w)
 	return both(r, portal_connect(w->p, "deaf", 0, SEC / 100, &c));
 }
 
+/* Nobody has that name. */
+static int in_connect_early(struct waiter *w)
+{
+	portal_chan *c;
+	int r;
+
+	say_ready(w);
+	r = portal_connect(w->p, "nobody", 0, PORTAL_FOREVER, &c);
+	return both(r, portal_connect(w->p, "nobody", 0, SEC / 100, &c));
+}
+
+static int in_rpc_connect(struct waiter *w)
+{
+	portal_rpc *c;
+	int r;
+
+	say_ready(w);
+	r = portal_rpc_connect(w->p, "nobody", PORTAL_FOREVER, &c);
+	return both(r, portal_rpc_connect(w->p, "nobody", SEC / 100, &c));
+}
+
 static int in_recv(struct waiter *w)
 {
 	portal_chan *c;
@@ -140,6 +162,8 @@ static void revoke_while(struct broker *b, struct waiter *w)
 	assert_int_equal(read(w->ready[0], &byte, 1), 1);
 	while (w->offers && !PORTAL_LOAD_ACQ(&w->p->ctl->links_seq))
 		sched_yield();
+	while (w->asks && !PORTAL_LOAD_SEQ(&w->p->ctl->name_waiters))
+		sched_yield();
 	/* The others need not take note for this. */
 	(void)!portal_host_revoke(b->h, info.self, 0);
 	clock_gettime(CLOCK_REALTIME, &limit);
@@ -160,6 +184,8 @@ static void whoever_waits_hears_of_it(void **state)
 		{ .what = "portal_fanin_wait", .run = in_fanin_wait },
 		{ .what = "portal_rpc_next", .run = in_rpc_next },
 		{ .what = "portal_connect", .run = in_connect, .offers = true },
+		{ .what = "portal_connect, no such name", .run = in_connect_early, .asks = true },
+		{ .what = "portal_rpc_connect", .run = in_rpc_connect, .asks = true },
 		{ .what = "portal_recv", .run = in_recv },
 	};
 	struct broker b;
