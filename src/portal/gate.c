@@ -83,14 +83,15 @@ void wslx_portal_gate_open(portal *p)
 	(void)wslx_portal_gate_rest(p);
 }
 
-/* Until the word is even again. */
+/* Until the word is even again, or there is nothing more to wait for, as this one is revoked: it does not write where
+ * others look. */
 static int park(portal *p, int64_t deadline)
 {
 	for (;;) {
 		uint32_t ev = wslx_portal_event(p);
 		int r;
 
-		if (!wslx_portal_gate_rest(p))
+		if (!wslx_portal_gate_rest(p) || wslx_portal_is_revoked(p))
 			return 0;
 		r = wslx_portal_await_event(p, ev, deadline);
 		if (r < 0)
@@ -140,7 +141,7 @@ int portal_poll(portal *p, int64_t timeout_ns)
 
 	if (r < 0)
 		return r;
-	if (wslx_portal_gate_rest(p))
+	if (wslx_portal_gate_rest(p) && !wslx_portal_is_revoked(p))
 		return park(p, deadline);
 	return timeout_ns ? wslx_portal_await_event(p, ev, deadline) : 0;
 }

@@ -17,7 +17,9 @@ struct waiter {
 	int (*run)(struct waiter *w);
 	bool offers; /* it waits when its offer is in its link table */
 	bool asks;   /* it waits when the host is to tell it of new names */
+	bool parks;  /* it waits when it has come to rest */
 	portal *p;
+	portal_host *host;
 	int ready[2];
 };
 
@@ -131,6 +133,45 @@ static int in_recv(struct waiter *w)
 	return r;
 }
 
+static void quiesce(struct waiter *w)
+{
+	struct portal_quiesce q;
+
+	/* Some come to rest, some do not. */
+	(void)!portal_host_quiesce(w->host, 0, &q);
+	say_ready(w);
+}
+
+/* The region is quiesced until it was revoked. */
+static int in_send(struct waiter *w)
+{
+	portal_chan *c;
+	int r;
+
+	assert_int_equal(portal_connect(w->p, "mute", 0, LONG, &c), 0);
+	quiesce(w);
+	r = portal_send(c, 1, "x", 1, PORTAL_FOREVER);
+	r = both(r, portal_send(c, 1, "x", 1, 0));
+	assert_int_equal(portal_host_resume(w->host), 0);
+	portal_chan_free(c);
+	return r;
+}
+
+static int in_alloc(struct waiter *w)
+{
+	struct portal_handle h;
+	int r;
+
+	quiesce(w);
+	r = portal_alloc(w->p, 64, &h, NULL);
+	r = both(r, portal_alloc(w->p, 64, &h, NULL));
+	/* It waits for news all the same. */
+	while (portal_poll(w->p, 1) != -ETIMEDOUT)
+		sched_yield();
+	assert_int_equal(portal_host_resume(w->host), 0);
+	return r;
+}
+
 static void *run(void *arg)
 {
 	struct waiter *w = arg;
@@ -138,12 +179,14 @@ static void *run(void *arg)
 	return (void *)(intptr_t)w->run(w);
 }
 
-static void *accept_one(void *arg)
-{
-	portal_chan *c = NULL;
+/* As many as connect to the mute one. */
+static portal_chan *accepted[2];
 
-	(void)!portal_accept(mute, LONG, &c);
-	return c;
+static void *accept_all(void *arg)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(accepted); i++)
+		(void)!portal_accept(mute, LONG, &accepted[i]);
+	return NULL;
 }
 
 static void revoke_while(struct broker *b, struct waiter *w)
@@ -155,6 +198,7 @@ static void revoke_while(struct broker *b, struct waiter *w)
 	void *r;
 
 	assert_int_equal(pipe(w->ready), 0);
+	w->host = b->h;
 	w->p = broker_attach(b, "waiter");
 	assert_non_null(w->p);
 	portal_get_info(w->p, &info);
@@ -163,6 +207,8 @@ static void revoke_while(struct broker *b, struct waiter *w)
 	while (w->offers && !PORTAL_LOAD_ACQ(&w->p->ctl->links_seq))
 		sched_yield();
 	while (w->asks && !PORTAL_LOAD_SEQ(&w->p->ctl->name_waiters))
+		sched_yield();
+	while (w->parks && !(PORTAL_LOAD_ACQ(&w->p->ctl->quiesce_ack) & 1))
 		sched_yield();
 	/* The others need not take note for this. */
 	(void)!portal_host_revoke(b->h, info.self, 0);
@@ -187,22 +233,24 @@ static void whoever_waits_hears_of_it(void **state)
 		{ .what = "portal_connect, no such name", .run = in_connect_early, .asks = true },
 		{ .what = "portal_rpc_connect", .run = in_rpc_connect, .asks = true },
 		{ .what = "portal_recv", .run = in_recv },
+		{ .what = "portal_send", .run = in_send, .parks = true },
+		{ .what = "portal_alloc", .run = in_alloc, .parks = true },
 	};
 	struct broker b;
 	pthread_t t;
 	portal *p;
-	void *c;
 
 	broker_start(&b, NULL);
 	p = broker_attach(&b, "other");
 	assert_non_null(p);
 	assert_int_equal(portal_listen(p, "deaf", NULL, &deaf), 0);
 	assert_int_equal(portal_listen(p, "mute", NULL, &mute), 0);
-	assert_int_equal(pthread_create(&t, NULL, accept_one, NULL), 0);
+	assert_int_equal(pthread_create(&t, NULL, accept_all, NULL), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(waiters); i++)
 		revoke_while(&b, &waiters[i]);
-	pthread_join(t, &c);
-	portal_chan_free(c);
+	pthread_join(t, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(accepted); i++)
+		portal_chan_free(accepted[i]);
 	portal_listener_free(deaf);
 	portal_listener_free(mute);
 	portal_detach(p);
