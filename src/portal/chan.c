@@ -97,6 +97,9 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		}
 		if (alive < 0)
 			return alive;
+		/* Who does not wait, or not any more, is told as well, if it is known. */
+		if (wslx_portal_is_revoked(p))
+			return -EACCES;
 		left = wslx_portal_left(deadline);
 		if (left == 0 && !deadline)
 			return -EAGAIN;
