@@ -76,7 +76,7 @@ static bool take_run(const char *path, const char *machine, char *ret, size_t si
  * none of them. */
 static bool has_lock(const char *pid, const char *fd, bool write)
 {
-	char file[64], text[4096], *line;
+	char file[32], text[4096], *line;
 
 	snprintf(file, sizeof(file), "fdinfo/%.15s", fd);
 	read_proc(pid, file, text, sizeof(text));
