@@ -131,6 +131,7 @@ static void late_boot(struct machine *m)
 	r = distro_init_all(m);
 	if (r < 0)
 		log_warn("cgroups: %s", strerror(-r));
+	cpus_bring_up();
 }
 
 /* err: why the last attempt failed, a positive errno. */

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -16,6 +17,14 @@ def test_kernels_and_processors(wslx, kernel, cpus):
     n, release = out.split()
     assert int(n) == cpus
     assert ("cloud" in release) == (kernel == "cloud")
+
+
+@pytest.mark.engine("tcg")
+def test_clock_has_the_rate_of_the_host(wslx):
+    """An emulated CPU's counter is the host's.  The kernel is told its rate: on a busy host it would measure another."""
+    out = wslx.ok("run", "debian", "--cpus", "2", "--", "cat /proc/cmdline; dmesg | grep 'tsc: Detected'", timeout=600)
+    told = int(re.search(r"tsc_early_khz=(\d+)", out)[1])
+    assert float(re.search(r"tsc: Detected (\S+) MHz", out)[1]) * 1000 == told
 
 
 def test_engine_is_the_one_asked_for(wslx):

@@ -47,8 +47,16 @@
  *   idle=nomwait     a vCPU in MWAIT is not woken by another vCPU's write under
  *                    TCG: a vsock round trip took 3.4 ms instead of 0.16
  *   no_timer_check   on a busy host the kernel's check of its timer interrupt
- *                    fails, and it panics */
-static const char tcg_cmdline[] = "mitigations=off idle=nomwait no_timer_check";
+ *                    fails, and it panics
+ *   maxcpus=1 wslx.late_cpus noreplace-smp
+ *                    QEMU before 8.1 may keep the translation of an instruction
+ *                    that another vCPU changed while it was being translated.
+ *                    Linux changes its code all through its boot; a vCPU then
+ *                    met a breakpoint for ever that was no longer there, in one
+ *                    of some hundred boots on a busy host.  So it boots on one
+ *                    vCPU, and the agent brings up the others; code for one CPU
+ *                    is not put in, which would have to be taken out again */
+static const char tcg_cmdline[] = "mitigations=off idle=nomwait no_timer_check maxcpus=1 wslx.late_cpus noreplace-smp";
 
 struct wslx_qemu {
 	struct wslx_qemu_params p;
@@ -178,15 +186,28 @@ static void add_machine(struct args *a, const struct wslx_vm_config *c)
 	add(a, "memory-backend-memfd,id=mem,size=%llu,share=on", (unsigned long long)c->memory);
 }
 
-static int add_kernel(struct args *a, const struct wslx_vm_config *c, int kernel_fd, int initramfs_fd,
+/* tsc_early_khz: the emulated counter has the host's rate.  The kernel would take it from a timer's interrupts, and on
+ * a busy host get it wrong by so much that the guest's clock ran several times too fast. */
+static int build_cmdline(const struct wslx_qemu_params *p, char **ret, struct wslx_err *err)
+{
+	unsigned khz = wslx_tsc_khz(&p->tsc_mark);
+	cleanup_free char *extra = NULL;
+	char rate[40] = "";
+
+	if (khz)
+		snprintf(rate, sizeof(rate), " tsc_early_khz=%u", khz);
+	if (asprintf(&extra, "%s%s %s", tcg_cmdline, rate, p->config->cmdline_extra ? p->config->cmdline_extra : "") <
+	    0)
+		return wslx_err_sys(err, ENOMEM, "command line");
+	return wslx_cmdline_build(extra, ret, err);
+}
+
+static int add_kernel(struct args *a, const struct wslx_qemu_params *p, int kernel_fd, int initramfs_fd,
 		      struct wslx_err *err)
 {
-	cleanup_free char *extra = NULL, *cmdline = NULL;
-	int r;
+	cleanup_free char *cmdline = NULL;
+	int r = build_cmdline(p, &cmdline, err);
 
-	if (asprintf(&extra, "%s %s", tcg_cmdline, c->cmdline_extra ? c->cmdline_extra : "") < 0)
-		return wslx_err_sys(err, ENOMEM, "command line");
-	r = wslx_cmdline_build(extra, &cmdline, err);
 	if (r < 0)
 		return r;
 	add(a, "-kernel");
@@ -455,7 +476,7 @@ static int start(struct wslx_qemu *q, const char *path, struct wslx_err *err)
 	add_window(&a, &q->p);
 	add_disks(&a, &q->p);
 	add_net(&a, &q->p);
-	r = add_kernel(&a, q->p.config, kernel, initramfs, err);
+	r = add_kernel(&a, &q->p, kernel, initramfs, err);
 	if (r == 0)
 		r = preload(&a, &q->p, &library, err);
 	return r < 0 ? r : start_process(q, &a, path, err_w, err);

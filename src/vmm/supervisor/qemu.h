@@ -12,6 +12,7 @@
 #include "base/loop.h"
 #include "proto/vmconfig.h"
 #include "vmm/supervisor/open.h"
+#include "vmm/supervisor/tsc.h"
 
 enum wslx_qemu_end {
 	WSLX_QEMU_POWEROFF,
@@ -31,6 +32,7 @@ struct wslx_qemu_params {
 	int vsock_vhost_fd;
 	const int *disk_vhost_fds;     /* one a disk, borrowed */
 	int window_fd, window_link_fd; /* Portal's window and the socket of the library for it; -1 = none; borrowed */
+	struct wslx_tsc_mark tsc_mark; /* of some time ago, to take the counter's rate from */
 	/* The process is gone and reaped.  The object may be freed from here. */
 	void (*ended)(void *opaque, enum wslx_qemu_end end, const char *text);
 	void *opaque;

@@ -385,6 +385,7 @@ static int start_child(struct wslx_run *r, const struct ends *e, struct wslx_err
 
 static int start_processes(struct wslx_run *r, const struct ends *e, struct wslx_err *err)
 {
+	const struct wslx_tsc_mark mark = wslx_tsc_now();
 	int x = start_child(r, e, err);
 
 	if (x < 0 || r->p.config->engine != WSLX_ENGINE_TCG)
@@ -399,6 +400,7 @@ static int start_processes(struct wslx_run *r, const struct ends *e, struct wslx
 			.disk_vhost_fds = e->qemu_disks,
 			.window_fd = r->p.window_fd,
 			.window_link_fd = e->qemu_window,
+			.tsc_mark = mark,
 			.ended = on_qemu_ended,
 			.opaque = r,
 		},
