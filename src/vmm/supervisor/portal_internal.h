@@ -54,7 +54,8 @@ bool wslx_vmportal_place_fits(const struct portal_places *p, uint32_t segments);
 void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments);
 /* The same, and what is mapped there stays until somebody takes the place. */
 void wslx_vmportal_place_abandon(struct portal_places *p, unsigned grant, uint32_t first, uint32_t segments);
-/* A run that was abandoned and is to be unmapped after all; 0: there is none. */
+/* A run that was abandoned and is to be unmapped after all, not to be taken by others before release; 0: there is
+ * none. */
 uint32_t wslx_vmportal_place_stale(struct portal_places *p, unsigned grant, uint32_t *ret_segments);
 void wslx_vmportal_place_release(struct portal_places *p, unsigned grant);
 

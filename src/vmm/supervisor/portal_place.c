@@ -80,8 +80,11 @@ uint32_t wslx_vmportal_place_stale(struct portal_places *p, unsigned grant, uint
 
 	while (first < p->n && p->stale[first] != 1 + grant)
 		first++;
-	while (first + n < p->n && p->stale[first + n] == 1 + grant)
-		p->stale[first + n++] = 0;
+	for (; first + n < p->n && p->stale[first + n] == 1 + grant; n++) {
+		p->stale[first + n] = 0;
+		/* Released or not: what is put there next must not come before the end of this. */
+		p->owner[first + n] = (uint8_t)(LEFT | (1 + grant));
+	}
 	*ret_segments = n;
 	return n ? first : 0;
 }

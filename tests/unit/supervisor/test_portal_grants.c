@@ -203,6 +203,58 @@ static void test_taken_away_and_then_dead(void **state)
 	teardown(&m);
 }
 
+/* The first mapping that is on its way. */
+static void answer_one(struct machine *m, int err)
+{
+	struct job j = m->jobs[0];
+
+	assert_true(m->n_jobs > 0);
+	memmove(m->jobs, m->jobs + 1, --m->n_jobs * sizeof(j));
+	j.done(j.opaque, err);
+}
+
+static bool last_words_are_free(struct machine *m)
+{
+	return up_to_date(m) && m->portal->places.owner[m->portal->places.next - 1] == 0;
+}
+
+static bool second_is_granted(struct machine *m)
+{
+	return (entry_n(m, 1)->life & 0xff) == PORTAL_WINDOW_GRANTED;
+}
+
+/* A dead arena's place is free for others, and what was there goes with them; but not while it is being taken away,
+ * which may have to be asked for again: then it would be the other's that goes. */
+static void test_nobody_gets_a_place_that_is_being_cleared(void **state)
+{
+	const struct portal_window_arena *second;
+	struct wslx_portal_grant other;
+	struct machine m;
+	uint32_t place;
+
+	setup(&m);
+	until(&m, up_to_date);
+	place = (uint32_t)((uint64_t)(map_object(&m, "dies", 'd') - data(&m)) / WSLX_WINDOW_SEGMENT);
+	assert_int_equal(portal_host_unpublish(m.h, "dies"), 0);
+	until(&m, last_words_are_free);
+	m.hold = true;
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	while (m.portal->grants[0].map.first != place)
+		answer_one(&m, 0);
+	answer_one(&m, -ETOOMANYREFS);
+	m.hold = false;
+	m.portal->places.next = place;
+	other = m.config.grants[0];
+	strcpy(other.region, "other");
+	assert_int_equal(wslx_vmportal_add(m.portal, &other), 0);
+	until(&m, second_is_granted);
+	until(&m, gone);
+	second = (const void *)(data(&m) + PORTAL_WINDOW_ARENAS_OFF(1));
+	assert_memory_equal(data(&m) + second[0].window_segment * WSLX_WINDOW_SEGMENT, "WSLXPRTL", 8);
+	assert_int_equal(m.portal->places.owner[place], 0);
+	teardown(&m);
+}
+
 /* A program of the host's, from a thread of its own: this one serves the broker. */
 static bool has_attached;
 
@@ -583,6 +635,7 @@ int main(void)
 		cmocka_unit_test(test_remove_while_it_is_cleared),
 		cmocka_unit_test(test_withdrawn_before_it_is_told),
 		cmocka_unit_test(test_taken_away_and_then_dead),
+		cmocka_unit_test(test_nobody_gets_a_place_that_is_being_cleared),
 		cmocka_unit_test(test_revoked_and_then_dead),
 		cmocka_unit_test(test_no_memory_below_arenas),
 		cmocka_unit_test(test_few_warnings),

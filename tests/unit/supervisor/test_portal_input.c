@@ -56,7 +56,11 @@ static void test_places(void **state)
 	assert_int_equal(wslx_vmportal_place_stale(&p, 1, &a), 0);
 	assert_int_equal(wslx_vmportal_place_stale(&p, 2, &a), 2);
 	assert_int_equal(a, 3);
-	assert_int_equal(wslx_vmportal_place_stale(&p, 2, &a), 0);
+	assert_int_equal(wslx_vmportal_place_stale(&p, 2, &b), 0);
+	/* And nobody gets it while it is being unmapped: that may take longer than what would be put there. */
+	assert_int_equal(wslx_vmportal_place_take(&p, 3, 3), 0);
+	wslx_vmportal_place_release(&p, 2);
+	assert_int_equal(wslx_vmportal_place_take(&p, 3, 3), 2);
 	wslx_vmportal_places_close(&p);
 }
 
