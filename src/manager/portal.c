@@ -413,7 +413,7 @@ static int store(struct wslx_manager *m, const char *distro, const struct wslx_g
 		return r;
 	}
 	if (g)
-		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, g, err);
+		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, d->name, g, err);
 	else if (wslx_grants_remove(s->grants, &s->n_grants, region) < 0)
 		r = wslx_err_set(err, ENOENT, "'%s' has no grant for the region '%s'", d->name, region);
 	return r < 0 ? r : wslx_distro_save(m, d, err);
@@ -677,23 +677,14 @@ static int give_machine(struct wslx_manager *m, const char *distro, const struct
 	return wslx_err_set(err, -r, "the grant is changed, but '%s' was not told; try again: %s", distro, why.msg);
 }
 
-int wslx_region_check_size(struct wslx_manager *m, const struct wslx_grant *g, struct wslx_err *err)
+/* Seen before it is stored, because asking brokers takes its time: not under the registry lock.  d: as it is now, and g
+ * is put in. */
+static int check_room(struct wslx_manager *m, struct wslx_distro *d, const struct wslx_grant *g, struct wslx_err *err)
 {
-	cleanup_json json_t *info = NULL;
-	char size[WSLX_SIZE_TEXT], own[WSLX_SIZE_TEXT], most[WSLX_SIZE_TEXT];
-	uint64_t segments, tables;
+	struct wslx_settings *s = &d->settings;
+	int r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, d->name, g, err);
 
-	if (wslx_region_call(m, g->region, "Info", NULL, ASK_MS, &info, NULL) < 0)
-		return 0;
-	segments = (uint64_t)json_integer_value(json_object_get(info, "segments"));
-	tables = (uint64_t)json_integer_value(json_object_get(info, "own_segments"));
-	if (tables >= segments || g->segments <= segments - tables)
-		return 0;
-	wslx_size_format(segments * WSLX_SEGMENT_SIZE, size);
-	wslx_size_format(tables * WSLX_SEGMENT_SIZE, own);
-	wslx_size_format((segments - tables) * WSLX_SEGMENT_SIZE, most);
-	return wslx_err_set(err, ENOSPC, "the region '%s' has %s, and %s of that are the host's own: grant at most %s",
-			    g->region, size, own, most);
+	return r < 0 ? r : wslx_region_check_room(m, d->name, s, g->region, err);
 }
 
 int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
@@ -709,7 +700,9 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 	if (r == 0)
 		lock = lock_grants(m, distro, d, err);
 	if (r == 0)
-		r = lock < 0 ? lock : store(m, distro, g, g->region, d, err);
+		r = lock < 0 ? lock : check_room(m, d, g, err);
+	if (r == 0)
+		r = store(m, distro, g, g->region, d, err);
 	if (r == 0)
 		r = give_machine(m, d->name, g, ret_later, err);
 	free(d);
