@@ -588,11 +588,31 @@ static int take_from(struct wslx_manager *m, const char *distro, const char *reg
 	return told;
 }
 
+/* One that ends closes its control socket first and lets go of its lock last: in between it can neither be told nor is
+ * it gone.  pid: its supervisor, 0: not known.  False: it is there, or does not get on with its end. */
+static bool ends(struct wslx_manager *m, const char *distro, pid_t pid)
+{
+	int64_t deadline = wslx_now_ms() + END_MS;
+
+	for (;;) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
+		struct wslx_machine_info info;
+
+		wslx_machine_query(m, distro, &info);
+		/* The next one has heard of it by its settings. */
+		if (info.state == WSLX_MACHINE_STOPPED || (pid && info.pid && info.pid != pid))
+			return true;
+		if (info.silent || (info.pid && info.state != WSLX_MACHINE_STOPPING) || wslx_now_ms() >= deadline)
+			return false;
+		nanosleep(&ts, NULL);
+	}
+}
+
 /* 0: nothing that a machine of the distro's had of the region is left to it, and it does not get it back. */
 static int take_away(struct wslx_manager *m, const char *distro, const char *region, struct wslx_revocation *ret,
 		     struct wslx_err *err)
 {
-	pid_t pid, now;
+	pid_t pid;
 	int r;
 
 	*ret = (struct wslx_revocation) { 0 };
@@ -603,7 +623,7 @@ static int take_away(struct wslx_manager *m, const char *distro, const char *reg
 		return wslx_err_sys(err, -r, "cannot write to %s/%s", m->paths.run, distro);
 	r = take_from(m, distro, region, pid, ret, err);
 	/* Its end takes everything away, too. */
-	return r < 0 && !is_there(m, distro, &now) ? 0 : r;
+	return r < 0 && ends(m, distro, pid) ? 0 : r;
 }
 
 /* Who stores a grant, or takes one back, holds this until the machine has been told and has done it: otherwise what was
@@ -672,7 +692,7 @@ static int give_machine(struct wslx_manager *m, const char *distro, const struct
 	*ret_later = r < 0;
 	if (r < 0)
 		log_debug("%s: %s", distro, why.msg);
-	if (r == 0 || !g->readonly || r == -EOPNOTSUPP || silent || !is_there(m, distro, &pid))
+	if (r == 0 || !g->readonly || r == -EOPNOTSUPP || silent || ends(m, distro, pid))
 		return 0;
 	return wslx_err_set(err, -r, "the grant is changed, but '%s' was not told; try again: %s", distro, why.msg);
 }
