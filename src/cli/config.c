@@ -16,6 +16,7 @@
 
 #define USER_KEY "user="
 #define PORTAL_KEY "portal="
+#define WINDOW_KEY "portal-window="
 
 /* ---- Showing ---- */
 
@@ -251,10 +252,34 @@ static int check_size(struct cli *c, const char *word, struct wslx_err *err)
 	return r < 0 ? r : wslx_region_check_size(c->m, &g, err);
 }
 
+/* Of those that change the room for regions: whose grant came last.  *ret NULL: the window's size has. */
+static bool changes_room(const char *const *words, int n, char region[WSLX_GRANT_NAME_SIZE], const char **ret)
+{
+	struct wslx_grant g;
+	bool changes = false;
+
+	*ret = NULL;
+	for (int i = 0; i < n; i++) {
+		if (!strncmp(words[i], WINDOW_KEY, strlen(WINDOW_KEY))) {
+			*ret = NULL;
+			return true;
+		}
+		if (strncmp(words[i], PORTAL_KEY, strlen(PORTAL_KEY)) != 0 ||
+		    wslx_grant_parse(words[i] + strlen(PORTAL_KEY), &g, NULL) < 0)
+			continue;
+		memcpy(region, g.region, sizeof(g.region));
+		*ret = region;
+		changes = true;
+	}
+	return changes;
+}
+
 static int change(struct cli *c, const char *name, const char *const *words, int n, struct wslx_distro *d,
 		  struct wslx_err *err)
 {
 	cleanup_close int lock = -1, machine = -1;
+	char region[WSLX_GRANT_NAME_SIZE];
+	const char *last;
 	int r = apply_all(c, name, words, n, d, &machine, err);
 
 	/* That takes its time: not under the locks. */
@@ -265,6 +290,8 @@ static int change(struct cli *c, const char *name, const char *const *words, int
 		else if (!strncmp(words[i], PORTAL_KEY, strlen(PORTAL_KEY)) && words[i][strlen(PORTAL_KEY)])
 			r = check_size(c, words[i] + strlen(PORTAL_KEY), err);
 	}
+	if (r == 0 && changes_room(words, n, region, &last))
+		r = wslx_region_check_room(c->m, d->name, &d->settings, last, err);
 	if (r == 0)
 		r = lock = wslx_registry_lock(c->m, err);
 	if (r >= 0)

@@ -79,6 +79,18 @@ static json_t *grants_of(struct cli *c, const char *region)
 
 /* ---- create, list ------------------------------------------------------------------ */
 
+/* With the new region's tables there may be no room any more for all that its machine was granted. */
+static void warn_of_room(struct cli *c, const char *distro, const char *region)
+{
+	struct wslx_distro *d = malloc(sizeof(*d));
+	struct wslx_err why = { 0 };
+
+	if (d && wslx_distro_find(c->m, distro, d, NULL) == 0 &&
+	    wslx_region_check_room(c->m, d->name, &d->settings, region, &why) < 0)
+		cli_warn("%s cannot take part as it was granted: %s", distro, why.msg);
+	free(d);
+}
+
 /* Grants of an earlier region of that name may be for more than this one has. */
 static void warn_of_sizes(struct cli *c, const char *region)
 {
@@ -93,6 +105,8 @@ static void warn_of_sizes(struct cli *c, const char *region)
 		strcpy(g.region, region);
 		if (wslx_region_check_size(c->m, &g, &why) < 0)
 			cli_warn("%s cannot take part as it was granted: %s", text_of(o, "distro"), why.msg);
+		else
+			warn_of_room(c, text_of(o, "distro"), region);
 	}
 }
 

@@ -8,8 +8,10 @@
 #include "base/cleanup.h"
 #include "manager/settings.h"
 
-/* The window's own page, and what the host's tables of a region take at least. */
-#define OVERHEAD_SEGMENTS 1u
+/* Of a window: what describes it, and its tables (vmm/window.h). */
+#define WINDOW_OVERHEAD 2u
+/* What the host's tables of a region take at least. */
+#define TABLES_MIN 1u
 
 int wslx_region_check_name(const char *name, struct wslx_err *err)
 {
@@ -92,14 +94,31 @@ bool wslx_grant_rounded(const struct wslx_grant *g, char buf[WSLX_GRANT_TEXT])
 	return true;
 }
 
+static uint64_t size_of(uint64_t window)
+{
+	return window ? window : WSLX_WINDOW_SIZE_DEFAULT;
+}
+
+/* Bytes of a window; a reader has a segment too, to speak to the host through. */
+static uint64_t share(const struct wslx_grant *g)
+{
+	uint64_t own = g->readonly ? 1 : g->segments;
+
+	return (own + WSLX_MAX(g->tables, TABLES_MIN)) * WSLX_SEGMENT_SIZE;
+}
+
+static uint64_t taken(const struct wslx_grant *g, size_t n)
+{
+	uint64_t bytes = WINDOW_OVERHEAD * WSLX_SEGMENT_SIZE;
+
+	for (size_t i = 0; i < n; i++)
+		bytes += share(&g[i]);
+	return bytes;
+}
+
 bool wslx_grants_fit(const struct wslx_grant *g, size_t n, uint64_t window)
 {
-	uint64_t room = (window ? window : WSLX_WINDOW_SIZE_DEFAULT) / WSLX_SEGMENT_SIZE, used = 2;
-
-	/* A reader has a segment too, to speak to the host through. */
-	for (size_t i = 0; i < n; i++)
-		used += (g[i].readonly ? 1 : g[i].segments) + OVERHEAD_SEGMENTS;
-	return used <= room;
+	return taken(g, n) <= size_of(window);
 }
 
 const struct wslx_grant *wslx_grants_find(const struct wslx_grant *list, size_t n, const char *region)
@@ -129,13 +148,37 @@ static void size_for(const struct wslx_grant *g, size_t n, char ret[WSLX_SIZE_TE
 	wslx_size_format(window, ret);
 }
 
-int wslx_grants_add(struct wslx_grant list[WSLX_MAX_GRANTS], size_t *n, uint64_t window, const struct wslx_grant *g,
-		    struct wslx_err *err)
+int wslx_grants_check_room(const struct wslx_grant *g, size_t n, uint64_t window, const char *distro,
+			   const char *region, struct wslx_err *err)
+{
+	const struct wslx_grant *last = region ? wslx_grants_find(g, n, region) : NULL;
+	char has[WSLX_SIZE_TEXT], used[WSLX_SIZE_TEXT], more[WSLX_SIZE_TEXT], enough[WSLX_SIZE_TEXT];
+
+	if (wslx_grants_fit(g, n, window))
+		return 0;
+	wslx_size_format(size_of(window), has);
+	wslx_size_format(taken(g, n) - (last ? share(last) : 0), used);
+	wslx_size_format(last ? share(last) : 0, more);
+	size_for(g, n, enough);
+	distro = distro ? distro : "NAME";
+	if (!last)
+		return wslx_err_set(err, EINVAL,
+				    "a window of %s is too small for what is granted, which takes %s of it: take a "
+				    "grant back, or `wslx config %s portal-window=%s`",
+				    has, used, distro, enough);
+	return wslx_err_set(err, ENOSPC,
+			    "the machine's window has %s, and %s of that are taken: there is no room for the %s that "
+			    "the region '%s' takes, with the host's tables; enlarge it: wslx config %s "
+			    "portal-window=%s",
+			    has, used, more, last->region, distro, enough);
+}
+
+int wslx_grants_add(struct wslx_grant list[WSLX_MAX_GRANTS], size_t *n, uint64_t window, const char *distro,
+		    const struct wslx_grant *g, struct wslx_err *err)
 {
 	const struct wslx_grant *old = wslx_grants_find(list, *n, g->region);
 	size_t at = old ? (size_t)(old - list) : *n, more = old ? *n : *n + 1;
 	struct wslx_grant before = { 0 };
-	char size[WSLX_SIZE_TEXT];
 	int r = check_as(list, *n, g, err);
 
 	if (r < 0)
@@ -144,14 +187,12 @@ int wslx_grants_add(struct wslx_grant list[WSLX_MAX_GRANTS], size_t *n, uint64_t
 		return wslx_err_set(err, E2BIG, "more than %d regions", WSLX_MAX_GRANTS);
 	before = list[at];
 	list[at] = *g;
-	if (!wslx_grants_fit(list, more, window)) {
-		size_for(list, more, size);
+	r = wslx_grants_check_room(list, more, window, distro, g->region, err);
+	if (r < 0)
 		list[at] = before;
-		return wslx_err_set(err, ENOSPC,
-				    "the machine's window has no room for that: enlarge it, portal-window=%s", size);
-	}
-	*n = more;
-	return 0;
+	else
+		*n = more;
+	return r;
 }
 
 int wslx_grants_remove(struct wslx_grant *list, size_t *n, const char *region)

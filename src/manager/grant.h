@@ -23,7 +23,8 @@ struct wslx_grant {
 	char as[WSLX_GRANT_NAME_SIZE];
 	uint32_t segments; /* of its own, to write to; 0 with readonly */
 	bool readonly;
-	uint64_t asked; /* bytes: what was written, before it was rounded up to segments; 0: nothing was */
+	uint64_t asked;  /* bytes: what was written, before it was rounded up to segments; 0: nothing was */
+	uint32_t tables; /* of the region's: segments that the host's take, in the window too; 0: not known. Not kept */
 };
 
 #define WSLX_GRANT_TEXT 128
@@ -40,9 +41,13 @@ WSLX_MUST_CHECK int wslx_grant_make(const char *region, const char *size, bool r
 
 /* Do they have room in a window of that size (0 = the default)? */
 bool wslx_grants_fit(const struct wslx_grant *g, size_t n, uint64_t window);
+/* The same, and says what is taken and what to do.  region: the grant that came last, -ENOSPC; NULL: it is the window
+ * that was changed, -EINVAL.  distro: whose they are; NULL: not known. */
+WSLX_MUST_CHECK int wslx_grants_check_room(const struct wslx_grant *g, size_t n, uint64_t window, const char *distro,
+					   const char *region, struct wslx_err *err);
 /* Adds it, or takes the place of the one for the same region. */
 WSLX_MUST_CHECK int wslx_grants_add(struct wslx_grant list[WSLX_MAX_GRANTS], size_t *n, uint64_t window,
-				    const struct wslx_grant *g, struct wslx_err *err);
+				    const char *distro, const struct wslx_grant *g, struct wslx_err *err);
 /* -ENOENT. */
 WSLX_MUST_CHECK int wslx_grants_remove(struct wslx_grant *list, size_t *n, const char *region);
 /* NULL: none. */

@@ -413,7 +413,7 @@ static int store(struct wslx_manager *m, const char *distro, const struct wslx_g
 		return r;
 	}
 	if (g)
-		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, g, err);
+		r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, d->name, g, err);
 	else if (wslx_grants_remove(s->grants, &s->n_grants, region) < 0)
 		r = wslx_err_set(err, ENOENT, "'%s' has no grant for the region '%s'", d->name, region);
 	return r < 0 ? r : wslx_distro_save(m, d, err);
@@ -588,11 +588,31 @@ static int take_from(struct wslx_manager *m, const char *distro, const char *reg
 	return told;
 }
 
+/* One that ends closes its control socket first and lets go of its lock last: in between it can neither be told nor is
+ * it gone.  pid: its supervisor, 0: not known.  False: it is there, or does not get on with its end. */
+static bool ends(struct wslx_manager *m, const char *distro, pid_t pid)
+{
+	int64_t deadline = wslx_now_ms() + END_MS;
+
+	for (;;) {
+		struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
+		struct wslx_machine_info info;
+
+		wslx_machine_query(m, distro, &info);
+		/* The next one has heard of it by its settings. */
+		if (info.state == WSLX_MACHINE_STOPPED || (pid && info.pid && info.pid != pid))
+			return true;
+		if (info.silent || (info.pid && info.state != WSLX_MACHINE_STOPPING) || wslx_now_ms() >= deadline)
+			return false;
+		nanosleep(&ts, NULL);
+	}
+}
+
 /* 0: nothing that a machine of the distro's had of the region is left to it, and it does not get it back. */
 static int take_away(struct wslx_manager *m, const char *distro, const char *region, struct wslx_revocation *ret,
 		     struct wslx_err *err)
 {
-	pid_t pid, now;
+	pid_t pid;
 	int r;
 
 	*ret = (struct wslx_revocation) { 0 };
@@ -603,7 +623,7 @@ static int take_away(struct wslx_manager *m, const char *distro, const char *reg
 		return wslx_err_sys(err, -r, "cannot write to %s/%s", m->paths.run, distro);
 	r = take_from(m, distro, region, pid, ret, err);
 	/* Its end takes everything away, too. */
-	return r < 0 && !is_there(m, distro, &now) ? 0 : r;
+	return r < 0 && ends(m, distro, pid) ? 0 : r;
 }
 
 /* Who stores a grant, or takes one back, holds this until the machine has been told and has done it: otherwise what was
@@ -672,28 +692,19 @@ static int give_machine(struct wslx_manager *m, const char *distro, const struct
 	*ret_later = r < 0;
 	if (r < 0)
 		log_debug("%s: %s", distro, why.msg);
-	if (r == 0 || !g->readonly || r == -EOPNOTSUPP || silent || !is_there(m, distro, &pid))
+	if (r == 0 || !g->readonly || r == -EOPNOTSUPP || silent || ends(m, distro, pid))
 		return 0;
 	return wslx_err_set(err, -r, "the grant is changed, but '%s' was not told; try again: %s", distro, why.msg);
 }
 
-int wslx_region_check_size(struct wslx_manager *m, const struct wslx_grant *g, struct wslx_err *err)
+/* Seen before it is stored, because asking brokers takes its time: not under the registry lock.  d: as it is now, and g
+ * is put in. */
+static int check_room(struct wslx_manager *m, struct wslx_distro *d, const struct wslx_grant *g, struct wslx_err *err)
 {
-	cleanup_json json_t *info = NULL;
-	char size[WSLX_SIZE_TEXT], own[WSLX_SIZE_TEXT], most[WSLX_SIZE_TEXT];
-	uint64_t segments, tables;
+	struct wslx_settings *s = &d->settings;
+	int r = wslx_grants_add(s->grants, &s->n_grants, s->portal_window, d->name, g, err);
 
-	if (wslx_region_call(m, g->region, "Info", NULL, ASK_MS, &info, NULL) < 0)
-		return 0;
-	segments = (uint64_t)json_integer_value(json_object_get(info, "segments"));
-	tables = (uint64_t)json_integer_value(json_object_get(info, "own_segments"));
-	if (tables >= segments || g->segments <= segments - tables)
-		return 0;
-	wslx_size_format(segments * WSLX_SEGMENT_SIZE, size);
-	wslx_size_format(tables * WSLX_SEGMENT_SIZE, own);
-	wslx_size_format((segments - tables) * WSLX_SEGMENT_SIZE, most);
-	return wslx_err_set(err, ENOSPC, "the region '%s' has %s, and %s of that are the host's own: grant at most %s",
-			    g->region, size, own, most);
+	return r < 0 ? r : wslx_region_check_room(m, d->name, s, g->region, err);
 }
 
 int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g, bool *ret_later,
@@ -709,7 +720,9 @@ int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct w
 	if (r == 0)
 		lock = lock_grants(m, distro, d, err);
 	if (r == 0)
-		r = lock < 0 ? lock : store(m, distro, g, g->region, d, err);
+		r = lock < 0 ? lock : check_room(m, d, g, err);
+	if (r == 0)
+		r = store(m, distro, g, g->region, d, err);
 	if (r == 0)
 		r = give_machine(m, d->name, g, ret_later, err);
 	free(d);

@@ -45,6 +45,10 @@ WSLX_MUST_CHECK int wslx_region_call(struct wslx_manager *m, const char *name, c
 /* Is it more than there can be for one?  Its machine would never join.  0 also if there is no such region, or if its
  * broker does not answer: then the machine's log will say so. */
 WSLX_MUST_CHECK int wslx_region_check_size(struct wslx_manager *m, const struct wslx_grant *g, struct wslx_err *err);
+/* Have a distro's grants room in its window, together and with the host's tables of those regions that are there?  No
+ * machine would have all of them.  region, and errors: as of wslx_grants_check_room().  Takes its time. */
+WSLX_MUST_CHECK int wslx_region_check_room(struct wslx_manager *m, const char *distro, const struct wslx_settings *s,
+					   const char *region, struct wslx_err *err);
 /* Stores it with the distro and tells its machine; one that only reads from now on cannot write any more when this
  * returns 0, and after a failure it can be tried again.  *ret_later: it takes effect at the machine's next start. */
 WSLX_MUST_CHECK int wslx_region_grant(struct wslx_manager *m, const char *distro, const struct wslx_grant *g,

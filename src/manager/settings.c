@@ -271,13 +271,14 @@ static int add_publish(struct wslx_settings *s, const char *v, struct wslx_err *
 static int set_window(struct wslx_settings *s, const char *v, struct wslx_err *err)
 {
 	uint64_t size = 0;
+	int r;
 
 	if (*v && (wslx_size_parse(v, &size) < 0 || !wslx_window_bytes_ok(size)))
 		return wslx_err_set(err, EINVAL, "'%s' is no size of a window: a power of two from 64M to 64G", v);
-	if (!wslx_grants_fit(s->grants, s->n_grants, size))
-		return wslx_err_set(err, EINVAL, "a window of %s is too small for what is granted", *v ? v : "256M");
-	s->portal_window = size;
-	return 0;
+	r = wslx_grants_check_room(s->grants, s->n_grants, size, NULL, NULL, err);
+	if (r == 0)
+		s->portal_window = size;
+	return r;
 }
 
 static int add_grant(struct wslx_settings *s, const char *v, struct wslx_err *err)
@@ -290,7 +291,7 @@ static int add_grant(struct wslx_settings *s, const char *v, struct wslx_err *er
 		return 0;
 	}
 	r = wslx_grant_parse(v, &g, err);
-	return r < 0 ? r : wslx_grants_add(s->grants, &s->n_grants, s->portal_window, &g, err);
+	return r < 0 ? r : wslx_grants_add(s->grants, &s->n_grants, s->portal_window, NULL, &g, err);
 }
 
 int wslx_settings_set(struct wslx_settings *s, const char *key, const char *value, struct wslx_err *err)

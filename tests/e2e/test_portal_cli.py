@@ -282,7 +282,7 @@ def test_grants_are_kept_with_the_distro(host, distro):
     host.fails("config", distro, "portal=b/s:4M", needle="region")
     host.ok("config", distro, "portal-window=1G")
     host.ok("portal", "grant", "bus", distro, "--size", "512M")
-    host.fails("config", distro, "portal-window=", needle="too small")
+    host.fails("config", distro, "portal-window=", needle="too small for what is granted, which takes")
     # Regions come and go; what is granted stays until it is taken back, also without the region.
     host.ok("portal", "remove", "bus")
     host.ok("portal", "revoke", "bus", distro)
@@ -315,6 +315,31 @@ def test_sizes_of_grants(host, distro):
     host.ok("config", distro, "portal=later:16M")
     r = host("portal", "create", "later", "--size", "16M")
     assert r.returncode == 0 and r.err.startswith("wslx: warning: mini cannot take part as it was granted: the region"), r.err
+
+
+def test_grants_that_fit_a_window_only_singly(host, distro):
+    for region in ("one", "two"):
+        host.ok("portal", "create", region)
+    tables = stat(host, "one")["region"]["own_segments"] * 2
+    assert tables > 2
+    host.ok("portal", "grant", "one", distro, "--size", "118M")
+    error = (f"wslx: the machine's window has 256M, and {122 + tables}M of that are taken: there is no room for the {118 + tables}M "
+             f"that the region 'two' takes, with the host's tables; enlarge it: wslx config {distro} portal-window=512M\n")
+    assert host.fails("portal", "grant", "two", distro, "--size", "118M") == error
+    assert host.fails("config", distro, "portal=two:118M") == error
+    assert "portal=two" not in host.ok("config", distro)
+    host.ok("config", distro, "portal-window=512M")
+    host.ok("portal", "grant", "two", distro, "--size", "118M")
+    for size in ("", "256M"):
+        error = host.fails("config", distro, f"portal-window={size}", needle="a window of 256M is too small for what is granted, which takes")
+        assert error.endswith(f"`wslx config {distro} portal-window=512M`\n")
+    # Where the region is not there yet, creating it says so.
+    host.ok("portal", "remove", "two")
+    host.ok("portal", "revoke", "two", distro)
+    host.ok("config", distro, "portal-window=")
+    host.ok("config", distro, "portal=two:104M")
+    r = host("portal", "create", "two")
+    assert r.returncode == 0 and r.err.startswith(f"wslx: warning: {distro} cannot take part as it was granted: the machine's window"), r.err
 
 
 def test_a_region_that_is_removed_names_its_grants(host, distro):

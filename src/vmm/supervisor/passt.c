@@ -19,6 +19,10 @@
 #define BACKOFF_MIN_MS 50
 #define BACKOFF_MAX_MS 10000
 #define LIVED_LONG_MS 10000
+/* Nothing is wrong with the machine, and others that are in the way may be gone at once: that is no failure of
+ * passt's. */
+#define LATER_MS 100
+#define LATER_TRIES (30000 / LATER_MS)
 #define LINE_MAX_ 512
 
 struct wslx_passt {
@@ -27,6 +31,7 @@ struct wslx_passt {
 	struct wslx_proc *proc;
 	struct wslx_timer *retry;
 	uint64_t backoff_ms;
+	unsigned later;
 	int64_t started_ms;
 	int stderr_fd;
 	struct wslx_watch *stderr_watch;
@@ -248,13 +253,19 @@ static void on_retry(struct wslx_timer *t, void *opaque)
 {
 	struct wslx_passt *p = opaque;
 	struct wslx_err err = { 0 };
+	int r = wslx_passt_start(p, &err);
 
-	if (wslx_passt_start(p, &err) < 0) {
+	if ((r == -ETOOMANYREFS || r == -EAGAIN) && p->later++ < LATER_TRIES) {
+		wslx_timer_arm(p->retry, LATER_MS);
+		return;
+	}
+	if (r < 0) {
 		log_warn("%s", err.msg);
 		p->backoff_ms = WSLX_MIN(p->backoff_ms * 2 + BACKOFF_MIN_MS, (uint64_t)BACKOFF_MAX_MS);
 		wslx_timer_arm(p->retry, p->backoff_ms);
 		return;
 	}
+	p->later = 0;
 	p->p.replaced(p->p.opaque);
 }
 

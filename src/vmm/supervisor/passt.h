@@ -29,7 +29,8 @@ struct wslx_passt_params {
 	struct wslx_loop *loop;
 	const struct wslx_net_config *net;
 	/* A socket for passt whose other end is the machine's network device:
-	 * the descriptor (passed on and closed), or -errno. */
+	 * the descriptor (passed on and closed), or -errno; -EAGAIN or
+	 * -ETOOMANYREFS: not now, in a moment. */
 	int (*connect)(void *opaque);
 	/* passt ended after `alive_ms`; it will be tried again unless this frees
 	 * the object.  text: one line. */

@@ -419,6 +419,8 @@ static int start(struct wslx_run *r, struct wslx_err *err)
 		return x;
 	x = wslx_loop_timer(r->p.loop, on_kill_timer, r, &r->kill_timer);
 	if (x == 0)
+		x = wslx_run_answers_init(r);
+	if (x == 0)
 		x = wslx_run_link_watch(r);
 	if (x == 0)
 		x = wslx_run_window_watch(r);
@@ -460,6 +462,7 @@ void wslx_run_free(struct wslx_run *r)
 	wslx_qemu_free(r->qemu);
 	wslx_proc_free(r->child);
 	wslx_run_link_close(r);
+	wslx_run_answers_free(r);
 	wslx_run_window_close(r); /* not ended if it never started */
 	wslx_relay_free(r->relay);
 	wslx_timer_free(r->kill_timer);

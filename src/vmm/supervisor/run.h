@@ -66,9 +66,9 @@ void wslx_run_kill(struct wslx_run *r);
 /* No callbacks; NULL is fine. */
 void wslx_run_free(struct wslx_run *r);
 
-/* fd: connected stream socket, borrowed; -1 = refuse. */
+/* fd: connected stream socket, borrowed; -1 = refuse.  What cannot be sent at once is sent later. */
 void wslx_run_connected(struct wslx_run *r, uint32_t id, int fd);
-/* kvm engine: a new socket to passt, borrowed. */
+/* kvm engine: a new socket to passt, borrowed.  -EAGAIN, -ETOOMANYREFS: not now. */
 WSLX_MUST_CHECK int wslx_run_set_net(struct wslx_run *r, int fd);
 
 /* Puts something else into a run of Portal's window, in all processes that have it.

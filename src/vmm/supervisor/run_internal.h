@@ -1,4 +1,4 @@
-/* Shared by run.c (life of the processes) and run_link.c (the link's messages). */
+/* Shared by run.c (life of the processes), run_link.c (the link's messages) and those that use it. */
 #ifndef WSLX_VMM_SUPERVISOR_RUN_INTERNAL_H
 #define WSLX_VMM_SUPERVISOR_RUN_INTERNAL_H
 
@@ -15,6 +15,15 @@ struct request {
 	uint32_t reply_type;
 	wslx_run_reply_fn fn;
 	void *opaque;
+};
+
+#define MAX_ANSWERS 64
+
+/* Of wslx_run_connected(), that could not be sent yet. */
+struct run_answer {
+	uint32_t id;
+	int fd; /* -1: refused */
+	unsigned tries;
 };
 
 /* A grant has one mapping under way at a time. */
@@ -41,6 +50,11 @@ struct wslx_run {
 	struct request requests[MAX_REQUESTS];
 	uint32_t next_id;
 	struct {
+		struct run_answer list[MAX_ANSWERS];
+		size_t n;
+		struct wslx_timer *timer; /* armed while there are any */
+	} answers;
+	struct {
 		int fd; /* tcg: to the library in QEMU */
 		struct wslx_watch *watch;
 		uint32_t next_id;
@@ -61,6 +75,9 @@ struct wslx_run {
 
 /* The first reason counts. */
 void wslx_run_note_end(struct wslx_run *r, enum wslx_run_end end, const char *text);
+int wslx_run_send(struct wslx_run *r, uint32_t type, uint32_t id, int fd);
+/* It was not sent, and nothing is wrong with it or the child: others have sent too many descriptors, or it is slow. */
+bool wslx_run_may_send_later(int err);
 int wslx_run_request(struct wslx_run *r, uint32_t type, uint32_t reply_type, wslx_run_reply_fn fn, void *opaque);
 /* wslx_link_send(); -ECONNRESET: there is nobody to ask any more. */
 int wslx_run_ask(int sock, const struct wslx_link_msg *m);
@@ -72,6 +89,11 @@ int wslx_run_link_watch(struct wslx_run *r);
 void wslx_run_link_drain(struct wslx_run *r);
 void wslx_run_link_close(struct wslx_run *r);
 void wslx_run_fail_requests(struct wslx_run *r);
+
+/* run_answer.c */
+int wslx_run_answers_init(struct wslx_run *r);
+void wslx_run_answers_drop(struct wslx_run *r);
+void wslx_run_answers_free(struct wslx_run *r);
 
 /* run_window.c */
 int wslx_run_window_watch(struct wslx_run *r);

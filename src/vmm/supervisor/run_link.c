@@ -6,24 +6,21 @@
 #include "os/linux/fd.h"
 #include "vmm/supervisor/run_internal.h"
 
-static int send_msg(struct wslx_run *r, uint32_t type, uint32_t id, int fd)
+int wslx_run_send(struct wslx_run *r, uint32_t type, uint32_t id, int fd)
 {
 	const struct wslx_link_msg m = { .type = type, .id = id, .fd = fd };
 
 	return r->link_fd < 0 ? -ECONNRESET : wslx_link_send(r->link_fd, &m);
 }
 
-void wslx_run_connected(struct wslx_run *r, uint32_t id, int fd)
+bool wslx_run_may_send_later(int err)
 {
-	int e = send_msg(r, fd >= 0 ? WSLX_LINK_CONNECT_OK : WSLX_LINK_CONNECT_REFUSED, id, fd);
-
-	if (e < 0)
-		log_warn("cannot answer a guest's connection: %s", strerror(-e));
+	return err == -ETOOMANYREFS || err == -EAGAIN;
 }
 
 int wslx_run_set_net(struct wslx_run *r, int fd)
 {
-	return send_msg(r, WSLX_LINK_NET_FD, 0, fd);
+	return wslx_run_send(r, WSLX_LINK_NET_FD, 0, fd);
 }
 
 /* An end that we have not been told of yet is one all the same. */
@@ -198,5 +195,6 @@ void wslx_run_link_close(struct wslx_run *r)
 {
 	wslx_watch_free(r->link_watch);
 	r->link_watch = NULL;
+	wslx_run_answers_drop(r);
 	wslx_close(&r->link_fd);
 }

@@ -17,6 +17,8 @@
  *   portal     has the region "reg" to write to until PortalSync says otherwise;
  *              what that said is in the file in FAKE_VMM_SAID
  *   portal-rw  ... and does not learn to read only
+ *   ending     has "reg" to read; when PortalSync changes that its control socket
+ *              is gone, and it ends when the pipe in FAKE_VMM_GATE is opened
  *   crash-early, crash-starting, crash-running, killed
  *              up, and crashes when a session connects, has sent a command, or
  *              runs one; killed: the same as the first, and nobody says why
@@ -98,6 +100,16 @@ static void note_said(const char *access)
 	dprintf(fd, "%s ", access);
 }
 
+/* *ret_end: it is told something. */
+static int portal_sync_ending(json_t *params, char *reply, size_t size, bool *ret_end)
+{
+	*ret_end = json_object_get(params, "access");
+	return *ret_end ? 0
+			: snprintf(reply, size,
+				   "{\"parameters\":{\"grants\":[{\"region\":\"reg\",\"as\":\"reg\",\"state\":"
+				   "\"granted\",\"access\":\"ro\"}]}}");
+}
+
 /* What it has is gone after three more questions, or FAKE_VMM_CLEARING. */
 static int portal_sync(json_t *params, const char *mode, char *reply, size_t size)
 {
@@ -142,6 +154,8 @@ static bool serve(int conn, const struct wslx_vm_config *c, const char *mode)
 	else if (method && !strcmp(method, "io.wslx.Machine.PortalSync") && !strcmp(mode, "stubborn"))
 		len = snprintf(reply, sizeof(reply),
 			       "{\"error\":\"io.wslx.Machine.Failed\",\"parameters\":{\"message\":\"not now\"}}");
+	else if (method && !strcmp(method, "io.wslx.Machine.PortalSync") && !strcmp(mode, "ending"))
+		len = portal_sync_ending(json_object_get(call, "parameters"), reply, sizeof(reply), &end);
 	else if (method && !strcmp(method, "io.wslx.Machine.PortalSync") && !strncmp(mode, "portal", 6))
 		len = portal_sync(json_object_get(call, "parameters"), mode, reply, sizeof(reply));
 	else if (method && !strcmp(method, "io.wslx.Machine.Pause") && !strcmp(mode, "leaves"))
@@ -157,6 +171,8 @@ static bool serve(int conn, const struct wslx_vm_config *c, const char *mode)
 	else
 		len = snprintf(reply, sizeof(reply), "{\"error\":\"org.varlink.service.MethodNotFound\"}");
 	json_decref(call);
+	if (end && !len) /* without a word */
+		return true;
 	return send(conn, reply, (size_t)len + 1, MSG_NOSIGNAL) < 0 ? false : end;
 }
 
@@ -251,11 +267,20 @@ static void serve_sessions(int control, int vsock, const struct wslx_vm_config *
 		serve_session(accept4(vsock, NULL, NULL, SOCK_CLOEXEC), c, mode);
 }
 
+/* A pipe that the test opens and closes, or writes to. */
+static ssize_t await_gate(void)
+{
+	cleanup_close int gate = open(getenv("FAKE_VMM_GATE"), O_RDONLY | O_CLOEXEC);
+	char byte;
+
+	return read(gate, &byte, 1);
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = getenv("FAKE_VMM");
 	struct wslx_vm_config *c = read_config();
-	char path[4096], byte;
+	char path[4096];
 	int sock, vsock = -1;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -280,12 +305,8 @@ int main(int argc, char **argv)
 		say("{\"event\":\"failed\",\"message\":\"the port is taken\",\"console\":[]}\n");
 		return 1;
 	}
-	if (!strcmp(mode, "gate")) {
-		int gate = open(getenv("FAKE_VMM_GATE"), O_RDONLY | O_CLOEXEC);
-
-		if (read(gate, &byte, 1) != 1)
-			return 1;
-	}
+	if (!strcmp(mode, "gate") && await_gate() != 1)
+		return 1;
 	snprintf(path, sizeof(path), "%s/control.sock", c->runtime_dir);
 	sock = wslx_unix_listen(path, SOCK_STREAM, 16);
 	if (sock < 0)
@@ -310,5 +331,7 @@ int main(int argc, char **argv)
 			break;
 	}
 	wslx_vm_config_free(c);
-	return 0;
+	/* It holds its lock still. */
+	close(sock);
+	return !strcmp(mode, "ending") && await_gate() < 0;
 }

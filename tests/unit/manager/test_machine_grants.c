@@ -276,7 +276,8 @@ static void test_revoke_waits_for_a_slow_machine(void **state)
 
 	setenv("FAKE_VMM_SAID", file, 1);
 	setenv("FAKE_VMM", "portal", 1);
-	setenv("FAKE_VMM_CLEARING", "100", 1);
+	/* Three looks at the clock each: well within the five minutes, which count the host's own time, too. */
+	setenv("FAKE_VMM_CLEARING", "85", 1);
 	set_grants(h, "reg:8M");
 	assert_int_equal(start(h, NULL, NULL), 0);
 	unsetenv("FAKE_VMM_CLEARING");
@@ -285,6 +286,63 @@ static void test_revoke_waits_for_a_slow_machine(void **state)
 		fail_msg("%s", err.msg);
 	looks_ms = 0;
 	assert_true(done.had && !done.silent);
+}
+
+/* How often it is still looked for a machine, before its end is let go on: 0: it is on its own. */
+static int looks_left;
+void __real_wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
+void __wrap_wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret);
+
+void __wrap_wslx_machine_query(struct wslx_manager *m, const char *name, struct wslx_machine_info *ret)
+{
+	if (looks_left && !--looks_left) {
+		int gate = open(getenv("FAKE_VMM_GATE"), O_WRONLY | O_CLOEXEC);
+
+		assert_true(gate >= 0);
+		close(gate);
+		/* Waits for it. */
+		close(wslx_lock_take(m->run_fd, "one/" WSLX_LOCK_FILE, WSLX_LOCK_EXCLUSIVE, true));
+	}
+	__real_wslx_machine_query(m, name, ret);
+}
+
+/* Its control socket is closed, and its lock not free yet: it can neither be told nor is it gone. */
+static void test_revoke_waits_for_the_end_of_a_machine(void **state)
+{
+	struct home *h = *state;
+	cleanup_free char *gate = wslx_path("%s/gate", h->dir);
+	struct wslx_revocation done;
+	struct wslx_err err = { 0 };
+	struct wslx_grant g;
+	int region = region_there(h);
+	bool later;
+
+	assert_int_equal(mkfifo(gate, 0600), 0);
+	setenv("FAKE_VMM_GATE", gate, 1);
+	setenv("FAKE_VMM", "ending", 1);
+	set_grants(h, "reg:8M");
+	assert_int_equal(start(h, NULL, NULL), 0);
+	looks_left = 5;
+	if (wslx_region_revoke(h->m, "reg", "one", &done, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(looks_left, 0);
+	/* Likewise one that is told that it only reads. */
+	assert_int_equal(wslx_grant_parse("reg:ro", &g, NULL), 0);
+	assert_int_equal(start(h, NULL, NULL), 0);
+	looks_left = 5;
+	if (wslx_region_grant(h->m, "one", &g, &later, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(looks_left, 0);
+	/* It is not waited for longer than for others. */
+	assert_int_equal(start(h, NULL, NULL), 0);
+	looks_ms = 1000;
+	assert_true(wslx_region_revoke(h->m, "reg", "one", &done, &err) < 0);
+	looks_ms = 0;
+	assert_non_null(strstr(err.msg, "may still have the region's memory"));
+	looks_left = 1;
+	assert_int_equal(wslx_region_revoke(h->m, "reg", "one", &done, &err), -ENOENT);
+	unsetenv("FAKE_VMM_GATE");
+	close(region);
 }
 
 static int check_kept(struct home *h, const struct wslx_settings *old, const struct wslx_settings *now,
@@ -368,6 +426,7 @@ int main(void)
 		T(test_read_only_is_tried_again),
 		T(test_revoke_waits_for_the_machine),
 		T(test_revoke_waits_for_a_slow_machine),
+		T(test_revoke_waits_for_the_end_of_a_machine),
 		T(test_settings_do_not_drop_what_a_machine_has),
 		T(test_no_start_between_looking_and_storing),
 	};

@@ -79,7 +79,9 @@ static void in_settings(void **state)
 	assert_int_equal(s.grants[0].segments, 2);
 	assert_int_equal(wslx_settings_set(&s, "portal", "c:4M:b", NULL), -EEXIST);
 	assert_int_equal(wslx_settings_set(&s, "portal", "c:512M", &err), -ENOSPC);
-	assert_non_null(strstr(err.msg, "enlarge it, portal-window=1G"));
+	assert_string_equal(err.msg, "the machine's window has 256M, and 14M of that are taken: there is no room for "
+				     "the 514M that the region 'c' takes, with the host's tables; enlarge it: wslx "
+				     "config NAME portal-window=1G");
 	assert_int_equal(s.n_grants, 2);
 	for (char n = 'c'; n < 'i'; n++)
 		assert_int_equal(wslx_settings_set(&s, "portal", (char[]) { n, ':', '2', 'M', 0 }, NULL), 0);
@@ -87,7 +89,7 @@ static void in_settings(void **state)
 	assert_int_equal(wslx_settings_set(&s, "portal-window", "96M", NULL), -EINVAL);
 	assert_int_equal(wslx_settings_set(&s, "portal-window", "64M", NULL), 0);
 	assert_int_equal(wslx_settings_set(&s, "portal", "a:64M", &err), -ENOSPC);
-	assert_non_null(strstr(err.msg, "enlarge it, portal-window=128M"));
+	assert_non_null(strstr(err.msg, "enlarge it: wslx config NAME portal-window=128M"));
 	assert_int_equal(s.grants[0].segments, 2);
 	assert_int_equal(wslx_grants_remove(s.grants, &s.n_grants, "nosuch"), -ENOENT);
 	assert_int_equal(wslx_grants_remove(s.grants, &s.n_grants, "a"), 0);

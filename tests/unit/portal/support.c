@@ -2,26 +2,92 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 
-static void *broker_main(void *arg)
+/* Of a test that has failed it goes on, and is nobody else's. */
+struct server {
+	portal_host *h;
+	pthread_t thread;
+	int stop[2];
+	struct server *next;
+};
+
+static struct server *servers; /* the first of those that were not stopped for good */
+/* Threads that run. */
+static int serving;
+
+static void *server_main(void *arg)
 {
-	struct broker *b = arg;
+	struct server *s = arg;
 
 	for (;;) {
-		struct pollfd p[2] = { { .fd = portal_host_fd(b->h), .events = POLLIN },
-				       { .fd = b->stop[0], .events = POLLIN } };
+		struct pollfd p[2] = { { .fd = portal_host_fd(s->h), .events = POLLIN },
+				       { .fd = s->stop[0], .events = POLLIN } };
 
-		if (poll(p, 2, -1) < 0 || p[1].revents)
-			return NULL;
-		if (portal_host_dispatch(b->h, 0) < 0)
+		if (poll(p, 2, -1) < 0 || p[1].revents || portal_host_dispatch(s->h, 0) < 0)
 			return NULL;
 	}
+}
+
+static void server_start(struct server *s)
+{
+	serving++;
+	assert_int_equal(pthread_create(&s->thread, NULL, server_main, s), 0);
+}
+
+static void server_stop(struct server *s)
+{
+	char c;
+
+	assert_int_equal(write(s->stop[1], "", 1), 1);
+	pthread_join(s->thread, NULL);
+	serving--;
+	/* For the next one to go on. */
+	assert_int_equal(read(s->stop[0], &c, 1), 1);
+}
+
+static void server_free(struct server *s)
+{
+	struct server **at = &servers;
+
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	close(s->stop[0]);
+	close(s->stop[1]);
+	free(s);
+}
+
+/* Whoever forks, and not by child_start(). */
+static void check_fork(void)
+{
+	if (!serving)
+		return;
+	fputs("a test forks beside a broker's thread: child_start() is for that\n", stderr);
+	abort();
+}
+
+static struct server *server_new(portal_host *h)
+{
+	static bool checked;
+	struct server *s = calloc(1, sizeof(*s));
+
+	assert_non_null(s);
+	if (!checked)
+		assert_int_equal(pthread_atfork(check_fork, NULL, NULL), 0);
+	checked = true;
+	s->h = h;
+	assert_int_equal(pipe(s->stop), 0);
+	s->next = servers;
+	servers = s;
+	return s;
 }
 
 void broker_start(struct broker *b, const struct portal_host_params *p)
@@ -35,26 +101,34 @@ void broker_start(struct broker *b, const struct portal_host_params *p)
 	snprintf(b->path, sizeof(b->path), "%s/sock", b->dir);
 	q.path = b->path;
 	assert_int_equal(portal_host_create(&q, &b->h), 0);
-	assert_int_equal(pipe(b->stop), 0);
-	assert_int_equal(pthread_create(&b->thread, NULL, broker_main, b), 0);
+	b->server = server_new(b->h);
+	server_start(b->server);
 }
 
 void broker_stop(struct broker *b)
 {
-	if (!b->thread)
+	if (!b->server)
 		return;
-	assert_int_equal(write(b->stop[1], "", 1), 1);
-	pthread_join(b->thread, NULL);
-	b->thread = 0;
+	server_stop(b->server);
+	server_free(b->server);
+	b->server = NULL;
 }
 
 void broker_end(struct broker *b)
 {
 	broker_stop(b);
 	portal_host_destroy(b->h);
-	close(b->stop[0]);
-	close(b->stop[1]);
 	rmdir(b->dir);
+}
+
+int64_t broker_used_ns(const struct broker *b)
+{
+	struct timespec ts;
+	clockid_t c;
+
+	assert_int_equal(pthread_getcpuclockid(b->server->thread, &c), 0);
+	assert_int_equal(clock_gettime(c, &ts), 0);
+	return ts.tv_sec * SEC + ts.tv_nsec;
 }
 
 portal *broker_attach(struct broker *b, const char *name)
@@ -85,12 +159,17 @@ int child_start(int (*fn)(void *arg), void *arg)
 	int pid;
 
 	fflush(NULL);
+	for (struct server *s = servers; s; s = s->next)
+		server_stop(s);
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
+		servers = NULL;
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		_exit(fn(arg));
 	}
+	for (struct server *s = servers; s; s = s->next)
+		server_start(s);
 	return pid;
 }
 

@@ -1,4 +1,11 @@
-/* A broker on a thread of its own, and attaching to it. */
+/*
+ * A broker on a thread of its own, and attaching to it.
+ *
+ * No process is forked while such a thread runs: the child would have a copy of
+ * whatever lock it held, the allocator's above all, and nobody to let go of it.
+ * child_start() stops the threads first and starts others afterwards; meanwhile
+ * the brokers' sockets take what comes.
+ */
 #ifndef PORTAL_TEST_SUPPORT_H
 #define PORTAL_TEST_SUPPORT_H
 
@@ -18,16 +25,19 @@
 #define SEC INT64_C(1000000000)
 #define LONG (20 * SEC)
 
+struct server;
+
 struct broker {
 	portal_host *h;
-	pthread_t thread;
-	int stop[2];
+	struct server *server; /* its thread; NULL: it was stopped */
 	char dir[64], path[96];
 };
 
 void broker_start(struct broker *b, const struct portal_host_params *p);
 void broker_stop(struct broker *b); /* the thread; the host lives until broker_end */
 void broker_end(struct broker *b);
+/* What the thread has computed so far, since the last fork. */
+int64_t broker_used_ns(const struct broker *b);
 /* A participant of this process, or of the one that calls. */
 portal *broker_attach(struct broker *b, const char *name);
 /* So many objects of a segment, one after the other, each with the next number in the next place; the first error. */

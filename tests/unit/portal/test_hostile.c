@@ -105,16 +105,6 @@ static unsigned fill_flight(int s)
 	return errno == ETOOMANYREFS ? n : 0;
 }
 
-static int64_t used_ns(pthread_t t)
-{
-	struct timespec ts;
-	clockid_t c;
-
-	if (pthread_getcpuclockid(t, &c) || clock_gettime(c, &ts) < 0)
-		return INT64_MAX;
-	return ts.tv_sec * SEC + ts.tv_nsec;
-}
-
 /* Not as root, whom the kernel does not count. */
 static int somebody(void *arg)
 {
@@ -137,9 +127,9 @@ static int somebody(void *arg)
 	s = wslx_unix_connect(b.path, SOCK_SEQPACKET);
 	if (s < 0 || send(s, &hello, sizeof(hello), 0) != sizeof(hello) || next_op(s) != PORTAL_OP_WELCOME)
 		return 3;
-	before = used_ns(b.thread);
+	before = broker_used_ns(&b);
 	/* Neither an arena nor the end, and no haste. */
-	if (comes(s, 500) || used_ns(b.thread) - before > SEC / 20)
+	if (comes(s, 500) || broker_used_ns(&b) - before > SEC / 20)
 		return 4;
 	while (comes(pair[1], 0)) {
 		int fds[32];
