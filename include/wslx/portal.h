@@ -163,11 +163,13 @@ int portal_send(portal_chan *c, uint32_t type, const void *buf, size_t n, int64_
 int portal_recv(portal_chan *c, uint32_t *ret_type, void *buf, size_t cap, size_t *ret_n, int64_t timeout_ns);
 
 /* The same without copies and in batches.  reserve gives room for one record; commit fills in its final length (not
- * above what was reserved); flush shows all committed ones to the peer at once. */
+ * above what was reserved); flush shows all committed ones to the peer at once.  So does a reserve that finds no room,
+ * or a send.  What was reserved and not committed is the next one's.  Whoever has reserved does not come to rest before
+ * the next flush. */
 int portal_reserve(portal_chan *c, size_t n, void **ret, int64_t timeout_ns);
 int portal_commit(portal_chan *c, uint32_t type, size_t n);
 int portal_flush(portal_chan *c);
-/* The next record; another peek gives the one after it.  release gives the room of all of them back. */
+/* The next record; another peek gives the one after it.  release gives the room of all of them back, as recv does. */
 int portal_peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *ret_n, int64_t timeout_ns);
 int portal_release(portal_chan *c);
 
