@@ -107,6 +107,9 @@ void portal_get_info(const portal *p, struct portal_info *ret);
 
 /* At least n bytes, zeroed on first use, aligned to the next power of two up to 4096; O(1) up to 16 KiB. */
 int portal_alloc(portal *p, size_t n, struct portal_handle *ret, void **ret_ptr);
+/* Afterwards h is stale.  Not for ever: generations come again after 2^24 allocations of one participant, or 256 arenas
+ * of the region (one a participant or object, one a right taken away), and a handle kept for so long may name what is
+ * in its place then. */
 int portal_free(portal *p, struct portal_handle h);
 /* len bytes that h names, anybody's; ret is readable.  Checks that they were allocated when asked. */
 int portal_resolve(portal *p, struct portal_handle h, size_t len, const void **ret);

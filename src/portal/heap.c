@@ -8,6 +8,7 @@
 
 #define SLAB_WORDS 16 /* bits for the 960 objects of the smallest class */
 #define COUNT_MASK 0xffffffu
+#define COUNT_STEP 0x9e3779u /* the golden ratio of it: multiples lie far apart */
 
 enum chunk_state { CH_TAKEN = 0, CH_FREE, CH_SLAB, CH_LARGE, CH_INSIDE };
 
@@ -139,6 +140,8 @@ int wslx_portal_heap_init(struct wslx_portal_heap *h, uint8_t *arena, uint64_t s
 		.first = (uint32_t)first,
 		.chunks = (uint32_t)chunks,
 		.epoch8 = (uint32_t)(arena_generation & 0xff),
+		/* The next arena with that low byte counts other numbers for a long time. */
+		.counter = (uint32_t)(arena_generation >> 8) * COUNT_STEP & COUNT_MASK,
 	};
 	h->info = calloc(chunks, sizeof(*h->info));
 	if (!h->info)

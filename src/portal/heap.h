@@ -10,7 +10,12 @@
  * slabs; for large ones one list operation, whatever the size of the region.
  *
  * Every allocation gets a generation of its own: the low byte of the arena's
- * generation above, a count below.
+ * generation above, a count below.  Both come again: after 2^24 - 1 allocations,
+ * or 256 arenas, a handle that was freed may be good again, if its place is
+ * handed out just then.  Not handing out a place any more instead would end an
+ * arena that is used enough.  Arenas whose low bytes are the same begin to count
+ * far from each other, so that one which is like the last does not give out the
+ * same handles.
  *
  * Threads: the caller's lock.
  */

@@ -298,12 +298,73 @@ static void names_that_are_none(void **state)
 	assert_int_equal(wslx_portal_name_set(n, "12345678901234567890123456789012345678901234567"), 0);
 }
 
+static uint32_t one_generation(struct wslx_portal_heap *h, uint64_t *ret_off)
+{
+	uint32_t generation = 0;
+
+	assert_int_equal(wslx_portal_heap_alloc(h, 64, ret_off, &generation), 0);
+	assert_int_equal(wslx_portal_heap_release(h, *ret_off, generation), 0);
+	return generation;
+}
+
+/* A handle is stale until the count of allocations has come around, and comes to its place just then. */
+static void count_comes_around(void **state)
+{
+	uint8_t *arena = new_arena();
+	uint64_t off, other, size;
+	struct wslx_portal_heap h;
+	uint32_t old, generation;
+
+	assert_int_equal(wslx_portal_heap_init(&h, arena, ARENA, 7), 0);
+	old = one_generation(&h, &off);
+	for (unsigned i = 0; i < 1000; i++) {
+		assert_int_not_equal(one_generation(&h, &other), old);
+		assert_int_equal(other, off);
+		assert_int_equal(wslx_portal_heap_find(&h, off, old, &size), -ESTALE);
+	}
+	/* As after 2^24 of them. */
+	h.counter = 0xfffffe;
+	assert_int_equal(one_generation(&h, &other), 7u << 24 | 0xffffff);
+	assert_int_equal(wslx_portal_heap_check(arena, ARENA, 7, off, old, &size), -ESTALE);
+	assert_int_equal(wslx_portal_heap_alloc(&h, 64, &other, &generation), 0);
+	assert_int_equal(generation, 7u << 24 | 1); /* 0 is nobody's */
+	assert_int_equal(generation, old);
+	assert_int_equal(wslx_portal_heap_check(arena, ARENA, 7, off, old, &size), 0);
+	wslx_portal_heap_free(&h);
+	munmap(arena, ARENA);
+}
+
+/* Arenas 256 generations apart have the same byte in their handles: they count far from each other. */
+static void arenas_count_apart(void **state)
+{
+	enum { N = 64, FAR = 50000 };
+	uint8_t *arena = new_arena();
+	struct wslx_portal_heap h;
+	uint32_t first[N];
+	uint64_t off, size;
+
+	for (unsigned i = 0; i < N; i++) {
+		assert_int_equal(wslx_portal_heap_init(&h, arena, ARENA, 7 + 256 * i), 0);
+		first[i] = one_generation(&h, &off);
+		assert_int_equal(first[i] >> 24, 7);
+		for (unsigned k = 0; k < i; k++) {
+			assert_in_range((first[i] - first[k]) & 0xffffff, FAR, 0xffffff - FAR);
+			assert_int_equal(wslx_portal_heap_find(&h, off, first[k], &size), -ESTALE);
+		}
+		wslx_portal_heap_free(&h);
+	}
+	assert_int_equal(wslx_portal_heap_check(arena, ARENA, 8, off, first[0], &size), -ESTALE);
+	munmap(arena, ARENA);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(shapes),
 		cmocka_unit_test(heap_at_random),
 		cmocka_unit_test(heap_tables_of_a_liar),
+		cmocka_unit_test(count_comes_around),
+		cmocka_unit_test(arenas_count_apart),
 		cmocka_unit_test(ring_limits),
 		cmocka_unit_test(ring_of_any_length),
 		cmocka_unit_test(ring_of_a_liar),
