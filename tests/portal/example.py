@@ -1,17 +1,29 @@
 #!/usr/bin/python3
-"""The examples: a broker, a server, a client, and what each says when something is missing or taken away.
-usage: example.py BROKER SERVER CLIENT [CAT WSLX]"""
+"""The examples: a broker, a server, a client, what each says when something is missing or taken away, and that each is
+short.  usage: example.py BROKER SERVER CLIENT [CAT WSLX]"""
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
 
 LIMIT = 60
+LINES, WIDTH = 40, 120
 PIPE, EACCES, ENOENT, ETIMEDOUT = ("it was revoked (EPIPE)", "it was revoked, or not granted to this user (EACCES)",
                                    "there is no such region, name or file (ENOENT)", "in time (ETIMEDOUT)")
 broker_path, server_path, client_path, *more = sys.argv[1:]
+
+
+def short(folder):
+    """What a side of an exchange takes: all of it fits on a screen."""
+    files = [path for path in folder.iterdir() if path.suffix in (".c", ".h")]
+    assert {"broker.c", "server.c", "client.c", "cat.c", "direct.c"} <= {path.name for path in files}, files
+    for path in files:
+        lines = path.read_text().splitlines()
+        assert len(lines) <= LINES, f"{path}: {len(lines)} lines, which were to be {LINES} at most"
+        assert max(len(line.expandtabs()) for line in lines) <= WIDTH, f"{path}: a line is longer than {WIDTH}"
 
 
 def start(*argv):
@@ -60,6 +72,7 @@ def revoked(cat, wslx):
     says(server, "server: portal_rpc_next", PIPE)
 
 
+short(pathlib.Path(__file__).parents[2] / "examples/portal")
 with tempfile.TemporaryDirectory(prefix="portal-example-") as tmp:
     # Where a region of that name is looked for.
     os.makedirs(os.path.join(tmp, "run/portal"), mode=0o700)
