@@ -19,6 +19,8 @@
  * Peers are not trusted.  Bytes in a pointer from portal_resolve() or
  * portal_peek() may change under the reader's hands if the peer is hostile:
  * copy, then check.  The pointers stay mapped until portal_detach().
+ *
+ * How much there can be of what, and what is said beyond: docs/portal.md, Limits.
  */
 #ifndef WSLX_PORTAL_H
 #define WSLX_PORTAL_H
