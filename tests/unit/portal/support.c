@@ -90,6 +90,14 @@ static struct server *server_new(portal_host *h)
 	return s;
 }
 
+void broker_go_on(struct broker *b)
+{
+	if (b->server)
+		return;
+	b->server = server_new(b->h);
+	server_start(b->server);
+}
+
 void broker_start(struct broker *b, const struct portal_host_params *p)
 {
 	struct portal_host_params q =
@@ -101,8 +109,7 @@ void broker_start(struct broker *b, const struct portal_host_params *p)
 	snprintf(b->path, sizeof(b->path), "%s/sock", b->dir);
 	q.path = b->path;
 	assert_int_equal(portal_host_create(&q, &b->h), 0);
-	b->server = server_new(b->h);
-	server_start(b->server);
+	broker_go_on(b);
 }
 
 void broker_stop(struct broker *b)

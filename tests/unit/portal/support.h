@@ -35,6 +35,7 @@ struct broker {
 
 void broker_start(struct broker *b, const struct portal_host_params *p);
 void broker_stop(struct broker *b); /* the thread; the host lives until broker_end */
+void broker_go_on(struct broker *b);
 void broker_end(struct broker *b);
 /* What the thread has computed so far, since the last fork. */
 int64_t broker_used_ns(const struct broker *b);
