@@ -2,7 +2,7 @@
  * Portal against the bare machine: each figure beside its peer, in batches that take turns, so that whatever else runs
  * disturbs both alike.  Prints "NAME VALUE" lines; bench/portal.py makes the table.
  *
- * usage: portal_bench rtt|spsc|rpc|bulk|fan|flat|commands [ROUNDS]
+ * usage: portal_bench rtt|asleep|spsc|rpc|bulk|fan|flat|commands [ROUNDS]
  */
 #include <errno.h>
 #include <poll.h>
@@ -286,66 +286,6 @@ static void bench_spsc(void)
 	}
 }
 
-/* ---- RPC ---- */
-
-static void rpc_peer(void)
-{
-	struct portal_rpc_request q;
-	portal_rpc_server *s;
-	portal *p;
-
-	pin(1);
-	p = attach(0);
-	must(portal_rpc_serve(p, "rpc", &s), "serve");
-	while (portal_rpc_next(s, &q, PORTAL_FOREVER) == 0)
-		must(portal_rpc_reply(s, &q, 0, &q.in), "reply");
-}
-
-static void rpc_run(portal_rpc *r, unsigned in_flight, double *v, unsigned n)
-{
-	uint64_t id[64], began[64], buf[8] = { 0 };
-	struct portal_bytes in = { .data = buf, .size = 32 };
-	int status;
-
-	for (unsigned i = 0; i < n + in_flight; i++) {
-		unsigned k = i % in_flight;
-
-		if (i >= in_flight) {
-			must(portal_rpc_finish(r, id[k], buf, sizeof(buf), NULL, &status), "finish");
-			v[i - in_flight] = (double)(now() - began[k]);
-		}
-		if (i < n) {
-			began[k] = now();
-			must(portal_rpc_start(r, 1, &in, PORTAL_FOREVER, &id[k]), "start");
-		}
-	}
-}
-
-static void bench_rpc(void)
-{
-	unsigned n = rounds * 10;
-	double *v = calloc(n, sizeof(double));
-	portal_rpc *r;
-	portal *p;
-
-	start_broker(4096, 0, 0);
-	start_child(rpc_peer);
-	pin(0);
-	p = attach(0);
-	must(portal_rpc_connect(p, "rpc", PORTAL_FOREVER, &r), "connect");
-	for (unsigned k = 1; k <= 64; k *= 2) {
-		uint64_t t;
-
-		rpc_run(r, k, v, n / 10);
-		t = now();
-		rpc_run(r, k, v, n);
-		printf("rpc.%u.each %.0f\n", k, (double)(now() - t) / n);
-		printf("rpc.%u.p50 %.0f\n", k, at(v, n, 0.5));
-		printf("rpc.%u.p99 %.0f\n", k, at(v, n, 0.99));
-		printf("rpc.%u.p999 %.0f\n", k, at(v, n, 0.999));
-	}
-}
-
 /* ---- bulk ---- */
 
 static void bench_bulk(void)
@@ -394,157 +334,14 @@ static void bench_bulk(void)
 	}
 }
 
-/* ---- many participants ---- */
-
-static void fan_peer(void)
-{
-	uint64_t payload[8] = { 0 };
-	portal_chan *c;
-	portal *p = attach(0);
-
-	must(portal_connect(p, "fan", 0, PORTAL_FOREVER, &c), "connect");
-	while (portal_send(c, 0, payload, 64, PORTAL_FOREVER) == 0)
-		;
-}
-
-static void bench_fan(void)
-{
-	for (unsigned n = 1; n <= 8; n *= 2) {
-		portal_chan *c[8], *from;
-		unsigned total = rounds * 100;
-		uint64_t t, buf[8];
-		portal_listener *l;
-		portal_fanin *f;
-		int pid[8];
-		portal *p;
-		size_t k;
-
-		if (n == 1)
-			start_broker(4096, 0, 0);
-		p = attach(0);
-		must(portal_fanin_new(p, &f), "fanin");
-		must(portal_listen(p, "fan", NULL, &l), "listen");
-		for (unsigned i = 0; i < n; i++)
-			pid[i] = start_child(fan_peer);
-		for (unsigned i = 0; i < n; i++) {
-			must(portal_accept(l, PORTAL_FOREVER, &c[i]), "accept");
-			must(portal_fanin_add(f, c[i]), "add");
-		}
-		t = now();
-		for (unsigned i = 0; i < total;) {
-			must(portal_fanin_wait(f, NULL, PORTAL_FOREVER, &from), "wait");
-			for (unsigned b = 0; b < 64 && portal_recv(from, NULL, buf, sizeof(buf), &k, 0) == 0; b++)
-				i++;
-		}
-		printf("fan.%u %.1f\n", n, (double)(now() - t) / total);
-		for (unsigned i = 0; i < n; i++) {
-			kill(pid[i], SIGKILL);
-			waitpid(pid[i], NULL, 0);
-			portal_chan_free(c[i]);
-		}
-		portal_listener_free(l);
-		portal_fanin_free(f);
-		portal_detach(p);
-	}
-}
-
-/* ---- flat over size and number ---- */
-
-static void flat_one(portal *p, portal *q, const char *what, unsigned long size)
-{
-	struct portal_handle h[64], g;
-	const void *at_;
-	double a[50], r[50];
-
-	for (unsigned k = 0; k < 50; k++) {
-		uint64_t t[3];
-
-		t[0] = now();
-		for (unsigned i = 0; i < 1000; i++) {
-			must(portal_alloc(p, 256, &g, NULL), "alloc");
-			must(portal_free(p, g), "free");
-		}
-		t[1] = now();
-		for (unsigned i = 0; i < 64; i++)
-			must(portal_alloc(p, 256, &h[i], NULL), "alloc");
-		t[1] = t[1] - t[0];
-		t[0] = now();
-		for (unsigned i = 0; i < 1000; i++)
-			must(portal_resolve(q, h[i % 64], 256, &at_), "resolve");
-		t[2] = now() - t[0];
-		a[k] = (double)t[1] / 1000;
-		r[k] = (double)t[2] / 1000;
-		for (unsigned i = 0; i < 64; i++)
-			must(portal_free(p, h[i]), "free");
-	}
-	printf("flat.%s.%lu.alloc %.1f\n", what, size, at(a, 50, 0.5));
-	printf("flat.%s.%lu.resolve %.1f\n", what, size, at(r, 50, 0.5));
-}
-
-static void flat_names(portal *p, portal *q, unsigned n)
-{
-	static unsigned have;
-	struct portal_handle h;
-	struct portal_object o;
-	static char name[200][32];
-	double first[50], again[50];
-
-	must(portal_alloc(p, 64, &h, NULL), "alloc");
-	for (; have < n; have++) {
-		snprintf(name[0], sizeof(name[0]), "object-%u", have);
-		must(portal_publish(p, name[0], h, 64, 0), "publish");
-	}
-	/* Other names each time, so that nothing of them is in a cache; then the same once more. */
-	for (unsigned k = 0; k < 50; k++) {
-		uint64_t t[3];
-
-		for (unsigned i = 0; i < 200; i++)
-			snprintf(name[i], sizeof(name[i]), "object-%u", (i * 7919u + k * 131u) % n);
-		for (unsigned pass = 0; pass < 2; pass++) {
-			t[pass] = now();
-			for (unsigned i = 0; i < 200; i++)
-				must(portal_open(q, name[i], &o), "open");
-		}
-		t[2] = now();
-		first[k] = (double)(t[1] - t[0]) / 200;
-		again[k] = (double)(t[2] - t[1]) / 200;
-	}
-	printf("flat.names.%u.cold %.1f\n", n, at(first, 50, 0.5));
-	printf("flat.names.%u.open %.1f\n", n, at(again, 50, 0.5));
-}
-
-static void bench_flat(void)
-{
-	static const uint32_t segments[] = { 2, 32, 512, 32768 };
-	portal *p, *q;
-
-	start_broker(1 << 18, 1 << 17, 1 << 21);
-	q = attach(0);
-	for (unsigned i = 0; i < 4; i++) {
-		p = attach(segments[i]);
-		flat_one(p, q, "mib", segments[i] * 2ul);
-		portal_detach(p);
-	}
-	p = attach(1024);
-	for (unsigned have = 0, n = 10; n <= 1000000; n *= 10) {
-		struct portal_handle h;
-
-		for (; have < n; have++)
-			must(portal_alloc(p, 256, &h, NULL), "alloc");
-		flat_one(p, q, "objects", n);
-	}
-	for (unsigned n = 10; n <= (rounds > 1000 ? 1000000 : 10000); n *= 10)
-		flat_names(p, q, n);
-}
-
 int main(int argc, char **argv)
 {
 	static const struct {
 		const char *name;
 		void (*fn)(void);
-	} part[] = { { "rtt", bench_rtt },          { "spsc", bench_spsc }, { "rpc", bench_rpc },
-		     { "bulk", bench_bulk },        { "fan", bench_fan },   { "flat", bench_flat },
-		     { "commands", bench_commands } };
+	} part[] = { { "rtt", bench_rtt },   { "asleep", bench_asleep },    { "spsc", bench_spsc },
+		     { "rpc", bench_rpc },   { "bulk", bench_bulk },        { "fan", bench_fan },
+		     { "flat", bench_flat }, { "commands", bench_commands } };
 
 	rounds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 1000;
 	bare = mmap(NULL, sizeof(*bare), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -556,6 +353,6 @@ int main(int argc, char **argv)
 			_exit(0);
 		}
 	}
-	fprintf(stderr, "usage: portal_bench rtt|spsc|rpc|bulk|fan|flat|commands [ROUNDS]\n");
+	fprintf(stderr, "usage: portal_bench rtt|asleep|spsc|rpc|bulk|fan|flat|commands [ROUNDS]\n");
 	return 2;
 }

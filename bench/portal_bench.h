@@ -19,7 +19,12 @@ void end_broker(void);
 portal *attach(uint32_t segments);
 int start_child(void (*fn)(void));
 portal_chan *serve_one(portal *p, const char *name);
+void *shared(size_t n); /* memory that children share, zeroed */
 
+void bench_asleep(void);
+void bench_rpc(void);
+void bench_fan(void);
+void bench_flat(void);
 void bench_commands(void);
 
 #endif

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -125,4 +126,13 @@ portal_chan *serve_one(portal *p, const char *name)
 	must(portal_listen(p, name, NULL, &l), "listen");
 	must(portal_accept(l, PORTAL_FOREVER, &c), "accept");
 	return c;
+}
+
+void *shared(size_t n)
+{
+	void *at_ = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (at_ == MAP_FAILED)
+		die("mmap");
+	return at_;
 }
