@@ -130,7 +130,7 @@ struct portal_object {
 	uint64_t size;
 };
 
-/* Asks the host to give a name to memory of one's own; -EEXIST, -EACCES. */
+/* Asks the host to give a name to memory of one's own; -EEXIST, -EACCES, -ENOSPC (no room for more names). */
 int portal_publish(portal *p, const char *name, struct portal_handle h, uint64_t size, uint32_t tag);
 int portal_unpublish(portal *p, const char *name);
 /* Allocates and publishes. */
