@@ -13,6 +13,15 @@
  * timeout_ns is relative: 0 never waits, PORTAL_FOREVER has no end.  Whoever
  * waits spins first, for as long as that has been worth it, then sleeps.
  *
+ * While the region is quiesced nothing is sent, received or connected, as if
+ * nothing were there: such calls wait for its end, as long as they may, and say
+ * -EAGAIN or -ETIMEDOUT; what is on its way stays there.  An answer that has
+ * come already is an exception: portal_rpc_finish() gives it out.  What writes
+ * and has no timeout_ns (portal_alloc, portal_free, portal_release,
+ * portal_consumed) waits until it ends; what asks the host (portal_publish,
+ * portal_listen, and the taking back of names) for 5 s.  portal_chan_free() and
+ * portal_rpc_free() never wait: the peer is told later.
+ *
  * Threads: portal_* functions may be called from any thread; a portal_chan, a
  * portal_fanin, a portal_listener and a portal_rpc each by one thread at a time.
  *

@@ -255,6 +255,7 @@ int wslx_portal_refresh_locked(portal *p)
 	uint32_t epoch = PORTAL_LOAD_ACQ(p->epoch_word), was = p->epoch;
 	int r = 0;
 
+	wslx_portal_close_due(p);
 	if (!wslx_portal_behind(p) || epoch & 1)
 		return wslx_portal_host_up(p) ? 0 : -EPIPE;
 	if (p->sock >= 0) {

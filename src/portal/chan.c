@@ -65,6 +65,15 @@ static void learn(portal_chan *c, unsigned looks, int64_t slept_at)
 		wslx_portal_spin_paid(&c->spin, looks);
 }
 
+/* While the region is to rest nothing is announced: its end is news for everybody, and nobody publishes before. */
+static void sleep_for(portal_chan *c, bool rx, uint32_t ev, int64_t left)
+{
+	if (wslx_portal_gate_rest(c->p))
+		wslx_portal_sleep(c->p, ev, NULL, 0, left);
+	else
+		(void)(rx ? sleep_rx(c, ev, left) : sleep_tx(c, ev, left));
+}
+
 /* 0: looks ready; else why not.  deadline 0: does not wait. */
 static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 {
@@ -114,9 +123,17 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 			return r;
 		if (wslx_portal_is_revoked(p))
 			return -EACCES;
-		(void)wslx_portal_gate_rest(p);
-		(void)(rx ? sleep_rx(c, ev, left) : sleep_tx(c, ev, left));
+		sleep_for(c, rx, ev, left);
 	}
+}
+
+/* The gate was closed.  timeout_ns becomes *deadline only when there is something to wait for: asking the clock costs
+ * more than a record. */
+static int enter(portal_chan *c, int64_t timeout_ns, int64_t *deadline)
+{
+	if (*deadline == NOT_YET)
+		*deadline = wslx_portal_deadline(timeout_ns);
+	return wslx_portal_gate_enter(c->p, &c->gate, *deadline);
 }
 
 /* ---- producing ---- */
@@ -128,16 +145,11 @@ static void show(portal_chan *c)
 	wslx_portal_gate_leave(c->p, &c->gate);
 }
 
-/* timeout_ns becomes *deadline only when there is something to wait for: asking the clock costs more than a record. */
 static int begin_tx(portal_chan *c, int64_t timeout_ns, int64_t *deadline)
 {
 	int r = wslx_portal_chan_alive(c);
 
-	if (r < 0 || wslx_portal_gate_try(c->p, &c->gate))
-		return r;
-	if (*deadline == NOT_YET)
-		*deadline = wslx_portal_deadline(timeout_ns);
-	return wslx_portal_gate_enter(c->p, &c->gate, *deadline);
+	return r < 0 || wslx_portal_gate_try(c->p, &c->gate) ? r : enter(c, timeout_ns, deadline);
 }
 
 /* After a failed attempt: shows what was committed, so that it does not wait for itself, and waits for room. */
@@ -238,13 +250,10 @@ int portal_write(portal_chan *c, const void *buf, size_t n, size_t *ret_n, int64
 
 /* ---- consuming ---- */
 
-int portal_release(portal_chan *c)
+static int give_room(portal_chan *c, int64_t timeout_ns, int64_t *deadline)
 {
-	int r;
+	int r = wslx_portal_gate_try(c->p, &c->gate) ? 0 : enter(c, timeout_ns, deadline);
 
-	if (c->rx.pos == c->rx.released)
-		return 0;
-	r = wslx_portal_gate_enter(c->p, &c->gate, -1);
 	if (r < 0)
 		return r;
 	if (wslx_portal_rx_release(&c->rx))
@@ -254,7 +263,35 @@ int portal_release(portal_chan *c)
 	return 0;
 }
 
-int portal_peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *ret_n, int64_t timeout_ns)
+/* What lies between before and pos was copied out.  Unless it was the peer's, and its room could be given back, it
+ * stays to be read. */
+static int received(portal_chan *c, uint64_t before, int64_t timeout_ns, int64_t *deadline)
+{
+	int r = judge(c, 0);
+
+	if (r == 0)
+		r = give_room(c, timeout_ns, deadline);
+	if (r < 0)
+		c->rx.pos = before;
+	return r;
+}
+
+int wslx_portal_received(portal_chan *c, uint64_t before, int64_t timeout_ns)
+{
+	int64_t deadline = NOT_YET;
+
+	return received(c, before, timeout_ns, &deadline);
+}
+
+int portal_release(portal_chan *c)
+{
+	int64_t deadline = NOT_YET;
+
+	return c->rx.pos == c->rx.released ? 0 : give_room(c, PORTAL_FOREVER, &deadline);
+}
+
+static int peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *ret_n, int64_t timeout_ns,
+		int64_t *deadline)
 {
 	struct portal_record rec;
 	int r;
@@ -263,7 +300,8 @@ int portal_peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *re
 		return -EINVAL;
 	r = wslx_portal_rx_peek(&c->rx, &rec, ret);
 	if (r == -EAGAIN) {
-		r = wait_ready(c, true, wslx_portal_deadline(timeout_ns));
+		*deadline = wslx_portal_deadline(timeout_ns);
+		r = wait_ready(c, true, *deadline);
 		if (r == 0)
 			r = wslx_portal_rx_peek(&c->rx, &rec, ret);
 	}
@@ -277,11 +315,19 @@ int portal_peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *re
 	return 0;
 }
 
+int portal_peek(portal_chan *c, uint32_t *ret_type, const void **ret, size_t *ret_n, int64_t timeout_ns)
+{
+	int64_t deadline = NOT_YET;
+
+	return peek(c, ret_type, ret, ret_n, timeout_ns, &deadline);
+}
+
 int portal_recv(portal_chan *c, uint32_t *ret_type, void *buf, size_t cap, size_t *ret_n, int64_t timeout_ns)
 {
 	uint64_t before = c->rx.pos;
+	int64_t deadline = NOT_YET;
 	const void *at;
-	int r = portal_peek(c, ret_type, &at, ret_n, timeout_ns);
+	int r = peek(c, ret_type, &at, ret_n, timeout_ns, &deadline);
 
 	if (r < 0)
 		return r;
@@ -290,11 +336,10 @@ int portal_recv(portal_chan *c, uint32_t *ret_type, void *buf, size_t cap, size_
 		return -EMSGSIZE;
 	}
 	wslx_portal_copy_in(buf, at, *ret_n);
-	r = judge(c, 0);
-	return r < 0 ? r : portal_release(c);
+	return received(c, before, timeout_ns, &deadline);
 }
 
-int portal_read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t timeout_ns)
+static int read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t timeout_ns, int64_t *deadline)
 {
 	int r;
 
@@ -302,11 +347,19 @@ int portal_read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t ti
 		return -EINVAL;
 	r = wslx_portal_rx_span(&c->rx, ret, ret_n);
 	if (r == -EAGAIN) {
-		r = wait_ready(c, true, wslx_portal_deadline(timeout_ns));
+		*deadline = wslx_portal_deadline(timeout_ns);
+		r = wait_ready(c, true, *deadline);
 		if (r == 0)
 			r = wslx_portal_rx_span(&c->rx, ret, ret_n);
 	}
 	return judge(c, r);
+}
+
+int portal_read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t timeout_ns)
+{
+	int64_t deadline = NOT_YET;
+
+	return read_span(c, ret, ret_n, timeout_ns, &deadline);
 }
 
 int portal_consumed(portal_chan *c, size_t n)
@@ -318,14 +371,16 @@ int portal_consumed(portal_chan *c, size_t n)
 
 int portal_read(portal_chan *c, void *buf, size_t cap, size_t *ret_n, int64_t timeout_ns)
 {
+	uint64_t before = c->rx.pos;
+	int64_t deadline = NOT_YET;
 	const void *at;
 	size_t have = 0;
-	int r = cap ? portal_read_span(c, &at, &have, timeout_ns) : -EINVAL;
+	int r = cap ? read_span(c, &at, &have, timeout_ns, &deadline) : -EINVAL;
 
 	if (r < 0)
 		return r;
 	*ret_n = cap < have ? cap : have;
 	wslx_portal_copy_in(buf, at, *ret_n);
-	r = judge(c, 0);
-	return r < 0 ? r : portal_consumed(c, *ret_n);
+	r = wslx_portal_rx_consumed(&c->rx, *ret_n);
+	return r < 0 ? r : received(c, before, timeout_ns, &deadline);
 }

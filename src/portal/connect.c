@@ -10,8 +10,10 @@
 #define DEFAULT_CAPACITY (UINT64_C(64) << 10)
 
 /* The server's entry that answers ours. */
-static bool find_answer(portal *p, portal_chan *c, uint64_t my_life, struct portal_link *ret)
+bool wslx_portal_find_answer(portal_chan *c, struct portal_link *ret)
 {
+	portal *p = c->p;
+	uint64_t my_life = c->offer_life;
 	const struct portal_link *table = wslx_portal_links_of(p, c->peer);
 
 	for (unsigned i = 0; table && i < PORTAL_MAX_LINKS; i++) {
@@ -27,7 +29,7 @@ static bool find_answer(portal *p, portal_chan *c, uint64_t my_life, struct port
 	return false;
 }
 
-static int await_answer(portal_chan *c, uint64_t my_life, int64_t deadline)
+static int await_answer(portal_chan *c, int64_t deadline)
 {
 	portal *p = c->p;
 	struct portal_link answer = { 0 };
@@ -38,7 +40,7 @@ static int await_answer(portal_chan *c, uint64_t my_life, int64_t deadline)
 		bool found;
 
 		pthread_mutex_lock(&p->lock);
-		found = find_answer(p, c, my_life, &answer);
+		found = wslx_portal_find_answer(c, &answer);
 		if (found && PORTAL_LIFE_STATE(answer.life) == PORTAL_LINK_OPEN)
 			r = wslx_portal_chan_join(c, &answer, 0);
 		else if (found)
@@ -56,48 +58,43 @@ static int await_answer(portal_chan *c, uint64_t my_life, int64_t deadline)
 	}
 }
 
-/* Gives up an offer: the answer may have come at the same moment. */
-static void withdraw(portal_chan *c, uint64_t my_life)
-{
-	portal *p = c->p;
-	struct portal_link answer;
-
-	pthread_mutex_lock(&p->lock);
-	if (!c->peer_link) {
-		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-		(void)find_answer(p, c, my_life, &answer);
-	}
-	pthread_mutex_unlock(&p->lock);
-	portal_chan_free(c);
-}
-
-static int offer(portal *p, const struct portal_name *n, uint32_t slot, uint64_t capacity, int64_t deadline,
-		 portal_chan **ret)
+/* The blocks and the entry that offers them. */
+static int put_offer(portal *p, const struct portal_name *n, uint32_t slot, uint64_t capacity, portal_chan **ret)
 {
 	struct portal_link l = { .peer = n->owner, .service = slot, .service_generation = n->generation };
 	portal_chan *c = NULL;
-	uint64_t life = 0;
 	int r = wslx_portal_chan_new(p, n->tag, capacity, &c);
 
 	if (r < 0)
 		return r == -EINVAL ? -EPROTO : r;
 	c->peer = n->owner;
 	c->peer_generation = n->owner_generation;
-	r = wslx_portal_lock_to_write(p, deadline);
-	if (r == 0) {
-		r = wslx_portal_link_write(p, c, PORTAL_LINK_OFFER, &l);
-		if (r >= 0)
-			life = PORTAL_LOAD(&p->links[r].life);
-		pthread_mutex_unlock(&p->lock);
-	}
+	r = wslx_portal_link_write(p, c, PORTAL_LINK_OFFER, &l);
 	if (r < 0) {
-		portal_chan_free(c);
+		wslx_portal_chan_close(c);
 		return r;
 	}
+	c->offer_life = PORTAL_LOAD(&p->links[r].life);
+	*ret = c;
+	return 0;
+}
+
+static int offer(portal *p, const struct portal_name *n, uint32_t slot, uint64_t capacity, int64_t deadline,
+		 portal_chan **ret)
+{
+	portal_chan *c = NULL;
+	int r = wslx_portal_lock_to_write(p, deadline);
+
+	if (r < 0)
+		return r;
+	r = put_offer(p, n, slot, capacity, &c);
+	pthread_mutex_unlock(&p->lock);
+	if (r < 0)
+		return r;
 	wslx_portal_kick(p, c->peer);
-	r = await_answer(c, life, deadline);
+	r = await_answer(c, deadline);
 	if (r < 0) {
-		withdraw(c, life);
+		portal_chan_free(c);
 		return r;
 	}
 	*ret = c;

@@ -8,6 +8,7 @@
 #include "portal/ring_inline.h"
 
 #define MAX_CHANS 64u /* one futex_waitv, with the event word */
+#define NOT_YET INT64_MIN
 
 struct portal_fanin {
 	portal *p;
@@ -103,22 +104,35 @@ static int look_after_news(portal_fanin *f, portal_listener *l, portal_chan **re
 	if (wslx_portal_is_revoked(f->p))
 		return -EACCES;
 	*ret = look_for_dead(f);
-	if (*ret || (l && wslx_portal_listener_pending(l)))
-		return 1;
-	(void)wslx_portal_gate_rest(f->p);
-	return 0;
+	return *ret || (l && wslx_portal_listener_pending(l));
+}
+
+/* While the region is to rest nothing could be received, nor anybody let in: who came up would come up at once again.
+ */
+static int rest(portal *p, int64_t deadline)
+{
+	int r = wslx_portal_park(p, deadline);
+
+	return r < 0 ? r : wslx_portal_is_revoked(p) ? -EACCES : 0;
 }
 
 int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, portal_chan **ret)
 {
-	int64_t deadline = 0, slept_at = 0;
-	bool first = true;
+	int64_t deadline = NOT_YET, slept_at = 0;
 
 	for (;;) {
 		uint32_t ev = wslx_portal_event(f->p);
 		int64_t left;
 		int r;
 
+		if (wslx_portal_is_to_rest(f->p)) {
+			if (deadline == NOT_YET)
+				deadline = wslx_portal_deadline(timeout_ns);
+			r = rest(f->p, deadline);
+			if (r < 0)
+				return r;
+			continue;
+		}
 		/* However busy the channels are. */
 		if (ev != f->news) {
 			r = look_after_news(f, l, ret);
@@ -144,9 +158,8 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 		r = look_after_news(f, l, ret);
 		if (r)
 			return r < 0 ? r : 0;
-		if (first)
+		if (deadline == NOT_YET)
 			deadline = wslx_portal_deadline(timeout_ns);
-		first = false;
 		left = wslx_portal_left(deadline);
 		if (left == 0 && !timeout_ns)
 			return -EAGAIN;
@@ -154,6 +167,8 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 			wslx_portal_spin_in_vain(&f->spin);
 			return -ETIMEDOUT;
 		}
+		if (wslx_portal_gate_rest(f->p))
+			continue;
 		if (!slept_at)
 			slept_at = wslx_portal_now();
 		sleep_on_all(f, ev, left);

@@ -85,7 +85,7 @@ void wslx_portal_gate_open(portal *p)
 
 /* Until the word is even again, or there is nothing more to wait for, as this one is revoked: it does not write where
  * others look. */
-static int park(portal *p, int64_t deadline)
+int wslx_portal_park(portal *p, int64_t deadline)
 {
 	for (;;) {
 		uint32_t ev = wslx_portal_event(p);
@@ -108,7 +108,7 @@ int wslx_portal_gate_enter(portal *p, struct wslx_portal_gate *g, int64_t deadli
 			return 0;
 		if (__atomic_load_n(&p->revoked, __ATOMIC_RELAXED))
 			return -EACCES;
-		r = park(p, deadline);
+		r = wslx_portal_park(p, deadline);
 		if (r < 0)
 			return r;
 	}
@@ -127,7 +127,7 @@ int wslx_portal_lock_to_write(portal *p, int64_t deadline)
 		if (!wslx_portal_gate_rest_locked(p))
 			return 0;
 		pthread_mutex_unlock(&p->lock);
-		r = park(p, deadline);
+		r = wslx_portal_park(p, deadline);
 		if (r < 0)
 			return r;
 	}
@@ -142,6 +142,6 @@ int portal_poll(portal *p, int64_t timeout_ns)
 	if (r < 0)
 		return r;
 	if (wslx_portal_gate_rest(p) && !wslx_portal_is_revoked(p))
-		return park(p, deadline);
+		return wslx_portal_park(p, deadline);
 	return timeout_ns ? wslx_portal_await_event(p, ev, deadline) : 0;
 }

@@ -29,6 +29,11 @@ WSLX_MUST_CHECK static inline int wslx_portal_chan_alive(const portal_chan *c)
 	return PORTAL_LOAD_ACQ(&c->peer_link->life) == c->peer_link_life ? 0 : -EPIPE;
 }
 
+static inline bool wslx_portal_is_to_rest(const portal *p)
+{
+	return PORTAL_LOAD_ACQ(&p->hdr->quiesce) & 1;
+}
+
 /* wslx_portal_gate_enter() without waiting. */
 static inline bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g)
 {

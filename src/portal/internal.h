@@ -99,6 +99,7 @@ struct portal {
 	struct wslx_portal_heap heap;
 	struct wslx_portal_gate *gates;
 	struct portal_chan *zombies;
+	struct portal_chan *closing; /* freed while the region was to rest: the peer is not told yet */
 };
 
 struct portal_chan {
@@ -112,6 +113,7 @@ struct portal_chan {
 	unsigned peer;
 	uint64_t peer_generation;
 	unsigned link;
+	uint64_t offer_life; /* of our entry, as a client */
 	const struct portal_link *peer_link;
 	uint64_t peer_link_life;
 	/* Where its memory was when we met. */
@@ -119,7 +121,7 @@ struct portal_chan {
 	uint16_t peer_arena;
 	uint64_t peer_arena_generation;
 	struct portal_handle block_h, data_h;
-	struct portal_chan *next; /* zombies; fan-in */
+	struct portal_chan *next; /* zombies, closing */
 	uint64_t serial;
 	struct portal_listener *listener;
 };
@@ -192,6 +194,14 @@ WSLX_MUST_CHECK int wslx_portal_lock_to_write(portal *p, int64_t deadline);
 bool wslx_portal_gate_rest(portal *p);
 bool wslx_portal_gate_rest_locked(portal *p);
 
+/* Waits while the region is to rest, and says so to the host.  0, -EAGAIN, -ETIMEDOUT, -EPIPE. */
+WSLX_MUST_CHECK int wslx_portal_park(portal *p, int64_t deadline);
+
+/* chan.c */
+/* Everything peeked since rx.pos was `before` is copied out.  Gives its room back; on an error, -EAGAIN and -ETIMEDOUT
+ * (the region is to rest) among others, it stays to be read.  -EPIPE: it was not the peer's. */
+WSLX_MUST_CHECK int wslx_portal_received(portal_chan *c, uint64_t before, int64_t timeout_ns);
+
 /* objects.c */
 /* Looks a name up; patient with a host that is interrupted in the middle of a change.  ret_slot may be NULL. */
 WSLX_MUST_CHECK int wslx_portal_find(portal *p, const char *name, struct portal_name *ret, uint32_t *ret_slot);
@@ -203,7 +213,11 @@ WSLX_MUST_CHECK int wslx_portal_publish_kind(portal *p, uint32_t kind, const cha
 
 /* link.c */
 void wslx_portal_free_zombies(portal *p);
+/* Both write where others look: after wslx_portal_lock_to_write(), before the lock is given back. */
 WSLX_MUST_CHECK int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_chan **ret);
+void wslx_portal_chan_close(portal_chan *c);
+/* The channels that were freed while the region was to rest, if it is not any more; under the lock. */
+void wslx_portal_close_due(portal *p);
 /* Puts it into the link table; under the lock. */
 WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state state,
 					   const struct portal_link *l);
@@ -211,6 +225,8 @@ WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum porta
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
 /* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */
 WSLX_MUST_CHECK int wslx_portal_chan_place(portal_chan *c);
+/* connect.c: the server's entry that answers our offer, if there is one; under the lock. */
+bool wslx_portal_find_answer(portal_chan *c, struct portal_link *ret);
 /* A consistent copy of an entry; false if it changed meanwhile. */
 bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);
 const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);

@@ -7,11 +7,13 @@
  * The server prepares its own blocks, writes an OPEN entry that names the offer
  * by its life word, and looks at the offer again: a client that gave up has
  * changed the life word first and scanned the server's table then, so one of
- * the two sees the other.
+ * the two sees the other.  Either happens in one hold of the lock, so that
+ * nothing half done is left when the region is to rest.
  *
  * Closing is changing one's life word, and a kick.  Blocks are given back to the
  * heap only when the peer has closed too, or is dead: until then the channel is
- * a zombie.
+ * a zombie.  While the region is to rest nothing is changed: then what is freed
+ * is closed when that ends, by whoever is told of it.
  *
  * Trust boundary: an entry is copied between two looks at its life word; offsets
  * must lie in an arena that the peer writes; kind and capacity are read once.
@@ -100,14 +102,21 @@ static void reap_locked(portal *p)
 	}
 }
 
+static void free_all(portal_chan *c)
+{
+	while (c) {
+		portal_chan *next = c->next;
+
+		free(c);
+		c = next;
+	}
+}
+
 void wslx_portal_free_zombies(portal *p)
 {
-	while (p->zombies) {
-		portal_chan *c = p->zombies;
-
-		p->zombies = c->next;
-		free(c);
-	}
+	free_all(p->zombies);
+	free_all(p->closing);
+	p->zombies = p->closing = NULL;
 }
 
 static int allocate(portal *p, uint64_t n, struct portal_handle *ret)
@@ -153,18 +162,13 @@ int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_cha
 	c->p = p;
 	c->kind = kind;
 	c->link = PORTAL_MAX_LINKS;
-	r = wslx_portal_lock_to_write(p, -1);
-	if (r < 0) {
-		free(c);
-		return r;
-	}
+	wslx_portal_close_due(p);
 	reap_locked(p);
 	r = allocate(p, BLOCK_SIZE, &c->block_h);
 	if (r == 0)
 		r = allocate(p, capacity, &c->data_h);
 	if (r < 0) {
 		give_back(c);
-		pthread_mutex_unlock(&p->lock);
 		return r;
 	}
 	block = p->base + offset(&c->block_h);
@@ -175,7 +179,6 @@ int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_cha
 	c->tx.mask = capacity - 1;
 	wslx_portal_spin_init(&c->spin);
 	wslx_portal_gate_add(p, &c->gate);
-	pthread_mutex_unlock(&p->lock);
 	*ret = c;
 	return 0;
 }
@@ -248,10 +251,53 @@ unsigned portal_chan_peer(const portal_chan *c)
 	return c->peer;
 }
 
+/* Its gate is out of the list. */
+static void close_locked(portal_chan *c)
+{
+	portal *p = c->p;
+	struct portal_link answer;
+
+	if (c->link < PORTAL_MAX_LINKS) {
+		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+		p->link_used[c->link] = false;
+		PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
+	}
+	/* Of an offer that is given up: it may have come at the same moment. */
+	if (!c->peer_link && c->offer_life)
+		(void)wslx_portal_find_answer(c, &answer);
+	if (!peer_done(c)) {
+		c->next = p->zombies;
+		p->zombies = c;
+		wslx_portal_kick(p, c->peer);
+	} else {
+		give_back(c);
+	}
+}
+
+void wslx_portal_close_due(portal *p)
+{
+	portal_chan *c = p->closing;
+
+	if (!c || wslx_portal_is_to_rest(p))
+		return;
+	p->closing = NULL;
+	while (c) {
+		portal_chan *next = c->next;
+
+		close_locked(c);
+		c = next;
+	}
+}
+
+void wslx_portal_chan_close(portal_chan *c)
+{
+	wslx_portal_gate_remove(c->p, &c->gate);
+	close_locked(c);
+}
+
 void portal_chan_free(portal_chan *c)
 {
 	portal *p;
-	bool tell;
 
 	if (!c)
 		return;
@@ -260,20 +306,12 @@ void portal_chan_free(portal_chan *c)
 	if (c->listener)
 		__atomic_fetch_sub(&c->listener->open, 1, __ATOMIC_RELAXED);
 	wslx_portal_gate_remove(p, &c->gate);
-	PORTAL_STORE_REL(&c->gate.busy, 0);
-	if (c->link < PORTAL_MAX_LINKS) {
-		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-		p->link_used[c->link] = false;
-		PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
-	}
-	tell = c->peer_link && wslx_portal_chan_alive(c) == 0;
-	if (tell) {
-		c->next = p->zombies;
-		p->zombies = c;
-		wslx_portal_kick(p, c->peer);
+	/* Under the lock nobody acknowledges. */
+	if (wslx_portal_gate_rest_locked(p)) {
+		c->next = p->closing;
+		p->closing = c;
 	} else {
-		give_back(c);
+		close_locked(c);
 	}
-	(void)wslx_portal_gate_rest_locked(p);
 	pthread_mutex_unlock(&p->lock);
 }

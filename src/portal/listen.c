@@ -111,55 +111,66 @@ static int find_offer(portal_listener *l, unsigned peer, const struct portal_lin
 	return -1;
 }
 
-static void refuse(portal *p, unsigned peer, unsigned link, uint64_t life)
-{
-	struct portal_link l = { .peer = peer, .peer_link = link, .peer_life = life };
+/* What was found at the door. */
+struct offer {
+	unsigned peer, link;
+	uint64_t generation;
+	struct portal_link o;
+	const struct portal_link *theirs;
+};
 
-	if (wslx_portal_lock_to_write(p, -1) < 0)
-		return;
-	(void)!wslx_portal_link_write(p, NULL, PORTAL_LINK_REFUSED, &l);
-	pthread_mutex_unlock(&p->lock);
-	wslx_portal_kick(p, peer);
+/* One channel for one offer; anything below 0: none. */
+static int open_for(portal_listener *l, const struct offer *f, const struct portal_link *mine, portal_chan **ret)
+{
+	portal *p = l->p;
+	portal_chan *c;
+	int r;
+
+	if (__atomic_load_n(&l->open, __ATOMIC_RELAXED) >= l->params.max)
+		return -EUSERS;
+	r = wslx_portal_chan_new(p, l->params.kind, l->params.tx_capacity, &c);
+	if (r < 0)
+		return r;
+	c->peer = f->peer;
+	c->peer_generation = f->generation;
+	r = wslx_portal_chan_join(c, &f->o, l->params.max_capacity);
+	if (r == 0)
+		r = wslx_portal_link_write(p, c, PORTAL_LINK_OPEN, mine);
+	if (r < 0) {
+		wslx_portal_chan_close(c);
+		return r;
+	}
+	c->peer_link = f->theirs;
+	c->peer_link_life = f->o.life;
+	*ret = c;
+	return 0;
 }
 
-/* One channel for one offer.  -EAGAIN: the client thought better of it. */
-static int answer(portal_listener *l, unsigned peer, uint64_t generation, unsigned link, const struct portal_link *o,
-		  const struct portal_link *theirs, portal_chan **ret)
+/* 0: *ret is the new channel.  1: refused, or the client thought better of it.  -EAGAIN, -ETIMEDOUT: the region is to
+ * rest, and the offer still there. */
+static int answer(portal_listener *l, const struct offer *f, int64_t deadline, portal_chan **ret)
 {
-	struct portal_link mine = { .peer = peer, .peer_link = link, .peer_life = o->life };
+	struct portal_link mine = { .peer = f->peer, .peer_link = f->link, .peer_life = f->o.life };
 	portal *p = l->p;
 	portal_chan *c = NULL;
-	int r = __atomic_load_n(&l->open, __ATOMIC_RELAXED) >= l->params.max
-			? -EUSERS
-			: wslx_portal_chan_new(p, l->params.kind, l->params.tx_capacity, &c);
+	int r = wslx_portal_lock_to_write(p, deadline);
 
-	if (r == 0) {
-		c->peer = peer;
-		c->peer_generation = generation;
-		r = wslx_portal_lock_to_write(p, -1);
-		if (r == 0) {
-			r = wslx_portal_chan_join(c, o, l->params.max_capacity);
-			if (r == 0)
-				r = wslx_portal_link_write(p, c, PORTAL_LINK_OPEN, &mine);
-			if (r >= 0) {
-				c->peer_link = theirs;
-				c->peer_link_life = o->life;
-			}
-			pthread_mutex_unlock(&p->lock);
-		}
-	}
+	if (r < 0)
+		return r;
+	r = open_for(l, f, &mine, &c);
 	if (r < 0) {
-		portal_chan_free(c);
-		refuse(p, peer, link, o->life);
-		return -EAGAIN;
+		(void)!wslx_portal_link_write(p, NULL, PORTAL_LINK_REFUSED, &mine);
+	} else if (PORTAL_LOAD_SEQ(&f->theirs->life) != f->o.life) {
+		wslx_portal_chan_close(c);
+		r = -ECANCELED;
 	}
-	if (PORTAL_LOAD_SEQ(&theirs->life) != o->life) {
-		portal_chan_free(c);
-		return -EAGAIN;
-	}
+	pthread_mutex_unlock(&p->lock);
+	if (r != -ECANCELED)
+		wslx_portal_kick(p, f->peer);
+	if (r < 0)
+		return 1;
 	c->listener = l;
 	__atomic_fetch_add(&l->open, 1, __ATOMIC_RELAXED);
-	wslx_portal_kick(p, peer);
 	*ret = c;
 	return 0;
 }
@@ -170,49 +181,54 @@ static bool has_news(const portal_listener *l, unsigned peer, uint64_t generatio
 	return l->dirty || seq != l->seen[peer] || generation != l->seen_life[peer];
 }
 
-/* Looks at one participant's table, if it changed.  0: *ret is a new channel; -EAGAIN. */
-static int look_at(portal_listener *l, unsigned peer, portal_chan **ret)
+/* Looks at one participant's table, if it changed.  0: *ret is a new channel; 1: none; -EAGAIN, -ETIMEDOUT: the region
+ * is to rest, and there is an offer that remains. */
+static int look_at(portal_listener *l, unsigned peer, int64_t deadline, portal_chan **ret)
 {
 	portal *p = l->p;
 	const struct portal_link *table;
 	const struct portal_control *ctl;
-	struct portal_link o;
-	uint64_t generation;
+	struct offer f = { .peer = peer };
 	uint32_t seq = 0;
-	int link = -1;
+	int link = -1, r;
 
-	if (!peer || !wslx_portal_peer_life(p, peer, &generation))
-		return -EAGAIN;
-	pthread_mutex_lock(&p->lock);
+	if (!peer || !wslx_portal_peer_life(p, peer, &f.generation))
+		return 1;
+	r = wslx_portal_lock_to_write(p, deadline);
+	if (r < 0)
+		return r;
 	table = wslx_portal_links_of(p, peer);
 	if (table) {
 		ctl = (const struct portal_control *)(const void *)((const uint8_t *)table - PORTAL_LINKS_OFF);
 		seq = PORTAL_LOAD_ACQ(&ctl->links_seq);
-		if (has_news(l, peer, generation, seq) && entries_for(p, peer, table) < PER_PEER)
-			link = find_offer(l, peer, table, &o);
+		if (has_news(l, peer, f.generation, seq) && entries_for(p, peer, table) < PER_PEER)
+			link = find_offer(l, peer, table, &f.o);
 	}
 	pthread_mutex_unlock(&p->lock);
 	if (link < 0) {
 		l->seen[peer] = seq;
-		l->seen_life[peer] = generation;
-		return -EAGAIN;
+		l->seen_life[peer] = f.generation;
+		return 1;
 	}
 	/* seen stays: there may be more of them. */
-	return answer(l, peer, generation, (unsigned)link, &o, &table[link], ret);
+	f.link = (unsigned)link;
+	f.theirs = &table[link];
+	return answer(l, &f, deadline, ret);
 }
 
-static int look_around(portal_listener *l, portal_chan **ret)
+static int look_around(portal_listener *l, int64_t deadline, portal_chan **ret)
 {
 	for (unsigned i = 0; i < PORTAL_MAX_PARTICIPANTS; i++) {
 		unsigned peer = (l->turn + i) % PORTAL_MAX_PARTICIPANTS;
+		int r = look_at(l, peer, deadline, ret);
 
-		if (look_at(l, peer, ret) == 0) {
+		if (r == 0)
 			l->turn = peer + 1;
-			return 0;
-		}
+		if (r <= 0)
+			return r;
 	}
 	l->dirty = false;
-	return -EAGAIN;
+	return 1;
 }
 
 bool wslx_portal_listener_pending(portal_listener *l)
@@ -250,8 +266,9 @@ int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret)
 			return r;
 		if (wslx_portal_is_revoked(l->p))
 			return -EACCES;
-		if (look_around(l, ret) == 0)
-			return 0;
+		r = look_around(l, deadline, ret);
+		if (r <= 0)
+			return r;
 		r = wslx_portal_await_event(l->p, ev, deadline);
 		if (r < 0)
 			return r;

@@ -128,30 +128,41 @@ int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *
 }
 
 /* Where an answer goes: the caller's buffer if it waits for this one, else private memory. */
-static int keep(struct call *c, const struct portal_rpc_header *h, const uint8_t *data, size_t n, void *buf, size_t cap)
+static void keep(struct call *c, const struct portal_rpc_header *h, const uint8_t *data, size_t n, void *buf,
+		 size_t cap)
 {
 	c->answer = *h;
 	c->size = n;
-	c->done = true;
 	if (!n)
-		return 0;
+		return;
 	if (buf && n <= cap) {
 		wslx_portal_copy_in(buf, data, n);
-		return 0;
+		return;
 	}
 	c->data = malloc(n);
 	if (!c->data) {
 		c->answer.status = -ENOMEM;
 		c->size = 0;
-		return 0;
+		return;
 	}
 	wslx_portal_copy_in(c->data, data, n);
-	return 0;
+}
+
+/* The record's room is given back, or e says why not.  An answer that was the server's is one all the same: its record
+ * comes once more, and finds nobody then. */
+static void settle(struct call *c, int e)
+{
+	c->done = e != -EPIPE;
+	if (c->done)
+		return;
+	free(c->data);
+	c->data = NULL;
 }
 
 /* One record from the server. */
 static int take(portal_rpc *r, const struct call *wanted, void *buf, size_t cap, int64_t timeout_ns)
 {
+	uint64_t before = r->c->rx.pos;
 	struct portal_rpc_header h;
 	const void *at;
 	uint32_t type;
@@ -162,15 +173,18 @@ static int take(portal_rpc *r, const struct call *wanted, void *buf, size_t cap,
 	if (e < 0)
 		return e;
 	if (type != PORTAL_RPC_RESPONSE || n < sizeof(h)) {
-		(void)portal_release(r->c);
-		return -EPROTO;
+		e = wslx_portal_received(r->c, before, timeout_ns);
+		return e < 0 ? e : -EPROTO;
 	}
 	wslx_portal_copy_in(&h, at, sizeof(h));
 	c = call_of(r, h.id);
-	if (c && !c->done && !c->cancelled)
-		e = keep(c, &h, (const uint8_t *)at + sizeof(h), n - sizeof(h), c == wanted ? buf : NULL, cap);
-	(void)portal_release(r->c);
-	return e;
+	if (!c || c->done || c->cancelled)
+		return wslx_portal_received(r->c, before, timeout_ns);
+	keep(c, &h, (const uint8_t *)at + sizeof(h), n - sizeof(h), c == wanted ? buf : NULL, cap);
+	/* Who has what he wants does not wait until the region goes on. */
+	e = wslx_portal_received(r->c, before, c == wanted ? 0 : timeout_ns);
+	settle(c, e);
+	return c == wanted && c->done ? 0 : e;
 }
 
 int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct portal_bytes *out, int *ret_status)

@@ -201,6 +201,7 @@ static void cancel(struct client *cl, uint64_t id)
 /* One record from the ring into the client's queue.  -EAGAIN: none; anything else: drop the client. */
 static int pull(struct client *cl)
 {
+	uint64_t before = cl->c->rx.pos;
 	struct portal_rpc_header h;
 	const void *at;
 	struct kept *k;
@@ -217,7 +218,7 @@ static int pull(struct client *cl)
 		return -ENOMEM;
 	wslx_portal_copy_in(k->data, at, n);
 	memcpy(&h, k->data, sizeof(h));
-	r = portal_release(cl->c);
+	r = wslx_portal_received(cl->c, before, 0);
 	if (r == 0 && type == PORTAL_RPC_REQUEST) {
 		queue_add(&cl->in, k);
 		return 0;

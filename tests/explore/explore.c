@@ -37,6 +37,7 @@ struct fiber {
 	const uint32_t *words[68];
 	unsigned n_words;
 	uint64_t seen; /* memory version when it began to spin */
+	bool awaits;   /* for ex_await(), which does not give up */
 	const void *lock;
 	bool rung;
 };
@@ -221,7 +222,7 @@ static void yield_for_good(void)
 		if (left)
 			continue;
 		for (unsigned i = 0; i < ex.s->fibers; i++) {
-			if (ex.f[i].state == SPINNING) {
+			if (ex.f[i].state == SPINNING && !ex.f[i].awaits) {
 				/* A bounded spin on what never changes. */
 				ex.f[i].seen--;
 				left++;
@@ -462,7 +463,7 @@ static void bell_wait(void *ctx, const struct portal_wait *w, size_t n, int64_t 
 	ex_sleeps++;
 	point();
 	if (f->rung) {
-		f->rung = false;
+		f->rung = f->awaits = false;
 		return;
 	}
 	f->n_words = 0;
@@ -510,7 +511,9 @@ void ex_await(bool (*fn)(void))
 		ex.f[ex.current].state = SPINNING;
 		ex.f[ex.current].seen = ex.version;
 		flush_all(ex.current);
+		ex.f[ex.current].awaits = true;
 		yield_for_good();
+		ex.f[ex.current].awaits = false;
 	}
 }
 
@@ -551,7 +554,7 @@ static void start(void)
 			f->stack = malloc(STACK);
 		f->state = RUNNING;
 		f->n = 0;
-		f->rung = false;
+		f->rung = f->awaits = false;
 		getcontext(&f->ctx);
 		f->ctx.uc_stack.ss_sp = f->stack;
 		f->ctx.uc_stack.ss_size = STACK;

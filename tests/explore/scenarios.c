@@ -31,10 +31,15 @@ static portal_chan chan[4];
 static unsigned received;
 static bool over;
 
-/* Stand-in for arenas.c: nothing is mapped here. */
+/* Stand-ins for arenas.c: nothing is mapped here. */
 int wslx_portal_refresh(portal *p)
 {
 	return 0;
+}
+
+bool wslx_portal_behind(const portal *p)
+{
+	return false;
 }
 
 /* Is a dead participant's memory another's by now? */
@@ -535,6 +540,104 @@ static void quiescer(void)
 	host_event(1);
 }
 
+/* ---- quiesce: who receives without waiting, and another thread ---- */
+
+static bool must_not_wait;
+
+static void watched_wait(void *ctx, const struct portal_wait *words, size_t n, int64_t timeout_ns)
+{
+	ex_assert(!must_not_wait || ex_self() != 0);
+	ex_doorbell.wait(ctx, words, n, timeout_ns);
+}
+
+static void watched_wake(void *ctx, unsigned to, const uint32_t *word)
+{
+	ex_doorbell.wake(ctx, to, word);
+}
+
+static const struct portal_doorbell_ops watched = { .wait = watched_wait, .wake = watched_wake };
+
+/* The peer's record is there from the beginning. */
+static void setup_quiesce_recv(void)
+{
+	static const struct portal_record rec = { 16, 0 };
+	static const uint64_t payload[2] = { 0, ~UINT64_C(0) };
+
+	setup_quiesce();
+	memcpy(m.data[1], &rec, sizeof(rec));
+	memcpy(m.data[1] + sizeof(rec), payload, sizeof(payload));
+	m.tx[1].head = 24;
+	side[1].ops = &watched;
+	must_not_wait = false;
+}
+
+static int try_to_receive(void)
+{
+	uint64_t r[2] = { 77, 77 };
+	uint32_t type = 77;
+	size_t n = 0;
+	int e;
+
+	must_not_wait = true;
+	e = portal_recv(&chan[0], &type, r, sizeof(r), &n, 0);
+	must_not_wait = false;
+	ex_assert(e == -EAGAIN || (e == 0 && n == 16 && type == 0 && r[0] == 0 && r[1] == ~r[0]));
+	return e;
+}
+
+static void impatient(void)
+{
+	for (;;) {
+		uint32_t ev = wslx_portal_event(&side[1]);
+
+		if (try_to_receive() == 0)
+			received++;
+		ex_assert(received <= 1);
+		if (over)
+			break;
+		ex_assert(wslx_portal_await_event(&side[1], ev, -1) == 0);
+	}
+	if (!received && try_to_receive() == 0)
+		received++;
+}
+
+static void check_received(void)
+{
+	ex_assert(received == 1);
+}
+
+/* ---- quiesce: who waits for a record that comes after it ---- */
+
+static void setup_quiesce_wait(void)
+{
+	setup_records();
+	m.ctl[2].state = PORTAL_CTL_ATTACHED;
+}
+
+static void patient(void)
+{
+	ex_assert(receive_one() == 0);
+}
+
+static bool acknowledged_by_2(void)
+{
+	return m.ctl[2].quiesce_ack == m.hdr.quiesce;
+}
+
+static void quiescer_then_sender(void)
+{
+	PORTAL_STORE_SEQ(&m.hdr.quiesce, 1);
+	host_event(2);
+	ex_await(acknowledged_by_2);
+	ex_freeze(1, m.tx, sizeof(m.tx) + sizeof(m.rx) + sizeof(m.data));
+	for (unsigned i = 0; i < 3; i++)
+		(void)PORTAL_LOAD_ACQ(&m.tx[0].head);
+	ex_thaw();
+	PORTAL_STORE_SEQ(&m.hdr.quiesce, 2);
+	host_event(2);
+	ex_assert(send_one(0) == 0);
+}
+
 static const struct scenario scenarios[] = {
 	{ "records", 2, 2, false, 0, false, setup_records, { produce, consume }, check_idle },
 	{ "records-bell", 2, 2, false, 0, false, setup_bell, { produce, consume }, check_idle },
@@ -556,6 +659,16 @@ static const struct scenario scenarios[] = {
 	{ "names-crash", 2, 2, false, 2, false, setup_names, { name_reader_early, name_writer }, NULL },
 	{ "quiesce", 3, 2, false, 0, true, setup_quiesce, { sender_a, sender_b, quiescer }, NULL },
 	{ "quiesce-late", 2, 2, false, 0, true, setup_quiesce_late, { sender_that_attaches, quiescer }, NULL },
+	{ "quiesce-recv", 3, 2, false, 0, true, setup_quiesce_recv, { impatient, sender_b, quiescer }, check_received },
+	{ "quiesce-wait",
+	  2,
+	  3,
+	  false,
+	  0,
+	  false,
+	  setup_quiesce_wait,
+	  { patient, quiescer_then_sender },
+	  check_received },
 };
 
 int main(int argc, char **argv)
