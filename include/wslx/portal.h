@@ -217,12 +217,14 @@ struct portal_bytes {
 
 int portal_rpc_connect(portal *p, const char *service, int64_t timeout_ns, portal_rpc **ret);
 void portal_rpc_free(portal_rpc *r);
-/* Sends; *ret_id names the call.  timeout_ns is the call's deadline; the server learns of it. */
+/* Sends; *ret_id names the call.  timeout_ns is the call's deadline; the server learns what is left of it when the
+ * request goes into the ring.  -EBUSY: 128 calls that were not finished yet. */
 int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *in, int64_t timeout_ns,
 		     uint64_t *ret_id);
 /* Waits for that call's answer.  out->data points into buf.  *ret_status is the server's word. */
 int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct portal_bytes *out, int *ret_status);
-/* Tells the server that nobody waits any more; finish then returns -ECANCELED. */
+/* Tells the server that nobody waits any more; finish then returns -ECANCELED.  If it cannot be told at once it is with
+ * the next call, before that. */
 int portal_rpc_cancel(portal_rpc *r, uint64_t id);
 /* start and finish.  Returns the server's status if everything else went well. */
 int portal_rpc_call(portal_rpc *r, uint32_t method, const struct portal_bytes *in, void *buf, size_t cap,
@@ -233,16 +235,21 @@ struct portal_rpc_request {
 	uint64_t id;
 	uint32_t method;
 	unsigned peer;     /* participant */
-	int64_t budget_ns; /* time left; PORTAL_FOREVER */
+	/* What the client had left when it sent the request, less the time since portal_rpc_next() or _cancelled() took
+	 * it from the ring; PORTAL_FOREVER.  How long it lay in the ring is not known: the clocks of a machine and the
+	 * host are not the same.  Above 0. */
+	int64_t budget_ns;
 	struct portal_bytes in;
 };
 
 int portal_rpc_serve(portal *p, const char *service, portal_rpc_server **ret);
 void portal_rpc_server_free(portal_rpc_server *s);
-/* The next request, copied out of the ring; in.data is good until the next call.  New clients, cancelled, late and
- * broken ones are dealt with inside. */
+/* The next request, copied out of the ring; in.data is good until the next call.  New clients and broken ones are dealt
+ * with inside.  So are requests that were cancelled, or are late, before their turn came: the former vanish, the latter
+ * are answered with -ETIMEDOUT.  Clients take turns. */
 int portal_rpc_next(portal_rpc_server *s, struct portal_rpc_request *ret, int64_t timeout_ns);
-/* Answers, now or later, in any order.  0 also if nobody wants to know any more. */
+/* Answers, now or later, in any order.  0 also if nobody wants to know any more.  -EMSGSIZE: more than half of the ring,
+ * 32 KiB with header and all; it still has no answer then. */
 int portal_rpc_reply(portal_rpc_server *s, const struct portal_rpc_request *req, int status,
 		     const struct portal_bytes *out);
 /* Has the client cancelled it, or gone, or is it late? */

@@ -30,6 +30,10 @@ struct portal_rpc {
 	portal_chan *c;
 	uint64_t count;
 	struct call calls[SLOTS];
+	/* Cancelled, and the ring was full: the server is told before it gets another call, so these are never more
+	 * than there are slots. */
+	uint64_t owed[SLOTS];
+	unsigned n_owed;
 };
 
 int portal_rpc_connect(portal *p, const char *service, int64_t timeout_ns, portal_rpc **ret)
@@ -80,13 +84,30 @@ static int64_t left_of(int64_t deadline)
 	return deadline < 0 ? PORTAL_FOREVER : wslx_portal_left(deadline);
 }
 
-static int put(portal_rpc *r, uint32_t type, const struct portal_rpc_header *h, const struct portal_bytes *in,
-	       int64_t timeout_ns)
+/* Room for a record.  What of its budget is spent with waiting, the server need not think it has. */
+static int reserve(portal_rpc *r, struct portal_rpc_header *h, size_t n, int64_t deadline, void **ret)
+{
+	int e = portal_reserve(r->c, sizeof(*h) + n, ret, 0);
+	int64_t left;
+
+	if (e != -EAGAIN || !deadline)
+		return e;
+	left = left_of(deadline);
+	e = left ? portal_reserve(r->c, sizeof(*h) + n, ret, left) : -ETIMEDOUT;
+	if (e == 0 && h->budget_ns) {
+		left = left_of(deadline);
+		h->budget_ns = left ? (uint64_t)left : 1;
+	}
+	return e;
+}
+
+static int put(portal_rpc *r, uint32_t type, struct portal_rpc_header *h, const struct portal_bytes *in,
+	       int64_t deadline)
 {
 	size_t n = in ? in->size : 0;
 	uint8_t *at;
 	void *room;
-	int e = portal_reserve(r->c, sizeof(*h) + n, &room, timeout_ns);
+	int e = reserve(r, h, n, deadline, &room);
 
 	if (e < 0)
 		return e;
@@ -97,6 +118,20 @@ static int put(portal_rpc *r, uint32_t type, const struct portal_rpc_header *h, 
 	e = portal_commit(r->c, type, sizeof(*h) + n);
 	(void)portal_flush(r->c);
 	return e;
+}
+
+/* Tells the server what it was not told yet. */
+static int pay(portal_rpc *r, int64_t deadline)
+{
+	while (r->n_owed) {
+		struct portal_rpc_header h = { .id = r->owed[r->n_owed - 1] };
+		int e = put(r, PORTAL_RPC_CANCEL, &h, NULL, deadline);
+
+		if (e < 0)
+			return e;
+		r->n_owed--;
+	}
+	return 0;
 }
 
 int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *in, int64_t timeout_ns,
@@ -118,7 +153,9 @@ int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *
 		h.bulk_size = in->bulk_size;
 	}
 	*c = (struct call) { .id = h.id, .deadline = wslx_portal_deadline(timeout_ns) };
-	e = put(r, PORTAL_RPC_REQUEST, &h, in, timeout_ns);
+	e = pay(r, c->deadline);
+	if (e == 0)
+		e = put(r, PORTAL_RPC_REQUEST, &h, in, c->deadline);
 	if (e < 0) {
 		end_call(c);
 		return e;
@@ -194,6 +231,8 @@ int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct 
 
 	if (!c)
 		return -ENOENT;
+	if (!c->done && !c->cancelled)
+		(void)pay(r, 0);
 	while (!c->done && !c->cancelled && e == 0) {
 		e = take(r, c, buf, cap, left_of(c->deadline));
 		if (e == -EAGAIN)
@@ -218,17 +257,16 @@ int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct 
 
 int portal_rpc_cancel(portal_rpc *r, uint64_t id)
 {
-	struct portal_rpc_header h = { .id = id };
 	struct call *c = call_of(r, id);
 	int e;
 
 	if (!c)
 		return -ENOENT;
-	if (c->done)
+	if (c->done || c->cancelled)
 		return 0;
 	c->cancelled = true;
-	/* A full ring: then the server learns it from nobody's waiting. */
-	e = put(r, PORTAL_RPC_CANCEL, &h, NULL, 0);
+	r->owed[r->n_owed++] = id;
+	e = pay(r, 0);
 	return e == -EAGAIN ? 0 : e;
 }
 
