@@ -13,6 +13,12 @@
  * timeout_ns is relative: 0 never waits, PORTAL_FOREVER has no end.  Whoever
  * waits spins first, for as long as that has been worth it, then sleeps.
  *
+ * Whoever finds nothing to do takes note of what the host tells, waiting or not:
+ * of new arenas, which costs an answer from the broker, of being revoked
+ * (-EACCES), of a quiesce, of the host's end (-EPIPE).  While records flow only a
+ * quiesce is noticed.  That a broker was killed is noticed within a second by one
+ * who waits that long, and not by one who never does.
+ *
  * While the region is quiesced nothing is sent, received or connected, as if
  * nothing were there: such calls wait for its end, as long as they may, and say
  * -EAGAIN or -ETIMEDOUT; what is on its way stays there.  An answer that has

@@ -247,7 +247,8 @@ static void copy_table(portal *p)
 
 bool wslx_portal_behind(const portal *p)
 {
-	return PORTAL_LOAD_ACQ(p->epoch_word) != p->epoch || (p->window && wslx_portal_window_news(p->window));
+	return PORTAL_LOAD_ACQ(p->epoch_word) != PORTAL_LOAD(&p->epoch) ||
+	       (p->window && wslx_portal_window_news(p->window));
 }
 
 int wslx_portal_refresh_locked(portal *p)

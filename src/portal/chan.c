@@ -74,6 +74,21 @@ static void sleep_for(portal_chan *c, bool rx, uint32_t ev, int64_t left)
 		(void)(rx ? sleep_rx(c, ev, left) : sleep_tx(c, ev, left));
 }
 
+/* What one who does not wait is told instead.  News are for it, too; but it makes no system call to look for them. */
+static int nothing_yet(portal *p)
+{
+	int r = 0;
+
+	if (wslx_portal_behind(p) || __atomic_load_n(&p->closing, __ATOMIC_RELAXED))
+		r = wslx_portal_refresh(p);
+	else if (!wslx_portal_host_up(p))
+		r = -EPIPE;
+	if (r < 0)
+		return r;
+	(void)wslx_portal_gate_rest(p);
+	return wslx_portal_is_revoked(p) ? -EACCES : -EAGAIN;
+}
+
 /* 0: looks ready; else why not.  deadline 0: does not wait. */
 static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 {
@@ -106,12 +121,12 @@ static int wait_ready(portal_chan *c, bool rx, int64_t deadline)
 		}
 		if (alive < 0)
 			return alive;
-		/* Who does not wait, or not any more, is told as well, if it is known. */
+		if (!deadline)
+			return nothing_yet(p);
+		/* Who does not wait any more is told as well, if it is known. */
 		if (wslx_portal_is_revoked(p))
 			return -EACCES;
 		left = wslx_portal_left(deadline);
-		if (left == 0 && !deadline)
-			return -EAGAIN;
 		if (left == 0) {
 			wslx_portal_spin_in_vain(&c->spin);
 			return -ETIMEDOUT;

@@ -154,7 +154,7 @@ WSLX_MUST_CHECK int wslx_portal_broker_connect(const char *name);
 /* arenas.c: -EPIPE when the host is gone. */
 WSLX_MUST_CHECK int wslx_portal_refresh(portal *p); /* takes the lock */
 WSLX_MUST_CHECK int wslx_portal_refresh_locked(portal *p);
-/* Is there anything to refresh? */
+/* Is there anything to refresh?  Also without the lock. */
 bool wslx_portal_behind(const portal *p);
 WSLX_MUST_CHECK int wslx_portal_take_geometry(portal *p);
 /* The broker's answer to HELLO after WELCOME. */

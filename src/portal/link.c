@@ -280,7 +280,7 @@ void wslx_portal_close_due(portal *p)
 
 	if (!c || wslx_portal_is_to_rest(p))
 		return;
-	p->closing = NULL;
+	__atomic_store_n(&p->closing, NULL, __ATOMIC_RELAXED);
 	while (c) {
 		portal_chan *next = c->next;
 
@@ -309,7 +309,7 @@ void portal_chan_free(portal_chan *c)
 	/* Under the lock nobody acknowledges. */
 	if (wslx_portal_gate_rest_locked(p)) {
 		c->next = p->closing;
-		p->closing = c;
+		__atomic_store_n(&p->closing, c, __ATOMIC_RELAXED);
 	} else {
 		close_locked(c);
 	}

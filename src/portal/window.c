@@ -264,7 +264,7 @@ static int sync_arena(portal *p, unsigned index)
 
 bool wslx_portal_window_news(const struct wslx_portal_window *w)
 {
-	return PORTAL_LOAD_ACQ(&w->tables->event) != w->seen;
+	return PORTAL_LOAD_ACQ(&w->tables->event) != PORTAL_LOAD(&w->seen);
 }
 
 int wslx_portal_window_sync(portal *p)
@@ -286,7 +286,7 @@ int wslx_portal_window_sync(portal *p)
 		if (!wslx_portal_window_same(p->window))
 			return -EPIPE;
 		if (r == 0 && PORTAL_LOAD_SEQ(&e->epoch) == epoch) {
-			p->window->seen = seen;
+			PORTAL_STORE(&p->window->seen, seen);
 			PORTAL_STORE_REL(&p->epoch, epoch);
 			return 0;
 		}
