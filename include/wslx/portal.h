@@ -9,6 +9,15 @@
  *   -EPIPE      the peer (or the host) is gone        -EPROTO     the peer broke the format
  *   -ESTALE     the handle means nothing any more     -EFAULT     it never meant anything
  *   -EACCES     not granted, or revoked               -ECANCELED  the call was cancelled
+ *   -EINVAL     an argument makes no sense            -ENOENT     no such name, or call
+ *   -EEXIST     the name is taken                     -EDQUOT     more segments than one may have
+ *   -EUSERS     63 participants are there             -EBUSY      another has it; 128 calls are under way
+ *   -ENOMEM     none left, of the process or in its own arena
+ *   -ENOSPC     no room left in the region, the directory or the fan-in
+ *   -EMFILE     all 256 links, all arenas, or all descriptors are in use
+ *   -EMSGSIZE   longer than the buffer, or than half of the ring
+ *   -ECONNREFUSED  the server takes no more channels, or none with such a ring
+ * and what the system says to attaching and mapping.
  *
  * timeout_ns is relative: 0 never waits, PORTAL_FOREVER has no end.  Whoever
  * waits spins first, for as long as that has been worth it, then sleeps.
@@ -163,11 +172,13 @@ int portal_map(portal *p, const struct portal_object *o, const void **ret, void 
 struct portal_listen {
 	size_t size;           /* sizeof(struct portal_listen) */
 	uint32_t kind;         /* PORTAL_RECORDS (0 too) or PORTAL_BYTES */
-	uint32_t max;          /* channels at a time; 0: 64 */
+	uint32_t max;          /* channels at a time; 0: 64.  One more is refused: -ECONNREFUSED */
 	uint64_t tx_capacity;  /* of rings to clients; 0: 64 KiB */
 	uint64_t max_capacity; /* of rings from clients; 0: no limit */
 };
 
+/* A participant has at most 32 channels to one other that listens; who connects once more waits until one is closed at
+ * both ends.  All channels of a participant, either way: 256, then -EMFILE. */
 int portal_listen(portal *p, const char *name, const struct portal_listen *params, portal_listener **ret);
 int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret);
 void portal_listener_free(portal_listener *l); /* its channels first */
@@ -205,8 +216,8 @@ int portal_consumed(portal_chan *c, size_t n);
 /* ---- fan-in: many channels, one reader ---- */
 
 int portal_fanin_new(portal *p, portal_fanin **ret);
-void portal_fanin_free(portal_fanin *f); /* not the channels */
-int portal_fanin_add(portal_fanin *f, portal_chan *c);
+void portal_fanin_free(portal_fanin *f);               /* not the channels */
+int portal_fanin_add(portal_fanin *f, portal_chan *c); /* -ENOSPC: it has 64 */
 void portal_fanin_remove(portal_fanin *f, portal_chan *c);
 /* A channel with something to read, each in its turn.  A channel whose peer is gone or lies comes up too: its recv
  * says so.  With l (may be NULL) also returns, *ret NULL, when somebody wants to connect. */
@@ -227,12 +238,15 @@ void portal_rpc_free(portal_rpc *r);
  * request goes into the ring.  -EBUSY: 128 calls that were not finished yet. */
 int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *in, int64_t timeout_ns,
 		     uint64_t *ret_id);
-/* Waits for that call's answer.  out->data points into buf.  *ret_status is the server's word. */
+/* Waits for that call's answer.  out->data points into buf.  *ret_status is the server's word.  The call is over then,
+ * and id means nothing any more; but on -EMSGSIZE, when out->size says how long the answer is, and on -ENOMEM it is
+ * there for another try, or for portal_rpc_cancel() and another finish. */
 int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct portal_bytes *out, int *ret_status);
 /* Tells the server that nobody waits any more; finish then returns -ECANCELED.  If it cannot be told at once it is with
  * the next call, before that. */
 int portal_rpc_cancel(portal_rpc *r, uint64_t id);
-/* start and finish.  Returns the server's status if everything else went well. */
+/* start and finish.  Returns the server's status if everything else went well.  The answer is lost on -EMSGSIZE
+ * (out->size says how long it was). */
 int portal_rpc_call(portal_rpc *r, uint32_t method, const struct portal_bytes *in, void *buf, size_t cap,
 		    struct portal_bytes *out, int64_t timeout_ns);
 
@@ -240,7 +254,7 @@ struct portal_rpc_request {
 	uint64_t client; /* tells one client from another; never used twice */
 	uint64_t id;
 	uint32_t method;
-	unsigned peer;     /* participant */
+	unsigned peer; /* participant */
 	/* What the client had left when it sent the request, less the time since portal_rpc_next() or _cancelled() took
 	 * it from the ring; PORTAL_FOREVER.  How long it lay in the ring is not known: the clocks of a machine and the
 	 * host are not the same.  Above 0. */
@@ -248,14 +262,16 @@ struct portal_rpc_request {
 	struct portal_bytes in;
 };
 
+/* For 64 clients at a time (one more has -ECONNREFUSED), with 128 calls each that have no answer, nor were cancelled,
+ * nor are late: one more ends the client, whose calls then say -EPIPE. */
 int portal_rpc_serve(portal *p, const char *service, portal_rpc_server **ret);
 void portal_rpc_server_free(portal_rpc_server *s);
 /* The next request, copied out of the ring; in.data is good until the next call.  New clients and broken ones are dealt
  * with inside.  So are requests that were cancelled, or are late, before their turn came: the former vanish, the latter
  * are answered with -ETIMEDOUT.  Clients take turns. */
 int portal_rpc_next(portal_rpc_server *s, struct portal_rpc_request *ret, int64_t timeout_ns);
-/* Answers, now or later, in any order.  0 also if nobody wants to know any more.  -EMSGSIZE: more than half of the ring,
- * 32 KiB with header and all; it still has no answer then. */
+/* Answers, now or later, in any order.  0 also if nobody wants to know any more.  -EMSGSIZE: more than half of the
+ * ring, 32 KiB with header and all; it still has no answer then. */
 int portal_rpc_reply(portal_rpc_server *s, const struct portal_rpc_request *req, int status,
 		     const struct portal_bytes *out);
 /* Has the client cancelled it, or gone, or is it late? */

@@ -164,25 +164,22 @@ int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *
 	return 0;
 }
 
-/* Where an answer goes: the caller's buffer if it waits for this one, else private memory. */
-static void keep(struct call *c, const struct portal_rpc_header *h, const uint8_t *data, size_t n, void *buf,
-		 size_t cap)
+/* Where an answer goes: the caller's buffer if it waits for this one and it is long enough, else private memory. */
+static int keep(struct call *c, const struct portal_rpc_header *h, const uint8_t *data, size_t n, void *buf, size_t cap)
 {
 	c->answer = *h;
 	c->size = n;
 	if (!n)
-		return;
+		return 0;
 	if (buf && n <= cap) {
 		wslx_portal_copy_in(buf, data, n);
-		return;
+		return 0;
 	}
 	c->data = malloc(n);
-	if (!c->data) {
-		c->answer.status = -ENOMEM;
-		c->size = 0;
-		return;
-	}
+	if (!c->data)
+		return -ENOMEM;
 	wslx_portal_copy_in(c->data, data, n);
+	return 0;
 }
 
 /* The record's room is given back, or e says why not.  An answer that was the server's is one all the same: its record
@@ -217,7 +214,11 @@ static int take(portal_rpc *r, const struct call *wanted, void *buf, size_t cap,
 	c = call_of(r, h.id);
 	if (!c || c->done || c->cancelled)
 		return wslx_portal_received(r->c, before, timeout_ns);
-	keep(c, &h, (const uint8_t *)at + sizeof(h), n - sizeof(h), c == wanted ? buf : NULL, cap);
+	e = keep(c, &h, (const uint8_t *)at + sizeof(h), n - sizeof(h), c == wanted ? buf : NULL, cap);
+	if (e < 0) {
+		r->c->rx.pos = before;
+		return e;
+	}
 	/* Who has what he wants does not wait until the region goes on. */
 	e = wslx_portal_received(r->c, before, c == wanted ? 0 : timeout_ns);
 	settle(c, e);
@@ -242,8 +243,14 @@ int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct 
 		e = -ECANCELED;
 	if (e == -ETIMEDOUT)
 		(void)portal_rpc_cancel(r, id);
-	if (e == 0 && c->size > cap)
-		e = -EMSGSIZE;
+	/* The answer is here, or still in the ring. */
+	if (e == -ENOMEM)
+		return e;
+	if (e == 0 && c->size > cap) {
+		if (out)
+			*out = (struct portal_bytes) { .size = c->size };
+		return -EMSGSIZE;
+	}
 	if (e == 0) {
 		if (c->data)
 			memcpy(buf, c->data, c->size);
@@ -262,9 +269,11 @@ int portal_rpc_cancel(portal_rpc *r, uint64_t id)
 
 	if (!c)
 		return -ENOENT;
-	if (c->done || c->cancelled)
+	if (c->cancelled)
 		return 0;
 	c->cancelled = true;
+	if (c->done)
+		return 0;
 	r->owed[r->n_owed++] = id;
 	e = pay(r, 0);
 	return e == -EAGAIN ? 0 : e;
@@ -274,10 +283,17 @@ int portal_rpc_call(portal_rpc *r, uint32_t method, const struct portal_bytes *i
 		    struct portal_bytes *out, int64_t timeout_ns)
 {
 	uint64_t id = 0;
+	struct call *c;
 	int status = 0;
 	int e = portal_rpc_start(r, method, in, timeout_ns, &id);
 
 	if (e == 0)
 		e = portal_rpc_finish(r, id, buf, cap, out, &status);
+	/* Nobody else could ask for the answer again. */
+	c = call_of(r, id);
+	if (c) {
+		(void)portal_rpc_cancel(r, id);
+		end_call(c);
+	}
 	return e < 0 ? e : status;
 }

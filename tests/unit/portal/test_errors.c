@@ -19,7 +19,9 @@ static const struct {
 } known[] = {
 	{ "EAGAIN", EAGAIN },       { "ETIMEDOUT", ETIMEDOUT }, { "EPIPE", EPIPE },   { "EPROTO", EPROTO },
 	{ "ESTALE", ESTALE },       { "EFAULT", EFAULT },       { "EACCES", EACCES }, { "ENOENT", ENOENT },
-	{ "ECANCELED", ECANCELED }, { "EBUSY", EBUSY },
+	{ "ECANCELED", ECANCELED }, { "EBUSY", EBUSY },         { "EINVAL", EINVAL }, { "ENOMEM", ENOMEM },
+	{ "EEXIST", EEXIST },       { "EMSGSIZE", EMSGSIZE },   { "ENOSPC", ENOSPC }, { "ECONNREFUSED", ECONNREFUSED },
+	{ "EMFILE", EMFILE },       { "EUSERS", EUSERS },       { "EDQUOT", EDQUOT },
 };
 
 /* Bits of `known`. */
@@ -164,6 +166,9 @@ static void a_call_is_cancelled(struct broker *b, portal *p)
 	assert_int_equal(portal_rpc_start(c, 1, &none, LONG, &id), 0);
 	assert_int_equal(portal_rpc_cancel(c, id), 0);
 	says(ECANCELED, portal_rpc_finish(c, id, buf, sizeof(buf), &out, &status));
+	for (unsigned i = 0; i < 128; i++)
+		assert_int_equal(portal_rpc_start(c, 1, &none, LONG, &id), 0);
+	says(EBUSY, portal_rpc_start(c, 1, &none, LONG, &id));
 	portal_rpc_free(c);
 	__atomic_store_n(&s.stop, true, __ATOMIC_RELEASE);
 	pthread_join(t, NULL);
@@ -180,6 +185,79 @@ static void the_format_is_broken(struct broker *b)
 	vm_entry(&v)->participant = PORTAL_MAX_PARTICIPANTS;
 	says(EPROTO, attach_as(&v, NULL, "mine"));
 	vm_end(&v);
+}
+
+struct door {
+	portal_listener *l;
+	portal_chan *c;
+	bool stop;
+};
+
+static void *keeps_the_door(void *arg)
+{
+	struct door *d = arg;
+	portal_chan *c;
+
+	while (!__atomic_load_n(&d->stop, __ATOMIC_ACQUIRE))
+		if (portal_accept(d->l, SHORT, &c) == 0)
+			d->c = c;
+	return NULL;
+}
+
+/* One channel, which is also in a fan-in as often as there is room. */
+static void there_is_no_more_room(struct broker *b, portal *p)
+{
+	struct portal_listen one = { .size = sizeof(one), .max = 1 };
+	portal *q = broker_attach(b, "server");
+	struct door d = { 0 };
+	portal_chan *c, *more;
+	portal_fanin *f;
+	pthread_t t;
+	char buf[1];
+	size_t n;
+
+	assert_int_equal(portal_listen(q, "narrow", &one, &d.l), 0);
+	assert_int_equal(pthread_create(&t, NULL, keeps_the_door, &d), 0);
+	assert_int_equal(portal_connect(p, "narrow", 0, LONG, &c), 0);
+	says(ECONNREFUSED, portal_connect(p, "narrow", 0, LONG, &more));
+	__atomic_store_n(&d.stop, true, __ATOMIC_RELEASE);
+	pthread_join(t, NULL);
+	assert_int_equal(portal_send(d.c, 1, "long", 4, 0), 0);
+	says(EMSGSIZE, portal_recv(c, NULL, buf, sizeof(buf), &n, 0));
+	assert_int_equal(portal_fanin_new(p, &f), 0);
+	for (unsigned i = 0; i < 64; i++)
+		assert_int_equal(portal_fanin_add(f, c), 0);
+	says(ENOSPC, portal_fanin_add(f, c));
+	portal_fanin_free(f);
+	portal_chan_free(c);
+	portal_chan_free(d.c);
+	portal_listener_free(d.l);
+	portal_detach(q);
+}
+
+static void nobody_listens(void *opaque, int arena)
+{
+}
+
+static void there_are_no_more_of_them(struct broker *b)
+{
+	struct portal_attach a = { .size = sizeof(a), .path = b->path, .segments = 100000 };
+	struct portal_host_member m = { .size = sizeof(m), .name = "m", .segments = 1, .notify = nobody_listens };
+	char name[16];
+	unsigned who;
+	portal *p;
+	int r;
+
+	says(EDQUOT, portal_attach(&a, &p));
+	do
+		r = portal_host_add(b->h, &m, &who);
+	while (r == 0);
+	says(EUSERS, r);
+	for (unsigned i = 0; i < PORTAL_MAX_ARENAS && r != -EMFILE; i++) {
+		snprintf(name, sizeof(name), "o%u", i);
+		r = portal_host_object(b->h, name, 1, PORTAL_NOBODY, 0);
+	}
+	says(EMFILE, r);
 }
 
 static void all_functions(void **state)
@@ -207,8 +285,15 @@ static void all_functions(void **state)
 	assert_int_equal(portal_host_object(b.h, "closed", 1, PORTAL_NOBODY, 0), 0);
 	assert_int_equal(portal_open(p, "closed", &o), 0);
 	says(EACCES, portal_map(p, &o, &at, NULL));
+	says(EINVAL, portal_alloc(p, 0, &h, NULL));
+	says(ENOMEM, portal_alloc(p, (size_t)1 << 40, &h, NULL));
+	says(ENOENT, portal_open(p, "nothing", &o));
+	assert_int_equal(portal_create(p, "mine", 1, NULL, NULL), 0);
+	says(EEXIST, portal_create(p, "mine", 1, NULL, NULL));
 	a_call_is_cancelled(&b, p);
+	there_is_no_more_room(&b, p);
 	the_format_is_broken(&b);
+	there_are_no_more_of_them(&b);
 	broker_end(&b);
 	says(EPIPE, portal_poll(p, 0));
 	portal_detach(p);

@@ -345,6 +345,64 @@ static void an_answer_is_too_long(void **state)
 	teardown(&g);
 }
 
+/* The answer stays, for a larger buffer or for nobody. */
+static void a_buffer_is_too_small(void **state)
+{
+	struct portal_bytes out = { .data = "answer", .size = 7 };
+	struct portal_rpc_request q;
+	char buf[8] = "";
+	uint64_t id[2];
+	struct pair g;
+	int status;
+
+	setup(&g);
+	for (int i = 0; i < 2; i++) {
+		id[i] = start(g.a, 1, LONG);
+		comes(&g, 1, &q);
+		assert_int_equal(portal_rpc_reply(g.s, &q, 0, &(struct portal_bytes) { "answer", 7, { 0 }, 0 }), 0);
+		assert_int_equal(portal_rpc_finish(g.a, id[i], buf, 3, &out, &status), -EMSGSIZE);
+		assert_int_equal(out.size, 7);
+	}
+	assert_int_equal(portal_rpc_finish(g.a, id[0], buf, 6, NULL, &status), -EMSGSIZE);
+	assert_int_equal(portal_rpc_finish(g.a, id[0], buf, sizeof(buf), &out, &status), 0);
+	assert_int_equal(out.size, 7);
+	assert_string_equal(buf, "answer");
+	assert_int_equal(portal_rpc_finish(g.a, id[0], buf, sizeof(buf), &out, &status), -ENOENT);
+	give_up(g.a, id[1]);
+	assert_int_equal(portal_rpc_finish(g.a, id[1], buf, sizeof(buf), &out, &status), -ENOENT);
+	still_a_client(&g, g.a);
+	teardown(&g);
+}
+
+static void *answer_all(void *arg)
+{
+	struct pair *g = arg;
+	struct portal_rpc_request q;
+
+	while (portal_rpc_next(g->s, &q, LONG) == 0 && q.method != 0)
+		(void)!portal_rpc_reply(g->s, &q, 0, &(struct portal_bytes) { "answer", 7, { 0 }, 0 });
+	return NULL;
+}
+
+/* portal_rpc_call() keeps none, or there would be no more calls in the end. */
+static void calls_with_small_buffers(void **state)
+{
+	struct portal_bytes out;
+	struct pair g;
+	pthread_t t;
+	char buf[3];
+
+	setup(&g);
+	assert_int_equal(pthread_create(&t, NULL, answer_all, &g), 0);
+	for (int i = 0; i < 2 * OPEN; i++) {
+		assert_int_equal(portal_rpc_call(g.a, 1, NULL, buf, sizeof(buf), &out, LONG), -EMSGSIZE);
+		assert_int_equal(out.size, 7);
+	}
+	start(g.a, 0, LONG);
+	pthread_join(t, NULL);
+	teardown(&g);
+}
+
 /* One who always has another call to make does not keep the next one waiting. */
 static void clients_take_turns(void **state)
 {
@@ -383,6 +441,8 @@ int main(void)
 		cmocka_unit_test(answers_nobody_reads),
 		cmocka_unit_test(told_later),
 		cmocka_unit_test(an_answer_is_too_long),
+		cmocka_unit_test(a_buffer_is_too_small),
+		cmocka_unit_test(calls_with_small_buffers),
 		cmocka_unit_test(clients_take_turns),
 	};
 
