@@ -136,7 +136,8 @@ struct portal_listener {
 	/* links_seq when a table had nothing more for us, and whose table it was. */
 	uint32_t seen[PORTAL_MAX_PARTICIPANTS];
 	uint64_t seen_life[PORTAL_MAX_PARTICIPANTS];
-	bool dirty;
+	bool dirty; /* look at everybody */
+	bool full;  /* an offer had to wait, as its maker has PER_PEER channels */
 };
 
 #define PORTAL_ATTACH_TIMEOUT_NS INT64_C(5000000000)
@@ -232,6 +233,8 @@ bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link 
 const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
 /* Is somebody waiting at the door? */
 bool wslx_portal_listener_pending(portal_listener *l);
+/* A channel of its is about to be freed, by any thread. */
+void wslx_portal_listener_left(portal_listener *l);
 
 /* For the others this one is dead, as of the last refresh: nobody connects, answers or sends any more.  Whoever waits
  * for that asks after each refresh. */

@@ -297,14 +297,14 @@ void wslx_portal_chan_close(portal_chan *c)
 
 void portal_chan_free(portal_chan *c)
 {
+	portal_listener *l;
 	portal *p;
 
 	if (!c)
 		return;
 	p = c->p;
+	l = c->listener;
 	pthread_mutex_lock(&p->lock);
-	if (c->listener)
-		__atomic_fetch_sub(&c->listener->open, 1, __ATOMIC_RELAXED);
 	wslx_portal_gate_remove(p, &c->gate);
 	/* Under the lock nobody acknowledges. */
 	if (wslx_portal_gate_rest_locked(p)) {
@@ -314,4 +314,6 @@ void portal_chan_free(portal_chan *c)
 		close_locked(c);
 	}
 	pthread_mutex_unlock(&p->lock);
+	if (l)
+		wslx_portal_listener_left(l);
 }

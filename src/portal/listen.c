@@ -3,7 +3,8 @@
  *
  * Trust boundary: offers are whatever clients wrote.  One participant holds at
  * most PER_PEER of our entries, so a client that offers without end costs its
- * own service only.
+ * own service only.  What it offers beyond that waits until one of them is free;
+ * as nothing changes in its table then, we look at all again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -178,12 +179,12 @@ static int answer(portal_listener *l, const struct offer *f, int64_t deadline, p
 /* An index that is used again begins to count again. */
 static bool has_news(const portal_listener *l, unsigned peer, uint64_t generation, uint32_t seq)
 {
-	return l->dirty || seq != l->seen[peer] || generation != l->seen_life[peer];
+	return seq != l->seen[peer] || generation != l->seen_life[peer];
 }
 
 /* Looks at one participant's table, if it changed.  0: *ret is a new channel; 1: none; -EAGAIN, -ETIMEDOUT: the region
  * is to rest, and there is an offer that remains. */
-static int look_at(portal_listener *l, unsigned peer, int64_t deadline, portal_chan **ret)
+static int look_at(portal_listener *l, unsigned peer, bool anyway, int64_t deadline, portal_chan **ret)
 {
 	portal *p = l->p;
 	const struct portal_link *table;
@@ -201,8 +202,12 @@ static int look_at(portal_listener *l, unsigned peer, int64_t deadline, portal_c
 	if (table) {
 		ctl = (const struct portal_control *)(const void *)((const uint8_t *)table - PORTAL_LINKS_OFF);
 		seq = PORTAL_LOAD_ACQ(&ctl->links_seq);
-		if (has_news(l, peer, f.generation, seq) && entries_for(p, peer, table) < PER_PEER)
-			link = find_offer(l, peer, table, &f.o);
+		if (anyway || has_news(l, peer, f.generation, seq)) {
+			if (entries_for(p, peer, table) < PER_PEER)
+				link = find_offer(l, peer, table, &f.o);
+			else
+				__atomic_store_n(&l->full, true, __ATOMIC_RELAXED);
+		}
 	}
 	pthread_mutex_unlock(&p->lock);
 	if (link < 0) {
@@ -218,23 +223,37 @@ static int look_at(portal_listener *l, unsigned peer, int64_t deadline, portal_c
 
 static int look_around(portal_listener *l, int64_t deadline, portal_chan **ret)
 {
+	bool all = __atomic_exchange_n(&l->dirty, false, __ATOMIC_ACQ_REL);
+
 	for (unsigned i = 0; i < PORTAL_MAX_PARTICIPANTS; i++) {
 		unsigned peer = (l->turn + i) % PORTAL_MAX_PARTICIPANTS;
-		int r = look_at(l, peer, deadline, ret);
+		int r = look_at(l, peer, all, deadline, ret);
 
 		if (r == 0)
 			l->turn = peer + 1;
-		if (r <= 0)
+		if (r <= 0) {
+			if (all)
+				__atomic_store_n(&l->dirty, true, __ATOMIC_RELEASE);
 			return r;
+		}
 	}
-	l->dirty = false;
 	return 1;
+}
+
+void wslx_portal_listener_left(portal_listener *l)
+{
+	__atomic_fetch_sub(&l->open, 1, __ATOMIC_RELAXED);
+	if (!__atomic_exchange_n(&l->full, false, __ATOMIC_RELAXED))
+		return;
+	__atomic_store_n(&l->dirty, true, __ATOMIC_RELEASE);
+	/* Whoever waits at the door may be another thread. */
+	wslx_portal_kick(l->p, l->p->self);
 }
 
 bool wslx_portal_listener_pending(portal_listener *l)
 {
 	portal *p = l->p;
-	bool any = l->dirty;
+	bool any = __atomic_load_n(&l->dirty, __ATOMIC_ACQUIRE);
 
 	pthread_mutex_lock(&p->lock);
 	for (unsigned peer = 1; !any && peer < PORTAL_MAX_PARTICIPANTS; peer++) {

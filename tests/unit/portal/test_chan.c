@@ -1,7 +1,11 @@
 /* Names, channels, fan-in and RPC between participants, as threads and as processes. */
 #include "support.h"
 
+#include <sched.h>
 #include <unistd.h>
+
+#include "portal/atomic.h"
+#include "portal/internal.h"
 
 #define N 20000u
 
@@ -148,6 +152,94 @@ static void records_between_processes(void **state)
 	broker_end(&b);
 }
 
+#define EACH 32 /* channels from one participant to another */
+
+struct visitor {
+	portal *p;
+	portal_chan *c;
+	pthread_t t;
+};
+
+static void *visit(void *arg)
+{
+	struct visitor *v = arg;
+
+	return (void *)(intptr_t)portal_connect(v->p, "door", 0, LONG, &v->c);
+}
+
+struct door {
+	portal_listener *l;
+	portal_chan *c;
+};
+
+static void *answer_the_door(void *arg)
+{
+	struct door *d = arg;
+
+	return (void *)(intptr_t)portal_accept(d->l, LONG, &d->c);
+}
+
+static void comes_in(struct visitor *v)
+{
+	void *r;
+
+	pthread_join(v->t, &r);
+	assert_null(r);
+}
+
+/* The first that is too many waits until there is a place, and is seen then, though it has done nothing since. */
+static void channels_of_one_participant(void **state)
+{
+	struct visitor v[EACH + 2] = { 0 };
+	portal_chan *theirs[EACH];
+	struct door d = { 0 };
+	struct broker b;
+	portal *p, *q;
+	pthread_t t;
+	uint32_t seq;
+	void *r;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "visitor");
+	q = broker_attach(&b, "host");
+	assert_int_equal(portal_listen(q, "door", NULL, &d.l), 0);
+	for (int i = 0; i < EACH; i++) {
+		v[i].p = p;
+		assert_int_equal(pthread_create(&v[i].t, NULL, visit, &v[i]), 0);
+		assert_int_equal(portal_accept(d.l, LONG, &theirs[i]), 0);
+		comes_in(&v[i]);
+	}
+	for (int i = EACH; i < EACH + 2; i++) {
+		v[i].p = p;
+		seq = PORTAL_LOAD_ACQ(&p->ctl->links_seq);
+		assert_int_equal(pthread_create(&v[i].t, NULL, visit, &v[i]), 0);
+		while (PORTAL_LOAD_ACQ(&p->ctl->links_seq) == seq)
+			sched_yield();
+	}
+	assert_int_equal(portal_accept(d.l, 0, &d.c), -EAGAIN);
+	portal_chan_free(v[0].c);
+	assert_int_equal(portal_accept(d.l, 0, &d.c), -EAGAIN);
+	portal_chan_free(theirs[0]);
+	assert_int_equal(portal_accept(d.l, 0, &theirs[0]), 0);
+	/* The second while somebody waits for it. */
+	portal_chan_free(v[1].c);
+	assert_int_equal(portal_accept(d.l, SEC / 20, &d.c), -ETIMEDOUT);
+	assert_int_equal(pthread_create(&t, NULL, answer_the_door, &d), 0);
+	portal_chan_free(theirs[1]);
+	pthread_join(t, &r);
+	assert_null(r);
+	for (int i = EACH; i < EACH + 2; i++)
+		comes_in(&v[i]);
+	for (int i = 2; i < EACH + 2; i++)
+		portal_chan_free(v[i].c);
+	for (int i = 0; i < EACH; i++)
+		portal_chan_free(i == 1 ? d.c : theirs[i]);
+	portal_listener_free(d.l);
+	portal_detach(p);
+	portal_detach(q);
+	broker_end(&b);
+}
+
 static int rpc_client(void *arg)
 {
 	portal *p = broker_attach(arg, "client");
@@ -238,9 +330,8 @@ static void rpc_between_processes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(attach_and_names),
-		cmocka_unit_test(records_between_threads),
-		cmocka_unit_test(records_between_processes),
+		cmocka_unit_test(attach_and_names),          cmocka_unit_test(records_between_threads),
+		cmocka_unit_test(records_between_processes), cmocka_unit_test(channels_of_one_participant),
 		cmocka_unit_test(rpc_between_processes),
 	};
 
