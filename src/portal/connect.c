@@ -20,7 +20,8 @@ static bool find_answer(portal *p, portal_chan *c, uint64_t my_life, struct port
 		if (ret->peer == p->self && ret->peer_link == c->link && ret->peer_life == my_life &&
 		    PORTAL_LIFE_STATE(ret->life) >= PORTAL_LINK_OPEN) {
 			c->peer_link = &table[i];
-			c->peer_link_life = ret->life;
+			/* Refused, or closed already: nobody is there. */
+			c->peer_link_life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(ret->life), PORTAL_LINK_OPEN);
 			return true;
 		}
 	}

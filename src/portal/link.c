@@ -7,7 +7,10 @@
  * The server prepares its own blocks, writes an OPEN entry that names the offer
  * by its life word, and looks at the offer again: a client that gave up has
  * changed the life word first and scanned the server's table then, so one of
- * the two sees the other.
+ * the two sees the other.  But by the time the server looks, the client may as
+ * well have seen the answer, sent something and closed.  So whoever closes says
+ * CLOSED of what was, until the other has closed too.  The other way round that
+ * keeps a server that closed first from answering the same offer again.
  *
  * Closing is changing one's life word, and a kick.  Blocks are given back to the
  * heap only when the peer has closed too, or is dead: until then the channel is
@@ -70,6 +73,13 @@ static bool peer_done(const portal_chan *c)
 	return !c->peer_link || wslx_portal_chan_alive(c) < 0;
 }
 
+/* FREE before it is written again: what is copied meanwhile is then no entry, however its halves go together. */
+static void free_link(portal *p, unsigned link)
+{
+	PORTAL_STORE_SEQ(&p->links[link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+	p->link_used[link] = false;
+}
+
 static void give_back(portal_chan *c)
 {
 	uint64_t own = c->p->own_off;
@@ -81,6 +91,8 @@ static void give_back(portal_chan *c)
 		if (h[i]->generation)
 			(void)!wslx_portal_heap_release(&c->p->heap, off - own, h[i]->generation);
 	}
+	if (c->link < PORTAL_MAX_LINKS)
+		free_link(c->p, c->link);
 	free(c);
 }
 
@@ -248,6 +260,18 @@ unsigned portal_chan_peer(const portal_chan *c)
 	return c->peer;
 }
 
+/* Our entry is not what the peer knows any more.  A withdrawn offer is FREE already. */
+static void end_link(portal_chan *c)
+{
+	portal *p = c->p;
+	struct portal_link *mine = &p->links[c->link];
+	uint64_t was = PORTAL_LOAD(&mine->life);
+
+	if (PORTAL_LIFE_STATE(was) != PORTAL_LINK_FREE)
+		PORTAL_STORE_SEQ(&mine->life, PORTAL_LIFE(PORTAL_LIFE_GENERATION(was), PORTAL_LINK_CLOSED));
+	PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
+}
+
 void portal_chan_free(portal_chan *c)
 {
 	portal *p;
@@ -261,16 +285,15 @@ void portal_chan_free(portal_chan *c)
 		__atomic_fetch_sub(&c->listener->open, 1, __ATOMIC_RELAXED);
 	wslx_portal_gate_remove(p, &c->gate);
 	PORTAL_STORE_REL(&c->gate.busy, 0);
-	if (c->link < PORTAL_MAX_LINKS) {
-		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-		p->link_used[c->link] = false;
-		PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
-	}
+	if (c->link < PORTAL_MAX_LINKS)
+		end_link(c);
 	tell = c->peer_link && wslx_portal_chan_alive(c) == 0;
+	/* A server that closed first may have our offers wait until there are fewer of them. */
+	if (c->peer_link && wslx_portal_peer_alive(p, c->peer, c->peer_generation))
+		wslx_portal_kick(p, c->peer);
 	if (tell) {
 		c->next = p->zombies;
 		p->zombies = c;
-		wslx_portal_kick(p, c->peer);
 	} else {
 		give_back(c);
 	}

@@ -63,24 +63,26 @@ void portal_listener_free(portal_listener *l)
 	free(l);
 }
 
-/* Our entries for that peer; those whose offer is gone are freed (the open ones' channels do that themselves). */
+/* Our entries for that peer; those whose offer is gone are freed (channels do that themselves, the closed ones when the
+ * next one is made). */
 static unsigned entries_for(portal *p, unsigned peer, const struct portal_link *theirs)
 {
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++) {
 		const struct portal_link *mine = &p->links[i];
+		uint32_t state = PORTAL_LIFE_STATE(mine->life);
+		bool gone;
 
 		if (!p->link_used[i] || mine->peer != peer || !mine->peer_life)
 			continue;
-		if (PORTAL_LIFE_STATE(mine->life) == PORTAL_LINK_REFUSED &&
-		    (mine->peer_link >= PORTAL_MAX_LINKS ||
-		     PORTAL_LOAD_ACQ(&theirs[mine->peer_link].life) != mine->peer_life)) {
+		gone = mine->peer_link >= PORTAL_MAX_LINKS ||
+		       PORTAL_LOAD_ACQ(&theirs[mine->peer_link].life) != mine->peer_life;
+		if (gone && state == PORTAL_LINK_REFUSED) {
 			PORTAL_STORE_REL(&p->links[i].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
 			p->link_used[i] = false;
-			continue;
 		}
-		n++;
+		n += !gone || state == PORTAL_LINK_OPEN;
 	}
 	return n;
 }
@@ -122,6 +124,14 @@ static void refuse(portal *p, unsigned peer, unsigned link, uint64_t life)
 	wslx_portal_kick(p, peer);
 }
 
+/* After our answer: did the client not give up before it could see it?  It may have come, sent and gone meanwhile. */
+static bool was_seen(const struct portal_link *theirs, uint64_t life)
+{
+	uint64_t now = PORTAL_LOAD_SEQ(&theirs->life);
+
+	return now == life || now == PORTAL_LIFE(PORTAL_LIFE_GENERATION(life), PORTAL_LINK_CLOSED);
+}
+
 /* One channel for one offer.  -EAGAIN: the client thought better of it. */
 static int answer(portal_listener *l, unsigned peer, uint64_t generation, unsigned link, const struct portal_link *o,
 		  const struct portal_link *theirs, portal_chan **ret)
@@ -153,7 +163,7 @@ static int answer(portal_listener *l, unsigned peer, uint64_t generation, unsign
 		refuse(p, peer, link, o->life);
 		return -EAGAIN;
 	}
-	if (PORTAL_LOAD_SEQ(&theirs->life) != o->life) {
+	if (!was_seen(theirs, o->life)) {
 		portal_chan_free(c);
 		return -EAGAIN;
 	}
