@@ -185,7 +185,13 @@ struct portal_control {
 /* One end of a connection; entry i of the table at PORTAL_LINKS_OFF.  The
  * client offers, the server answers with an entry of its own that names the
  * client's. */
-enum portal_link_state { PORTAL_LINK_FREE = 0, PORTAL_LINK_OFFER = 1, PORTAL_LINK_OPEN = 2, PORTAL_LINK_REFUSED = 3 };
+enum portal_link_state {
+	PORTAL_LINK_FREE = 0,
+	PORTAL_LINK_OFFER = 1,
+	PORTAL_LINK_OPEN = 2,
+	PORTAL_LINK_REFUSED = 3,
+	PORTAL_LINK_CLOSED = 4 /* was an offer that got connected, or open; with the same generation */
+};
 
 struct portal_link {
 	uint64_t life; /* shared; the generation is never used twice in a table */

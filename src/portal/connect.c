@@ -22,7 +22,8 @@ bool wslx_portal_find_answer(portal_chan *c, struct portal_link *ret)
 		if (ret->peer == p->self && ret->peer_link == c->link && ret->peer_life == my_life &&
 		    PORTAL_LIFE_STATE(ret->life) >= PORTAL_LINK_OPEN) {
 			c->peer_link = &table[i];
-			c->peer_link_life = ret->life;
+			/* Refused, or closed already: nobody is there. */
+			c->peer_link_life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(ret->life), PORTAL_LINK_OPEN);
 			return true;
 		}
 	}

@@ -8,7 +8,11 @@
  * by its life word, and looks at the offer again: a client that gave up has
  * changed the life word first and scanned the server's table then, so one of
  * the two sees the other.  Either happens in one hold of the lock, so that
- * nothing half done is left when the region is to rest.
+ * nothing half done is left when the region is to rest.  But by the time the
+ * server looks, the client may as well have seen the answer, sent something and
+ * closed.  So whoever closes says CLOSED of what was, until the other has closed
+ * too.  The other way round that keeps a server that closed first from answering
+ * the same offer again.
  *
  * Closing is changing one's life word, and a kick.  Blocks are given back to the
  * heap only when the peer has closed too, or is dead: until then the channel is
@@ -72,6 +76,13 @@ static bool peer_done(const portal_chan *c)
 	return !c->peer_link || wslx_portal_chan_alive(c) < 0;
 }
 
+/* FREE before it is written again: what is copied meanwhile is then no entry, however its halves go together. */
+static void free_link(portal *p, unsigned link)
+{
+	PORTAL_STORE_SEQ(&p->links[link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+	p->link_used[link] = false;
+}
+
 static void give_back(portal_chan *c)
 {
 	uint64_t own = c->p->own_off;
@@ -83,6 +94,8 @@ static void give_back(portal_chan *c)
 		if (h[i]->generation)
 			(void)!wslx_portal_heap_release(&c->p->heap, off - own, h[i]->generation);
 	}
+	if (c->link < PORTAL_MAX_LINKS)
+		free_link(c->p, c->link);
 	free(c);
 }
 
@@ -251,24 +264,45 @@ unsigned portal_chan_peer(const portal_chan *c)
 	return c->peer;
 }
 
-/* Its gate is out of the list. */
-static void close_locked(portal_chan *c)
+/* Of an offer that is given up the answer may have come at the same moment: FREE before one looks for it. */
+static void withdraw(portal_chan *c)
 {
 	portal *p = c->p;
 	struct portal_link answer;
 
-	if (c->link < PORTAL_MAX_LINKS) {
-		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-		p->link_used[c->link] = false;
-		PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
-	}
-	/* Of an offer that is given up: it may have come at the same moment. */
-	if (!c->peer_link && c->offer_life)
-		(void)wslx_portal_find_answer(c, &answer);
-	if (!peer_done(c)) {
+	PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+	(void)wslx_portal_find_answer(c, &answer);
+}
+
+/* Our entry is not what the peer knows any more. */
+static void end_link(portal_chan *c)
+{
+	portal *p = c->p;
+	struct portal_link *mine = &p->links[c->link];
+	uint64_t was = PORTAL_LOAD(&mine->life);
+
+	if (c->offer_life && !c->peer_link)
+		withdraw(c);
+	else
+		PORTAL_STORE_SEQ(&mine->life, PORTAL_LIFE(PORTAL_LIFE_GENERATION(was), PORTAL_LINK_CLOSED));
+	PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
+}
+
+/* Its gate is out of the list. */
+static void close_locked(portal_chan *c)
+{
+	portal *p = c->p;
+	bool zombie;
+
+	if (c->link < PORTAL_MAX_LINKS)
+		end_link(c);
+	zombie = !peer_done(c);
+	/* A server that closed first may have our offers wait until there are fewer of them. */
+	if (c->peer_link && wslx_portal_peer_alive(p, c->peer, c->peer_generation))
+		wslx_portal_kick(p, c->peer);
+	if (zombie) {
 		c->next = p->zombies;
 		p->zombies = c;
-		wslx_portal_kick(p, c->peer);
 	} else {
 		give_back(c);
 	}

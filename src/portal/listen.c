@@ -64,24 +64,26 @@ void portal_listener_free(portal_listener *l)
 	free(l);
 }
 
-/* Our entries for that peer; those whose offer is gone are freed (the open ones' channels do that themselves). */
+/* Our entries for that peer; those whose offer is gone are freed (channels do that themselves, the closed ones when the
+ * next one is made). */
 static unsigned entries_for(portal *p, unsigned peer, const struct portal_link *theirs)
 {
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++) {
 		const struct portal_link *mine = &p->links[i];
+		uint32_t state = PORTAL_LIFE_STATE(mine->life);
+		bool gone;
 
 		if (!p->link_used[i] || mine->peer != peer || !mine->peer_life)
 			continue;
-		if (PORTAL_LIFE_STATE(mine->life) == PORTAL_LINK_REFUSED &&
-		    (mine->peer_link >= PORTAL_MAX_LINKS ||
-		     PORTAL_LOAD_ACQ(&theirs[mine->peer_link].life) != mine->peer_life)) {
+		gone = mine->peer_link >= PORTAL_MAX_LINKS ||
+		       PORTAL_LOAD_ACQ(&theirs[mine->peer_link].life) != mine->peer_life;
+		if (gone && state == PORTAL_LINK_REFUSED) {
 			PORTAL_STORE_REL(&p->links[i].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
 			p->link_used[i] = false;
-			continue;
 		}
-		n++;
+		n += !gone || state == PORTAL_LINK_OPEN;
 	}
 	return n;
 }
@@ -147,6 +149,14 @@ static int open_for(portal_listener *l, const struct offer *f, const struct port
 	return 0;
 }
 
+/* After our answer: did the client not give up before it could see it?  It may have come, sent and gone meanwhile. */
+static bool was_seen(const struct portal_link *theirs, uint64_t life)
+{
+	uint64_t now = PORTAL_LOAD_SEQ(&theirs->life);
+
+	return now == life || now == PORTAL_LIFE(PORTAL_LIFE_GENERATION(life), PORTAL_LINK_CLOSED);
+}
+
 /* 0: *ret is the new channel.  1: refused, or the client thought better of it.  -EAGAIN, -ETIMEDOUT: the region is to
  * rest, and the offer still there. */
 static int answer(portal_listener *l, const struct offer *f, int64_t deadline, portal_chan **ret)
@@ -161,7 +171,7 @@ static int answer(portal_listener *l, const struct offer *f, int64_t deadline, p
 	r = open_for(l, f, &mine, &c);
 	if (r < 0) {
 		(void)!wslx_portal_link_write(p, NULL, PORTAL_LINK_REFUSED, &mine);
-	} else if (PORTAL_LOAD_SEQ(&f->theirs->life) != f->o.life) {
+	} else if (!was_seen(f->theirs, f->o.life)) {
 		wslx_portal_chan_close(c);
 		r = -ECANCELED;
 	}

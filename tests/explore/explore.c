@@ -2,6 +2,7 @@
 #include "explore.h"
 
 #include <pthread.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +17,10 @@
 #define MAX_BUFFER 64
 #define MAX_TRACE 20000
 #define MAX_STEPS 20000
-#define MAX_OPTIONS 32
-#define MAX_REGIONS 8
+#define MAX_OPTIONS 512
+#define MAX_REGIONS 24
 
-enum fiber_state { RUNNING, SLEEPING, SPINNING, LOCKING, DONE, CRASHED };
+enum fiber_state { RUNNING, SLEEPING, SPINNING, AWAITING, LOCKING, DONE, CRASHED };
 
 struct entry {
 	uint8_t *p;
@@ -29,18 +30,23 @@ struct entry {
 };
 
 struct fiber {
-	ucontext_t ctx;
+	jmp_buf begin, here; /* where a run begins, and where this one stopped */
+	bool begun, on_its_way;
 	char *stack;
 	enum fiber_state state;
 	struct entry buf[MAX_BUFFER];
 	unsigned n;
 	const uint32_t *words[68];
 	unsigned n_words;
-	uint64_t seen; /* memory version when it began to spin */
-	bool awaits;   /* for ex_await(), which does not give up */
-	const void *lock;
-	bool rung;
+	uint64_t seen;   /* memory version when it began to spin */
+	uint64_t paused; /* memory version at the last pause, plus 1 */
+	const void *lock, *holds;
+	bool (*awaits)(void);
+	bool rung, timed;
+	int64_t timeout;
 };
+
+static void fiber_main(void);
 
 enum kind { GO_ON, SWITCH, FLUSH, CRASH, HOW_MANY };
 
@@ -52,7 +58,7 @@ struct option {
 static struct {
 	const struct scenario *s;
 	struct fiber f[EX_MAX_FIBERS];
-	ucontext_t main;
+	jmp_buf main;
 	unsigned current, spent, steps;
 	uint64_t version;
 	uint16_t trace[MAX_TRACE], options[MAX_TRACE];
@@ -60,12 +66,14 @@ static struct {
 	struct {
 		uint8_t *p;
 		size_t n;
+		bool quiet;
 	} region[MAX_REGIONS];
 	unsigned n_regions;
 	const uint8_t *frozen;
 	size_t frozen_n;
 	unsigned frozen_by;
-	const void *held;
+	int64_t now;
+	bool running; /* not in setup or check */
 	uint64_t runs;
 } ex;
 
@@ -120,11 +128,12 @@ static bool next_trace(void)
 
 /* ---- memory ---- */
 
-static void check_range(const void *p, size_t n)
+/* Is that memory that nobody writes? */
+static bool check_range(const void *p, size_t n)
 {
 	for (unsigned i = 0; i < ex.n_regions; i++)
 		if ((const uint8_t *)p >= ex.region[i].p && (const uint8_t *)p + n <= ex.region[i].p + ex.region[i].n)
-			return;
+			return ex.region[i].quiet;
 	ex_fail("access outside of shared memory");
 }
 
@@ -168,23 +177,62 @@ static bool may_flush(const struct fiber *f, unsigned i)
 
 /* ---- scheduling ---- */
 
+/* The fibers that are threads of one process with that one. */
+static unsigned process_of(unsigned i)
+{
+	return ex.s->together >> i & 1 ? ex.s->together : 1u << i;
+}
+
+static bool is_held(const void *lock)
+{
+	for (unsigned i = 0; i < ex.s->fibers; i++)
+		if (ex.f[i].holds == lock)
+			return true;
+	return false;
+}
+
 static bool runnable(unsigned i)
 {
 	const struct fiber *f = &ex.f[i];
 
 	return f->state == RUNNING || (f->state == SPINNING && f->seen != ex.version) ||
-	       (f->state == LOCKING && ex.held != f->lock);
+	       (f->state == AWAITING && f->awaits()) || (f->state == SLEEPING && f->timed) ||
+	       (f->state == LOCKING && !is_held(f->lock));
+}
+
+/* Goes on where that fiber stopped.  The first time of all it needs its stack; later runs begin where that one did.
+ * (swapcontext(3) would do as well, at the price of a system call.) */
+static _Noreturn void go_to(unsigned to)
+{
+	struct fiber *f = &ex.f[to];
+	ucontext_t ctx;
+
+	ex.current = to;
+	if (f->on_its_way)
+		_longjmp(f->here, 1);
+	f->on_its_way = true;
+	if (f->begun)
+		_longjmp(f->begin, 1);
+	f->begun = true;
+	f->stack = malloc(STACK);
+	getcontext(&ctx);
+	ctx.uc_stack.ss_sp = f->stack;
+	ctx.uc_stack.ss_size = STACK;
+	ctx.uc_link = NULL;
+	makecontext(&ctx, fiber_main, 0);
+	setcontext(&ctx);
+	abort();
 }
 
 static void switch_to(unsigned to)
 {
-	unsigned from = ex.current;
+	struct fiber *from = &ex.f[ex.current], *f = &ex.f[to];
 
-	ex.f[to].state = RUNNING;
-	if (to == from)
-		return;
-	ex.current = to;
-	swapcontext(&ex.f[from].ctx, &ex.f[to].ctx);
+	if (f->state == SLEEPING)
+		ex.now += f->timeout;
+	f->state = RUNNING;
+	if (f != from && !_setjmp(from->here))
+		go_to(to);
 }
 
 /* How much of the buffer is in memory when another one runs: nothing, something, all. */
@@ -196,9 +244,9 @@ static void leave_buffer(unsigned who)
 		flush_entry(who, 0);
 }
 
-static void finish_run(void)
+static _Noreturn void finish_run(void)
 {
-	swapcontext(&ex.f[ex.current].ctx, &ex.main);
+	_longjmp(ex.main, 1);
 }
 
 /* The running one cannot go on: picks another, at no cost. */
@@ -222,7 +270,7 @@ static void yield_for_good(void)
 		if (left)
 			continue;
 		for (unsigned i = 0; i < ex.s->fibers; i++) {
-			if (ex.f[i].state == SPINNING && !ex.f[i].awaits) {
+			if (ex.f[i].state == SPINNING) {
 				/* A bounded spin on what never changes. */
 				ex.f[i].seen--;
 				left++;
@@ -237,31 +285,49 @@ static void yield_for_good(void)
 	}
 }
 
+static bool any_crashed(void)
+{
+	for (unsigned i = 0; i < ex.s->fibers; i++)
+		if (ex.f[i].state == CRASHED)
+			return true;
+	return false;
+}
+
 static unsigned list_options(struct option *o)
 {
 	unsigned n = 0;
 
 	o[n++] = (struct option) { GO_ON, ex.current, 0 };
-	if (ex.spent >= ex.s->preemptions)
-		return n;
-	for (unsigned i = 0; i < ex.s->fibers; i++) {
+	if (ex.s->crashable >> ex.current & 1 && !any_crashed())
+		o[n++] = (struct option) { CRASH, ex.current, 0 };
+	for (unsigned i = 0; ex.spent < ex.s->preemptions && i < ex.s->fibers; i++) {
 		const struct fiber *f = &ex.f[i];
 
 		if (i != ex.current && runnable(i))
 			o[n++] = (struct option) { SWITCH, i, 0 };
-		for (unsigned k = 0; i != ex.current && k < f->n && n < MAX_OPTIONS - 2; k++)
+		for (unsigned k = 0; i != ex.current && k < f->n; k++)
 			if (may_flush(f, k))
 				o[n++] = (struct option) { FLUSH, i, k };
 	}
-	if (ex.s->crashable >> ex.current & 1 && n < MAX_OPTIONS) {
-		bool any = false;
-
-		for (unsigned i = 0; i < ex.s->fibers; i++)
-			any |= ex.f[i].state == CRASHED;
-		if (!any)
-			o[n++] = (struct option) { CRASH, ex.current, 0 };
-	}
 	return n;
+}
+
+/* Takes all threads of the process with it, and its lock, which is nobody else's. */
+static void crash(void)
+{
+	for (unsigned i = 0; i < ex.s->fibers; i++) {
+		if (!(process_of(ex.current) >> i & 1))
+			continue;
+		if (i == ex.current)
+			leave_buffer(i);
+		else
+			flush_all(i);
+		ex.f[i].n = 0;
+		ex.f[i].holds = NULL;
+		ex.f[i].state = CRASHED;
+	}
+	ex.version++;
+	yield_for_good();
 }
 
 static void point(void)
@@ -276,7 +342,7 @@ static void point(void)
 		n = choose(n);
 		if (o[n].kind == GO_ON)
 			return;
-		ex.spent++;
+		ex.spent += o[n].kind != CRASH;
 		switch (o[n].kind) {
 		case SWITCH:
 			/* With PSO also one that overtakes. */
@@ -293,11 +359,7 @@ static void point(void)
 			flush_entry(o[n].fiber, o[n].entry);
 			break;
 		case CRASH:
-			leave_buffer(me);
-			ex.f[me].n = 0;
-			ex.f[me].state = CRASHED;
-			ex.version++;
-			yield_for_good();
+			crash();
 			break;
 		default:
 			break;
@@ -312,8 +374,9 @@ uint64_t explore_load(const void *p, size_t size, int order)
 	const struct fiber *f;
 	uint64_t v = 0;
 
-	check_range(p, size);
-	point();
+	/* Where nobody writes it does not matter when one looks. */
+	if (!check_range(p, size) && ex.running)
+		point();
 	f = &ex.f[ex.current];
 	memcpy(&v, p, size);
 	for (unsigned i = 0; i < f->n; i++) {
@@ -333,7 +396,12 @@ void explore_store(void *p, uint64_t v, size_t size, int order)
 {
 	struct fiber *f = &ex.f[ex.current];
 
-	check_range(p, size);
+	if (!ex.running) {
+		memcpy(p, &v, size);
+		return;
+	}
+	if (check_range(p, size))
+		ex_fail("a store where nobody should write");
 	if (order == __ATOMIC_SEQ_CST) {
 		point();
 		flush_all(ex.current);
@@ -374,8 +442,15 @@ void explore_copy_out(void *shared, const void *src, size_t n)
 		explore_store((char *)shared + i, ((const uint8_t *)src)[i], 1, __ATOMIC_RELAXED);
 }
 
+/* Who pauses a second time waits for something to change. */
 void explore_pause(void)
 {
+	struct fiber *f = &ex.f[ex.current];
+
+	if (ex.s->pauses_once && f->paused != ex.version + 1) {
+		f->paused = ex.version + 1;
+		return;
+	}
 	ex.f[ex.current].state = SPINNING;
 	ex.f[ex.current].seen = ex.version;
 	leave_buffer(ex.current);
@@ -386,38 +461,70 @@ void explore_light_fence(void)
 {
 }
 
-/* membarrier(2): every thread of the process. */
-void wslx_portal_fence_process(void)
+/* membarrier(2): every thread of the process, or of all of them. */
+static void fence(unsigned fibers)
 {
 	for (unsigned i = 0; i < ex.s->fibers; i++)
-		if (ex.f[i].state != CRASHED)
+		if (fibers >> i & 1)
 			flush_all(i);
+}
+
+void wslx_portal_fence_process(void)
+{
+	fence(process_of(ex.current));
 }
 
 void wslx_portal_fence_all(void)
 {
 	point();
-	wslx_portal_fence_process();
+	fence(~0u);
 }
 
+/* Channels made here do without; scenarios that want it say so in the channel. */
+bool wslx_portal_fence_registered(void)
+{
+	return false;
+}
+
+/* A lock is private to its process.  Where that has but one thread it is never waited for and no barrier to others:
+ * to lean on it would be wrong. */
 int explore_lock(pthread_mutex_t *m)
 {
-	point();
-	while (ex.held == m) {
-		ex.f[ex.current].state = LOCKING;
-		ex.f[ex.current].lock = m;
+	struct fiber *f = &ex.f[ex.current];
+	bool shared = process_of(ex.current) != 1u << ex.current;
+
+	if (f->holds)
+		ex_fail("fiber %u locks twice", ex.current);
+	if (shared)
+		point();
+	while (is_held(m)) {
+		if (!shared)
+			ex_fail("fiber %u wants the lock of another process", ex.current);
+		f->state = LOCKING;
+		f->lock = m;
 		flush_all(ex.current);
 		yield_for_good();
 	}
-	flush_all(ex.current);
-	ex.held = m;
+	if (shared)
+		flush_all(ex.current);
+	f->holds = m;
 	return 0;
 }
 
 int explore_unlock(pthread_mutex_t *m)
 {
-	flush_all(ex.current);
-	ex.held = NULL;
+	if (ex.f[ex.current].holds != m)
+		ex_fail("fiber %u unlocks what it has not locked", ex.current);
+	if (process_of(ex.current) != 1u << ex.current)
+		flush_all(ex.current);
+	ex.f[ex.current].holds = NULL;
+	return 0;
+}
+
+/* Time passes when somebody sleeps for so long. */
+int explore_clock(struct timespec *ret)
+{
+	*ret = (struct timespec) { .tv_sec = ex.now / 1000000000, .tv_nsec = ex.now % 1000000000 };
 	return 0;
 }
 
@@ -439,19 +546,33 @@ static void doorbell_wait(void *ctx, const struct portal_wait *w, size_t n, int6
 	for (size_t i = 0; i < n; i++)
 		f->words[i] = w[i].word;
 	f->n_words = (unsigned)n;
+	f->timed = timeout_ns >= 0;
+	f->timeout = timeout_ns;
 	f->state = SLEEPING;
 	yield_for_good();
 }
 
-static void doorbell_wake(void *ctx, unsigned to, const uint32_t *word)
+static void wake_sleepers(const uint32_t *word)
 {
-	ex_wakes++;
-	point();
-	flush_all(ex.current);
 	for (unsigned i = 0; word && i < ex.s->fibers; i++)
 		for (unsigned k = 0; ex.f[i].state == SLEEPING && k < ex.f[i].n_words; k++)
 			if (ex.f[i].words[k] == word)
 				ex.f[i].state = RUNNING;
+}
+
+static void doorbell_wake(void *ctx, unsigned to, const uint32_t *word)
+{
+	struct portal_participant *parts = ctx;
+
+	ex_wakes++;
+	point();
+	flush_all(ex.current);
+	/* A kick goes to the host, who counts the event word up. */
+	if (!word && parts && to) {
+		word = &parts[to].event;
+		to_memory(ex.current, &parts[to].event, parts[to].event + 1, 4);
+	}
+	wake_sleepers(word);
 }
 
 const struct portal_doorbell_ops ex_doorbell = { .wait = doorbell_wait, .wake = doorbell_wake };
@@ -463,10 +584,11 @@ static void bell_wait(void *ctx, const struct portal_wait *w, size_t n, int64_t 
 	ex_sleeps++;
 	point();
 	if (f->rung) {
-		f->rung = f->awaits = false;
+		f->rung = false;
 		return;
 	}
 	f->n_words = 0;
+	f->timed = false;
 	f->state = SLEEPING;
 	leave_buffer(ex.current);
 	yield_for_good();
@@ -489,10 +611,23 @@ const struct portal_doorbell_ops ex_bell = { .wait = bell_wait, .wake = bell_wak
 
 /* ---- for scenarios ---- */
 
+static void add_region(void *p, size_t n, bool quiet)
+{
+	if (ex.n_regions == MAX_REGIONS)
+		ex_fail("too many regions");
+	ex.region[ex.n_regions].p = p;
+	ex.region[ex.n_regions].quiet = quiet;
+	ex.region[ex.n_regions++].n = n;
+}
+
 void ex_region(void *p, size_t n)
 {
-	ex.region[ex.n_regions].p = p;
-	ex.region[ex.n_regions++].n = n;
+	add_region(p, n, false);
+}
+
+void ex_quiet(void *p, size_t n)
+{
+	add_region(p, n, true);
 }
 
 bool ex_crashed(unsigned fiber)
@@ -507,14 +642,14 @@ unsigned ex_self(void)
 
 void ex_await(bool (*fn)(void))
 {
-	while (!fn()) {
-		ex.f[ex.current].state = SPINNING;
-		ex.f[ex.current].seen = ex.version;
-		flush_all(ex.current);
-		ex.f[ex.current].awaits = true;
-		yield_for_good();
-		ex.f[ex.current].awaits = false;
-	}
+	struct fiber *f = &ex.f[ex.current];
+
+	flush_all(ex.current);
+	if (fn())
+		return;
+	f->awaits = fn;
+	f->state = AWAITING;
+	yield_for_good();
 }
 
 void ex_freeze(unsigned fibers, const void *p, size_t n)
@@ -533,7 +668,11 @@ void ex_thaw(void)
 
 static void fiber_main(void)
 {
+	(void)_setjmp(ex.f[ex.current].begin);
 	ex.s->fiber[ex.current]();
+	/* What it stored last may not be in memory yet. */
+	if (ex.s->crashable >> ex.current & 1)
+		point();
 	ex.f[ex.current].state = DONE;
 	ex.version++;
 	yield_for_good();
@@ -544,36 +683,40 @@ static void start(void)
 	ex.current = ex.spent = ex.steps = ex.at = 0;
 	ex.n_regions = 0;
 	ex.frozen = NULL;
-	ex.held = NULL;
+	ex.now = 1;
 	ex_wakes = ex_sleeps = 0;
+	ex_forget_allocations();
+	ex.running = false;
 	ex.s->setup();
 	for (unsigned i = 0; i < ex.s->fibers; i++) {
 		struct fiber *f = &ex.f[i];
 
-		if (!f->stack)
-			f->stack = malloc(STACK);
 		f->state = RUNNING;
 		f->n = 0;
-		f->rung = f->awaits = false;
-		getcontext(&f->ctx);
-		f->ctx.uc_stack.ss_sp = f->stack;
-		f->ctx.uc_stack.ss_size = STACK;
-		f->ctx.uc_link = NULL;
-		makecontext(&f->ctx, fiber_main, 0);
+		f->paused = 0;
+		f->holds = NULL;
+		f->rung = f->on_its_way = false;
 	}
+	ex.running = true;
 }
 
-uint64_t explore(const struct scenario *s, uint64_t max_runs)
+bool explore(const struct scenario *s, uint64_t max_runs, uint64_t *ret_runs)
 {
+	bool more;
+
 	ex.s = s;
 	ex.length = 0;
 	ex.runs = 0;
 	do {
 		start();
-		swapcontext(&ex.main, &ex.f[0].ctx);
+		if (!_setjmp(ex.main))
+			go_to(0);
+		ex.running = false;
 		if (s->check)
 			s->check();
 		ex.runs++;
-	} while (next_trace() && ex.runs < max_runs);
-	return ex.runs;
+		more = next_trace();
+	} while (more && ex.runs < max_runs);
+	*ret_runs = ex.runs;
+	return !more;
 }

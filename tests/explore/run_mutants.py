@@ -14,14 +14,17 @@ import tempfile
 
 from mutants import MUTANTS
 
-FILES = ["ring_tx.c", "ring_rx.c", "gate.c", "directory.c", "chan.c", "wait.c"]
+FILES = ["ring_tx.c", "ring_rx.c", "gate.c", "directory.c", "chan.c", "wait.c", "fanin.c", "arenas.c", "link.c", "connect.c", "listen.c",
+         "heap.c"]
+EXPLORER = ["main", "explore", "shims", "land", "scenarios", "rests", "fans", "doors", "handles"]
 
 
 def main():
     top, cc = sys.argv[1], sys.argv[2:]
     here = os.path.join(top, "tests/explore")
-    flags = ["-std=gnu17", "-D_GNU_SOURCE", "-DPORTAL_EXPLORE", "-O1", "-w", "-fno-strict-aliasing", "-I" + os.path.join(top, "src"),
-             "-I" + os.path.join(top, "include"), "-I" + here]
+    flags = ["-std=gnu17", "-D_GNU_SOURCE", "-DPORTAL_EXPLORE", "-O1", "-w", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-I" + os.path.join(top, "src"),
+             "-I" + os.path.join(top, "include"), "-I" + here,
+             "-include", os.path.join(here, "shims.h")]
     with tempfile.TemporaryDirectory(prefix="portal-mutants-") as tmp:
         def compile_one(src, obj, first=()):
             subprocess.run([*cc, *first, *flags, "-c", src, "-o", obj], check=True)
@@ -47,7 +50,7 @@ def main():
                 return f"{name}: does not apply to {file}"
             exe = f"{tmp}/m{i}"
             objs = mutant_objects(f"{tmp}/mutant{i}", file, text)
-            subprocess.run([*cc, *objs, f"{tmp}/explore.o", f"{tmp}/scenarios.o", "-lpthread", "-o", exe], check=True)
+            subprocess.run([*cc, *objs, *[f"{tmp}/{o}.o" for o in EXPLORER], "-lpthread", "-o", exe], check=True)
             try:
                 r = subprocess.run([exe, scenario], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
             except subprocess.TimeoutExpired:
@@ -58,7 +61,7 @@ def main():
 
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda f: compile_one(os.path.join(top, "src/portal", f), f"{tmp}/{f}.o"), FILES))
-            list(pool.map(lambda f: compile_one(os.path.join(here, f + ".c"), f"{tmp}/{f}.o"), ["explore", "scenarios"]))
+            list(pool.map(lambda f: compile_one(os.path.join(here, f + ".c"), f"{tmp}/{f}.o"), EXPLORER))
             bad = [b for b in pool.map(mutant, range(len(MUTANTS))) if b]
     for b in bad:
         print(b)

@@ -1,99 +1,81 @@
-/* What is explored: channels, closing, crashing, lying peers, names, quiesce. */
+/* Channels, closing, crashing, lying peers, names. */
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "explore.h"
 #include "portal/atomic.h"
 #include "portal/directory.h"
 #include "portal/gate_inline.h"
-#include "portal/internal.h"
+#include "world.h"
 
-#define CAPACITY 64u /* two records of 24 bytes, and a pad */
-#define RECORDS 3u
+struct world m;
+portal side[PARTS];
+portal_chan chan[4];
+unsigned received;
+bool over;
 
-/* Two participants (1: producer, 2: consumer) and what the host writes. */
-static struct {
-	struct portal_header hdr;
-	struct portal_participant parts[4];
-	struct portal_control ctl[3];
-	struct portal_link links[4];
-	struct portal_tx tx[4];
-	struct portal_rx rx[4];
-	_Alignas(64) uint8_t data[4][CAPACITY];
-	struct portal_name names[4];
-	uint32_t index[8];
-} m;
+/* Arenas do not change here, and each participant's is at the segment of its number. */
+static uint32_t epoch;
+static uint16_t arena_of[PARTS][PARTS];
 
-static portal side[3]; /* by participant */
-static portal_chan chan[4];
-static unsigned received;
-static bool over;
-
-/* Stand-ins for arenas.c: nothing is mapped here. */
-int wslx_portal_refresh(portal *p)
-{
-	return 0;
-}
-
-bool wslx_portal_behind(const portal *p)
-{
-	return false;
-}
-
-/* Is a dead participant's memory another's by now? */
-static bool place_taken;
-
-int wslx_portal_chan_place(portal_chan *c)
-{
-	return place_taken ? -EPIPE : 0;
-}
-
-static void join(unsigned i, portal *p, unsigned peer, uint32_t kind, struct portal_tx *tx, struct portal_rx *rx,
-		 uint8_t *out, const struct portal_tx *ptx, const struct portal_rx *prx, const uint8_t *in)
+void join(unsigned i, portal *p, unsigned peer, uint32_t kind, unsigned mine, unsigned theirs)
 {
 	portal_chan *c = &chan[i];
 
 	*c = (portal_chan) { .p = p, .kind = kind, .peer = peer, .peer_generation = 1 };
+	c->peer_segment = peer;
+	c->peer_arena = (uint16_t)peer;
+	c->peer_arena_generation = 1;
 	c->peer_link = &m.links[peer];
 	c->peer_link_life = PORTAL_LIFE(1, PORTAL_LINK_OPEN);
-	wslx_portal_txe_init(&c->tx, tx, prx, out, CAPACITY);
-	wslx_portal_rxe_init(&c->rx, rx, ptx, in, CAPACITY);
+	wslx_portal_txe_init(&c->tx, &m.tx[mine], &m.rx[theirs], m.data[mine], CAPACITY);
+	wslx_portal_rxe_init(&c->rx, &m.rx[mine], &m.tx[theirs], m.data[theirs], CAPACITY);
 	c->spin.limit = 0;
 	wslx_portal_gate_add(p, &c->gate);
 }
 
-static void setup_base(void)
+static void setup_side(unsigned i)
 {
-	memset(&m, 0, sizeof(m));
-	memset(side, 0, sizeof(side));
-	ex_region(&m, sizeof(m));
+	portal *p = &side[i];
+
+	*p = (portal) { .hdr = &m.hdr, .parts = m.parts, .self = i, .generation = 1, .ctl = &m.ctl[i] };
+	p->ops = &ex_doorbell;
+	p->ops_ctx = m.parts;
+	p->sock = -1;
+	p->epoch_word = &epoch;
+	p->arena_of = arena_of[i];
+	for (unsigned k = 0; k < PARTS; k++) {
+		p->view[k].life = PORTAL_LIFE(1, PORTAL_ARENA_LIVE);
+		arena_of[i][k] = (uint16_t)k;
+	}
+	m.parts[i].life = PORTAL_LIFE(1, PORTAL_PART_LIVE);
+	m.parts[i].kind = PORTAL_KIND_PROCESS;
+	m.links[i].life = PORTAL_LIFE(1, PORTAL_LINK_OPEN);
+}
+
+void setup_base(void)
+{
+	memset(&m, 0, offsetof(struct world, parts[PARTS]));
+	ex_region(&m, offsetof(struct world, parts[PARTS]));
 	ex_region(chan, sizeof(chan));
+	ex_quiet(&epoch, sizeof(epoch));
+	ex_quiet(side, sizeof(side)); /* the epoch seen last, which threads of one process share */
+	ex_quiet(arena_of, sizeof(arena_of));
+	ex_quiet(&m.parts[PARTS], sizeof(m) - offsetof(struct world, parts[PARTS]));
 	m.hdr.host = PORTAL_HOST_UP;
 	received = 0;
-	over = place_taken = false;
-	for (unsigned i = 1; i <= 2; i++) {
-		side[i].hdr = &m.hdr;
-		side[i].parts = m.parts;
-		side[i].self = i;
-		side[i].ctl = &m.ctl[i];
-		side[i].ops = &ex_doorbell;
-		side[i].sock = -1;
-		m.parts[i].life = PORTAL_LIFE(1, PORTAL_PART_LIVE);
-		m.parts[i].kind = PORTAL_KIND_PROCESS;
-		m.links[i].life = PORTAL_LIFE(1, PORTAL_LINK_OPEN);
-	}
+	over = false;
+	for (unsigned i = 1; i < PARTS; i++)
+		setup_side(i);
 }
 
-static void setup_pair_of(uint32_t kind)
+void setup_pair_of(uint32_t kind)
 {
 	setup_base();
-	join(0, &side[1], 2, kind, &m.tx[0], &m.rx[0], m.data[0], &m.tx[1], &m.rx[1], m.data[1]);
-	join(1, &side[2], 1, kind, &m.tx[1], &m.rx[1], m.data[1], &m.tx[0], &m.rx[0], m.data[0]);
+	join(0, &side[1], 2, kind, 0, 1);
+	join(1, &side[2], 1, kind, 1, 0);
 }
 
-static void setup_records(void)
+void setup_records(void)
 {
 	setup_pair_of(PORTAL_RECORDS);
 }
@@ -116,15 +98,40 @@ static void setup_bytes(void)
 	setup_pair_of(PORTAL_BYTES);
 }
 
-static void host_event(unsigned i)
+void host_event(unsigned i)
 {
 	PORTAL_STORE_SEQ(&m.parts[i].event, m.parts[i].event + 1);
 	ex_doorbell.wake(NULL, i, &m.parts[i].event);
 }
 
+void host_buries(unsigned i)
+{
+	PORTAL_STORE_SEQ(&m.parts[i].life, PORTAL_LIFE(1, PORTAL_PART_DEAD));
+	for (unsigned k = 1; k < PARTS; k++)
+		if (k != i && PORTAL_LIFE_STATE(m.parts[k].life) == PORTAL_PART_LIVE)
+			host_event(k);
+}
+
+void place_is_taken(unsigned seen_by, unsigned whose)
+{
+	side[seen_by].view[whose].life = PORTAL_LIFE(2, PORTAL_ARENA_LIVE);
+}
+
+/* Others' news come to whoever waits for them. */
+void linger(unsigned participant)
+{
+	for (;;) {
+		uint32_t ev = wslx_portal_event(&side[participant]);
+
+		if (over)
+			return;
+		ex_assert(wslx_portal_await_event(&side[participant], ev, -1) == 0);
+	}
+}
+
 /* ---- records: none lost, doubled or torn; nobody sleeps for ever ---- */
 
-static int send_one(uint64_t i)
+int send_one(uint64_t i)
 {
 	uint64_t r[2] = { i, ~i };
 
@@ -138,7 +145,7 @@ static void produce(void)
 			return;
 }
 
-static int receive_one(void)
+int receive_one(void)
 {
 	uint64_t r[2] = { 77, 77 };
 	uint32_t type = 77;
@@ -239,7 +246,7 @@ static void taker(void)
 	PORTAL_STORE_SEQ(&m.parts[1].life, PORTAL_LIFE(1, PORTAL_PART_DEAD));
 	host_event(2);
 	/* Whoever maps says so first, under a lock; then there are a stranger's records, good ones and bad. */
-	place_taken = true;
+	place_is_taken(2, 1);
 	for (unsigned i = 0; i < 2; i++) {
 		wslx_portal_copy_out(m.data[0] + 24 * i, &rec[i], 8);
 		wslx_portal_copy_out(m.data[0] + 24 * i + 8, other, 16);
@@ -260,26 +267,36 @@ static void write_bytes(void)
 
 	while (done < BYTES) {
 		size_t k = BYTES - done < sizeof(b) ? BYTES - done : sizeof(b);
+		int e;
 
 		for (size_t i = 0; i < k; i++)
 			b[i] = (uint8_t)(done + i + 1);
-		ex_assert(portal_write(&chan[0], b, k, &n, PORTAL_FOREVER) == 0 && n >= 1 && n <= k);
+		e = portal_write(&chan[0], b, k, &n, PORTAL_FOREVER);
+		if (e == -EPIPE && ex_crashed(1))
+			return;
+		ex_assert(e == 0 && n >= 1 && n <= k);
 		done += n;
 	}
 }
 
+/* Of a writer that dies: the first ones, as they were, then the end. */
 static void read_bytes(void)
 {
 	uint8_t b[48];
 	size_t done = 0, n;
 
 	while (done < BYTES) {
-		ex_assert(portal_read(&chan[1], b, sizeof(b), &n, PORTAL_FOREVER) == 0 && n >= 1);
+		int e = portal_read(&chan[1], b, sizeof(b), &n, PORTAL_FOREVER);
+
+		if (e == -EPIPE && ex_crashed(0))
+			return;
+		ex_assert(e == 0 && n >= 1);
 		for (size_t i = 0; i < n; i++)
 			ex_assert(b[i] == (uint8_t)(done + i + 1));
 		done += n;
 	}
 	received = RECORDS;
+	over = true;
 }
 
 /* ---- lying peers: an error, and never a step outside ---- */
@@ -473,216 +490,116 @@ static void name_reader_of_one(void)
 	ex_assert(wslx_portal_lookup(&readers, collide[1], &n, NULL) == 0 && n.size == 101 && n.tag == 101);
 }
 
-/* ---- quiesce: two threads of participant 1, the host ---- */
-
-static void setup_quiesce(void)
-{
-	setup_base();
-	join(0, &side[1], 2, PORTAL_RECORDS, &m.tx[0], &m.rx[0], m.data[0], &m.tx[1], &m.rx[1], m.data[1]);
-	join(2, &side[1], 2, PORTAL_RECORDS, &m.tx[2], &m.rx[2], m.data[2], &m.tx[3], &m.rx[3], m.data[3]);
-	m.ctl[1].state = PORTAL_CTL_ATTACHED;
-}
-
-static void setup_quiesce_late(void)
-{
-	setup_quiesce();
-	m.ctl[1].state = 0;
-}
-
-static void sender(unsigned c)
-{
-	uint64_t r[2] = { 1, 2 };
-
-	ex_assert(portal_send(&chan[c], 0, r, sizeof(r), PORTAL_FOREVER) == 0);
-	/* Others' news come to whoever waits for them. */
-	for (;;) {
-		uint32_t ev = wslx_portal_event(&side[1]);
-
-		if (over)
-			return;
-		ex_assert(wslx_portal_await_event(&side[1], ev, -1) == 0);
-	}
-}
-
-static void sender_a(void)
-{
-	sender(0);
-}
-
-static void sender_b(void)
-{
-	sender(2);
-}
-
-static void sender_that_attaches(void)
-{
-	wslx_portal_gate_open(&side[1]);
-	sender(0);
-}
-
-static bool acknowledged(void)
-{
-	return m.ctl[1].quiesce_ack == m.hdr.quiesce;
-}
-
-static void quiescer(void)
-{
-	PORTAL_STORE_SEQ(&m.hdr.quiesce, 1);
-	host_event(1);
-	if (!wslx_portal_gate_at_rest(&m.ctl[1], 1))
-		ex_await(acknowledged);
-	ex_freeze(3, m.tx, sizeof(m.tx) + sizeof(m.rx) + sizeof(m.data));
-	for (unsigned i = 0; i < 3; i++)
-		(void)PORTAL_LOAD_ACQ(&m.tx[0].head);
-	ex_thaw();
-	PORTAL_STORE_SEQ(&m.hdr.quiesce, 2);
-	over = true;
-	host_event(1);
-}
-
-/* ---- quiesce: who receives without waiting, and another thread ---- */
-
-static bool must_not_wait;
-
-static void watched_wait(void *ctx, const struct portal_wait *words, size_t n, int64_t timeout_ns)
-{
-	ex_assert(!must_not_wait || ex_self() != 0);
-	ex_doorbell.wait(ctx, words, n, timeout_ns);
-}
-
-static void watched_wake(void *ctx, unsigned to, const uint32_t *word)
-{
-	ex_doorbell.wake(ctx, to, word);
-}
-
-static const struct portal_doorbell_ops watched = { .wait = watched_wait, .wake = watched_wake };
-
-/* The peer's record is there from the beginning. */
-static void setup_quiesce_recv(void)
-{
-	static const struct portal_record rec = { 16, 0 };
-	static const uint64_t payload[2] = { 0, ~UINT64_C(0) };
-
-	setup_quiesce();
-	memcpy(m.data[1], &rec, sizeof(rec));
-	memcpy(m.data[1] + sizeof(rec), payload, sizeof(payload));
-	m.tx[1].head = 24;
-	side[1].ops = &watched;
-	must_not_wait = false;
-}
-
-static int try_to_receive(void)
-{
-	uint64_t r[2] = { 77, 77 };
-	uint32_t type = 77;
-	size_t n = 0;
-	int e;
-
-	must_not_wait = true;
-	e = portal_recv(&chan[0], &type, r, sizeof(r), &n, 0);
-	must_not_wait = false;
-	ex_assert(e == -EAGAIN || (e == 0 && n == 16 && type == 0 && r[0] == 0 && r[1] == ~r[0]));
-	return e;
-}
-
-static void impatient(void)
-{
-	for (;;) {
-		uint32_t ev = wslx_portal_event(&side[1]);
-
-		if (try_to_receive() == 0)
-			received++;
-		ex_assert(received <= 1);
-		if (over)
-			break;
-		ex_assert(wslx_portal_await_event(&side[1], ev, -1) == 0);
-	}
-	if (!received && try_to_receive() == 0)
-		received++;
-}
-
-static void check_received(void)
-{
-	ex_assert(received == 1);
-}
-
-/* ---- quiesce: who waits for a record that comes after it ---- */
-
-static void setup_quiesce_wait(void)
-{
-	setup_records();
-	m.ctl[2].state = PORTAL_CTL_ATTACHED;
-}
-
-static void patient(void)
-{
-	ex_assert(receive_one() == 0);
-}
-
-static bool acknowledged_by_2(void)
-{
-	return m.ctl[2].quiesce_ack == m.hdr.quiesce;
-}
-
-static void quiescer_then_sender(void)
-{
-	PORTAL_STORE_SEQ(&m.hdr.quiesce, 1);
-	host_event(2);
-	ex_await(acknowledged_by_2);
-	ex_freeze(1, m.tx, sizeof(m.tx) + sizeof(m.rx) + sizeof(m.data));
-	for (unsigned i = 0; i < 3; i++)
-		(void)PORTAL_LOAD_ACQ(&m.tx[0].head);
-	ex_thaw();
-	PORTAL_STORE_SEQ(&m.hdr.quiesce, 2);
-	host_event(2);
-	ex_assert(send_one(0) == 0);
-}
-
-static const struct scenario scenarios[] = {
-	{ "records", 2, 2, false, 0, false, setup_records, { produce, consume }, check_idle },
-	{ "records-bell", 2, 2, false, 0, false, setup_bell, { produce, consume }, check_idle },
-	{ "records-fenced", 2, 2, false, 0, true, setup_fenced, { produce, consume }, check_idle },
-	{ "records-pso", 2, 2, true, 0, false, setup_records, { produce, consume }, check_idle },
-	{ "close", 2, 2, false, 0, false, setup_records, { produce_and_close, consume_to_end }, NULL },
-	{ "crash-producer", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
-	{ "crash-consumer", 3, 2, false, 2, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
-	{ "reuse", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, taker }, NULL },
-	{ "bytes", 2, 2, false, 0, false, setup_bytes, { write_bytes, read_bytes }, check_idle },
-	{ "liar-records", 2, 3, false, 0, false, setup_records, { liar_producer, wary_consumer }, NULL },
-	{ "liar-head", 2, 3, false, 0, false, setup_records, { liar_index, wary_of_index }, NULL },
-	{ "liar-tail", 2, 3, false, 0, false, setup_records, { wary_producer, liar_consumer }, NULL },
-	{ "flip", 2, 3, false, 0, false, setup_records, { flipping_producer, steady_consumer }, NULL },
-	{ "names", 2, 2, false, 0, false, setup_names, { name_writer, name_reader }, NULL },
-	{ "names-pso", 2, 2, true, 0, false, setup_names, { name_writer, name_reader }, NULL },
-	{ "names-again", 2, 4, false, 0, false, setup_names, { name_reader_early, name_writer }, NULL },
-	{ "names-move", 2, 3, false, 0, false, setup_names, { name_remover, name_reader_of_one }, NULL },
-	{ "names-crash", 2, 2, false, 2, false, setup_names, { name_reader_early, name_writer }, NULL },
-	{ "quiesce", 3, 2, false, 0, true, setup_quiesce, { sender_a, sender_b, quiescer }, NULL },
-	{ "quiesce-late", 2, 2, false, 0, true, setup_quiesce_late, { sender_that_attaches, quiescer }, NULL },
-	{ "quiesce-recv", 3, 2, false, 0, true, setup_quiesce_recv, { impatient, sender_b, quiescer }, check_received },
-	{ "quiesce-wait",
-	  2,
-	  3,
-	  false,
-	  0,
-	  false,
-	  setup_quiesce_wait,
-	  { patient, quiescer_then_sender },
-	  check_received },
+const struct scenario basic_scenarios[] = {
+	{ .name = "records",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .setup = setup_records,
+	  .fiber = { produce, consume },
+	  .check = check_idle },
+	{ .name = "records-bell",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .setup = setup_bell,
+	  .fiber = { produce, consume },
+	  .check = check_idle },
+	{ .name = "records-fenced",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .store_points = true,
+	  .setup = setup_fenced,
+	  .fiber = { produce, consume },
+	  .check = check_idle },
+	{ .name = "records-pso",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .pso = true,
+	  .setup = setup_records,
+	  .fiber = { produce, consume },
+	  .check = check_idle },
+	{ .name = "close",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .setup = setup_records,
+	  .fiber = { produce_and_close, consume_to_end } },
+	{ .name = "crash-producer",
+	  .fibers = 3,
+	  .preemptions = 1,
+	  .crashable = 1,
+	  .setup = setup_records,
+	  .fiber = { produce_or_die, consume_or_die, reaper } },
+	{ .name = "crash-consumer",
+	  .fibers = 3,
+	  .preemptions = 1,
+	  .crashable = 2,
+	  .setup = setup_records,
+	  .fiber = { produce_or_die, consume_or_die, reaper } },
+	{ .name = "reuse",
+	  .fibers = 3,
+	  .preemptions = 1,
+	  .crashable = 1,
+	  .setup = setup_records,
+	  .fiber = { produce_or_die, consume_or_die, taker } },
+	{ .name = "bytes",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .setup = setup_bytes,
+	  .fiber = { write_bytes, read_bytes },
+	  .check = check_idle },
+	{ .name = "liar-records",
+	  .fibers = 2,
+	  .preemptions = 3,
+	  .setup = setup_records,
+	  .fiber = { liar_producer, wary_consumer } },
+	{ .name = "liar-head",
+	  .fibers = 2,
+	  .preemptions = 3,
+	  .setup = setup_records,
+	  .fiber = { liar_index, wary_of_index } },
+	{ .name = "liar-tail",
+	  .fibers = 2,
+	  .preemptions = 3,
+	  .setup = setup_records,
+	  .fiber = { wary_producer, liar_consumer } },
+	{ .name = "flip",
+	  .fibers = 2,
+	  .preemptions = 3,
+	  .setup = setup_records,
+	  .fiber = { flipping_producer, steady_consumer } },
+	{ .name = "names", .fibers = 2, .preemptions = 2, .setup = setup_names, .fiber = { name_writer, name_reader } },
+	{ .name = "names-pso",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .pso = true,
+	  .setup = setup_names,
+	  .fiber = { name_writer, name_reader } },
+	{ .name = "names-again",
+	  .fibers = 2,
+	  .preemptions = 4,
+	  .setup = setup_names,
+	  .fiber = { name_reader_early, name_writer } },
+	{ .name = "names-move",
+	  .fibers = 2,
+	  .preemptions = 3,
+	  .setup = setup_names,
+	  .fiber = { name_remover, name_reader_of_one } },
+	{ .name = "names-crash",
+	  .fibers = 2,
+	  .preemptions = 1,
+	  .crashable = 2,
+	  .setup = setup_names,
+	  .fiber = { name_reader_early, name_writer } },
+	{ .name = "bytes-crash-writer",
+	  .fibers = 3,
+	  .preemptions = 1,
+	  .crashable = 1,
+	  .setup = setup_bytes,
+	  .fiber = { write_bytes, read_bytes, reaper } },
+	{ .name = "bytes-crash-reader",
+	  .fibers = 3,
+	  .preemptions = 1,
+	  .crashable = 2,
+	  .setup = setup_bytes,
+	  .fiber = { write_bytes, read_bytes, reaper } },
+	{ 0 },
 };
-
-int main(int argc, char **argv)
-{
-	uint64_t limit = argc > 2 ? strtoull(argv[2], NULL, 10) : 2000000;
-
-	for (unsigned i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++) {
-		uint64_t runs;
-
-		if (argc > 1 && strcmp(argv[1], scenarios[i].name) && strcmp(argv[1], "all"))
-			continue;
-		runs = explore(&scenarios[i], limit);
-		printf("%s: %llu runs%s\n", scenarios[i].name, (unsigned long long)runs,
-		       runs >= limit ? " (cut off)" : "");
-	}
-	return 0;
-}
