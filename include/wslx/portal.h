@@ -325,10 +325,12 @@ int portal_host_arena_fd(portal_host *h, unsigned arena, int writable);
 #define PORTAL_NOBODY 0u /* as owner: the host */
 #define PORTAL_EVERYBODY UINT64_MAX
 
-/* A named object of whole segments with rights of its own.  readers: a bit per participant. */
+/* A named object of whole segments with rights of its own.  readers: a bit per participant, for as long as that one is
+ * there; with PORTAL_EVERYBODY those who come later read it, too. */
 int portal_host_object(portal_host *h, const char *name, uint32_t segments, unsigned owner, uint64_t readers);
 enum portal_right { PORTAL_NONE = 0, PORTAL_READ = 1, PORTAL_WRITE = 2 };
-/* Of such an object.  PORTAL_WRITE makes the participant its one writer, which first takes it from the old one. */
+/* Of such an object.  PORTAL_WRITE makes the participant its one writer, which first takes it from the old one.  A
+ * right ends with the participant.  PORTAL_NONE where everybody reads excepts the number, whoever has it. */
 int portal_host_grant(portal_host *h, const char *name, unsigned participant, enum portal_right right,
 		      int64_t timeout_ns);
 /* Takes the name away; what of a participant's is left stays with it. */

@@ -33,6 +33,7 @@ struct wslx_host_arena {
 	uint64_t life; /* 0: never used */
 	uint32_t first, segments, owner, flags;
 	uint64_t readers;
+	bool everybody; /* those that come may read as well, but for the numbers that were excepted */
 };
 
 struct wslx_host_member {
@@ -103,6 +104,9 @@ struct portal_host {
 WSLX_MUST_CHECK int wslx_host_arena_memory(portal_host *h, uint32_t segments);
 WSLX_MUST_CHECK int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint32_t flags,
 					uint64_t readers, unsigned *ret);
+/* Whoever gets number i next has none of the rights that were given to the one who leaves.  Between the epoch's begin
+ * and end. */
+void wslx_host_arena_disown(portal_host *h, unsigned a, unsigned i);
 /* Its writer is gone: nobody gets it any more; the place is free for others. */
 void wslx_host_arena_dead(portal_host *h, unsigned a);
 /* New memory with the same bytes, which the old writer cannot reach. */

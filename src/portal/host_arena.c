@@ -147,6 +147,7 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 	a->owner = owner;
 	a->flags = flags;
 	a->readers = readers;
+	a->everybody = readers == UINT64_MAX;
 	memset(h->segment_used + first, 1, segments);
 	h->next_place = first + segments;
 	h->next_arena = i; /* find_number() begins behind it */
@@ -154,6 +155,17 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 	wslx_host_epoch_end(h);
 	*ret = i;
 	return 0;
+}
+
+void wslx_host_arena_disown(portal_host *h, unsigned a, unsigned i)
+{
+	struct wslx_host_arena *e = &h->arena[a];
+
+	if (e->owner == i)
+		e->owner = PORTAL_NOBODY;
+	if (!e->everybody)
+		e->readers &= ~(UINT64_C(1) << i);
+	write_table(h, a);
 }
 
 void wslx_host_arena_dead(portal_host *h, unsigned i)

@@ -237,6 +237,8 @@ def test_control_protocol(host):
     assert ask(host, "r", "Names")["parameters"]["names"][0]["size"] == 4 << 20
     for params in ({}, {"name": "x"}, {"name": "x", "size": -1}, {"name": "x", "size": 1, "writer": 64},
                    {"name": "x", "size": 1, "readers": [0]}, {"name": "x", "size": 1, "readers": 3}, {"name": 3, "size": 1},
+                   {"name": "x", "size": 1, "readers": [1], "reader_generations": []},
+                   {"name": "x", "size": 1, "reader_generations": [1]},
                    {"name": "", "size": 1}, {"name": "x", "size": 1 << 62}):
         assert ask(host, "r", "CreateObject", **params)["error"] == bad, params
     assert ask(host, "r", "CreateObject", name="a/b", size=1)["error"] == failed
@@ -247,6 +249,13 @@ def test_control_protocol(host):
     with peer(host, "r") as p:
         wait_for("its service is there", lambda: len(ask(host, "r", "Names")["parameters"]["names"]) == 2)
         assert ask(host, "r", "Revoke", participant=1, generation=99)["parameters"]["code"] == 2
+        assert ask(host, "r", "Grant", name="table", participant=1, generation=99, right="read")["parameters"]["code"] == 2
+        assert ask(host, "r", "Grant", name="table", participant=1, generation=1, right="read")["parameters"] == {}
+        for readers in ({"writer": 1, "writer_generation": 99}, {"readers": [1], "reader_generations": [99]}):
+            assert ask(host, "r", "CreateObject", name="other", size=1, **readers)["parameters"]["code"] == 2
+        assert ask(host, "r", "CreateObject", name="other", size=1, writer=1, writer_generation=1,
+                   readers=[1], reader_generations=[1])["parameters"] == {}
+        assert ask(host, "r", "Unpublish", name="other")["parameters"] == {}
         # It has not asked for anything since, and does so when it is told.
         assert ask(host, "r", "Grant", name="table", participant=1, right="write")["parameters"] == {}
         assert [q["segments"] for q in ask(host, "r", "Participants")["parameters"]["participants"]][1] == 6
