@@ -104,7 +104,7 @@ struct portal_participant {
 enum portal_arena_state {
 	PORTAL_ARENA_FREE = 0,
 	PORTAL_ARENA_LIVE = 1,
-	PORTAL_ARENA_DEAD = 2,   /* its writer is gone; bytes stay until the place is used again */
+	PORTAL_ARENA_DEAD = 2,   /* its writer is gone; bytes stay until place, number or generation change */
 	PORTAL_ARENA_REVOKED = 3 /* its writer writes into nothing now; bytes stay */
 };
 

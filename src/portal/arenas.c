@@ -106,14 +106,15 @@ static int let_go(portal *p, unsigned index)
 	return r;
 }
 
-/* The number is another's by now, and nobody tells how the one before ended: if it was revoked, what is mapped of it is
- * memory that its writer still has.  What we write to ourselves is nobody else's. */
+/* The number is another's by now.  If the one before lived when we last heard of it, nobody tells how it ended: if it
+ * was revoked, what is mapped of it is memory that its writer still has.  If it was dead, its last bytes are nobody's
+ * any more, as a channel finds by the number; the dead must not add up.  What we write to ourselves is nobody else's.
+ */
 static int let_go_of_last(portal *p, unsigned index, const struct wslx_portal_msg *m)
 {
 	const struct wslx_portal_view *v = &p->view[index];
 
-	if (PORTAL_LIFE_STATE(v->life) != PORTAL_ARENA_LIVE || v->writable ||
-	    (v->first == m->first && v->segments == m->segments))
+	if (v->writable || (v->first == m->first && v->segments == m->segments))
 		return 0;
 	return let_go(p, index);
 }

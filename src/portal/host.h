@@ -33,6 +33,8 @@ struct wslx_host_arena {
 	uint64_t life; /* 0: never used */
 	uint32_t first, segments, owner, flags;
 	uint64_t readers;
+	uint64_t died;  /* dead, and its last bytes are there to be read: as which of all; 0: not so */
+	uint64_t left;  /* ... how many bytes of memory those are */
 	bool everybody; /* those that come may read as well, but for the numbers that were excepted */
 };
 
@@ -94,6 +96,7 @@ struct portal_host {
 	/* Of the arena made last.  One for all: a handle into one that was in the same place under another number is
 	 * stale. */
 	uint64_t arena_generation;
+	uint64_t arenas_died;
 	struct wslx_host_arena arena[PORTAL_MAX_ARENAS];
 	struct wslx_host_member member[PORTAL_MAX_PARTICIPANTS];
 	struct portal_host_stat count;

@@ -5,8 +5,9 @@
  * region and maps each arena it may see at its place; so an offset is an
  * address.  view[] is its private copy of the arena table, refreshed
  * (arenas.c) when the header's epoch moves.  Memory stays mapped once it was,
- * until its place is used again: a pointer into a dead peer's arena is never a
- * fault.  But it may come to show another's bytes: what was read of a peer
+ * until its place or number is used again, or the host gives what is dead another
+ * generation: a pointer into a dead peer's arena is never a fault.  But it may
+ * come to show another's bytes, or zeros: what was read of a peer
  * counts only if that one is alive after reading, or nothing took its place.
  *
  * The host tells of everything rare (arenas, deaths, answers, links, names,

@@ -1,6 +1,7 @@
 /* What is left of one who has gone: rights, memory, names. */
 #include "support.h"
 
+#include <inttypes.h>
 #include <signal.h>
 
 static portal *attach_small(struct broker *b, const char *name)
@@ -102,11 +103,109 @@ static void exceptions_stay_with_the_number(void **state)
 	broker_end(&b);
 }
 
+/* ---- memory ---- */
+
+#define MIB (UINT64_C(1) << 20)
+
+/* Of the regions' memory, by all participants here and the broker. */
+static uint64_t mapped(void)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	uint64_t sum = 0, from, to;
+	char line[512];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (strstr(line, "/memfd:test") && sscanf(line, "%" SCNx64 "-%" SCNx64, &from, &to) == 2)
+			sum += to - from;
+	fclose(f);
+	return sum;
+}
+
+/* Attaches, fills its arena, and leaves; the reader hears of both.  What it wrote, where the reader has it. */
+static const uint8_t *fill_and_leave(struct broker *b, portal *reader, size_t size)
+{
+	portal *p = broker_attach(b, "filler");
+	struct portal_handle h;
+	const void *ro;
+	void *rw;
+
+	assert_non_null(p);
+	assert_int_equal(portal_alloc(p, size, &h, &rw), 0);
+	memset(rw, 'f', size);
+	assert_int_equal(portal_resolve(reader, h, size, &ro), 0);
+	leave(b, p);
+	assert_int_equal(portal_poll(reader, 0), 0);
+	assert_int_equal(*(const uint8_t *)ro, 'f');
+	return ro;
+}
+
+/* Whoever comes, fills its arena and goes, again and again, does not fill the memory of those who look. */
+static void dead_arenas_do_not_add_up(void **state)
+{
+	const uint8_t *first, *last = NULL;
+	struct broker b;
+	portal *reader;
+	uint64_t before;
+
+	broker_start(&b, NULL);
+	reader = attach_small(&b, "reader");
+	before = mapped();
+	first = fill_and_leave(&b, reader, 7 * MIB);
+	for (int i = 0; i < 30; i++)
+		last = fill_and_leave(&b, reader, 7 * MIB);
+	assert_true(mapped() - before <= 64 * MIB + 2 * 8 * MIB);
+	/* The last ones are there still, and where the others were is nothing; but something that can be read. */
+	assert_int_equal(*last, 'f');
+	assert_int_equal(*first, 0);
+	portal_detach(reader);
+	broker_end(&b);
+}
+
+/* It is memory that counts: of those who leave little there are many. */
+static void small_ones_are_read_for_long(void **state)
+{
+	const uint8_t *first;
+	struct broker b;
+	portal *reader;
+
+	broker_start(&b, NULL);
+	reader = attach_small(&b, "reader");
+	first = fill_and_leave(&b, reader, 4096);
+	for (int i = 0; i < 100; i++)
+		(void)fill_and_leave(&b, reader, 4096);
+	assert_int_equal(*first, 'f');
+	portal_detach(reader);
+	broker_end(&b);
+}
+
+/* A number is another's: nothing of who had it before is kept. */
+static void as_many_dead_as_numbers(void **state)
+{
+	struct broker b;
+	portal *reader;
+	uint64_t before;
+
+	broker_start(&b, NULL);
+	reader = attach_small(&b, "reader");
+	before = mapped();
+	for (int i = 0; i < 3 * (int)PORTAL_MAX_ARENAS; i++) {
+		assert_int_equal(portal_host_object(b.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+		assert_int_equal(map_named(reader, "thing"), 0);
+		assert_int_equal(portal_host_unpublish(b.h, "thing"), 0);
+		assert_int_equal(portal_poll(reader, 0), 0);
+	}
+	assert_true(mapped() - before <= PORTAL_MAX_ARENAS * PORTAL_SEGMENT_SIZE);
+	portal_detach(reader);
+	broker_end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rights_end_with_the_participant),
-		cmocka_unit_test(exceptions_stay_with_the_number),
+		cmocka_unit_test(rights_end_with_the_participant), cmocka_unit_test(exceptions_stay_with_the_number),
+		cmocka_unit_test(dead_arenas_do_not_add_up),       cmocka_unit_test(small_ones_are_read_for_long),
+		cmocka_unit_test(as_many_dead_as_numbers),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
