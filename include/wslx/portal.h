@@ -154,7 +154,8 @@ struct portal_object {
 	uint64_t size;
 };
 
-/* Asks the host to give a name to memory of one's own; -EEXIST, -EACCES, -ENOSPC (no room for more names). */
+/* Asks the host to give a name to memory of one's own; -EEXIST, -EACCES, -ENOSPC (no room for more names), -EDQUOT (one
+ * has as many as one may). */
 int portal_publish(portal *p, const char *name, struct portal_handle h, uint64_t size, uint32_t tag);
 int portal_unpublish(portal *p, const char *name);
 /* Allocates and publishes. */
@@ -290,6 +291,7 @@ struct portal_host_params {
 	uint32_t segments;   /* address space of the region; 0: 32768 of them, 64 GiB */
 	uint32_t name_slots; /* room in the directory, a power of two; 0: 1024 */
 	uint32_t max_each;   /* most segments that a participant gets for the asking; 0: 512, 1 GiB */
+	uint32_t max_names;  /* most names that a participant has; 0: an eighth of the slots, from 16 to 4096 */
 };
 
 int portal_host_create(const struct portal_host_params *p, portal_host **ret);

@@ -48,7 +48,8 @@ struct wslx_host_member {
 	bool event_due;  /* ... in an event: the next one must not be an older epoch's */
 	uint32_t polled; /* epoll events asked for; 0: as at first */
 	uint32_t kind;
-	uint32_t pid; /* of the other end of its socket */
+	uint32_t pid;   /* of the other end of its socket */
+	uint32_t names; /* that it has in the directory */
 	unsigned arena;
 	const struct portal_control *ctl; /* read-only */
 	uint32_t synced;                  /* guests with a socket: the epoch that their VMM has put in place */
@@ -89,7 +90,7 @@ struct portal_host {
 	struct portal_participant *parts;
 	struct portal_arena *arenas;
 	struct wslx_portal_directory names;
-	uint32_t max_each;
+	uint32_t max_each, max_names;
 	uint8_t *segment_used;
 	uint32_t next_place; /* where the search for a place begins ... */
 	unsigned next_arena; /* ... and for a number */

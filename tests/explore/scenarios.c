@@ -357,7 +357,7 @@ static void steady_consumer(void)
 
 /* ---- names: a copy belongs together ---- */
 
-static uint32_t free_slots[4];
+static uint32_t free_slots[4], next_places[8];
 static struct wslx_portal_directory directory;
 static struct wslx_portal_names readers;
 
@@ -405,7 +405,8 @@ static void setup_names(void)
 						     .end = &m.hdr.names_end,
 						     .slots = 4,
 						     .index_slots = 8,
-						     .free = free_slots };
+						     .free = free_slots,
+						     .next = next_places };
 	readers = wslx_portal_directory_names(&directory);
 	behind[0] = 0;
 	for (char c = 'A'; n < 2 || !behind[0]; c++) {
@@ -471,6 +472,28 @@ static void name_reader_of_one(void)
 	struct portal_name n;
 
 	ex_assert(wslx_portal_lookup(&readers, collide[1], &n, NULL) == 0 && n.size == 101 && n.tag == 101);
+}
+
+/* Its owner leaves: the index is laid out anew, and what lay behind the name moves up. */
+static void setup_names_drop(void)
+{
+	setup_names();
+	m.names[0].owner = 1;
+	m.names[0].owner_generation = 1;
+}
+
+static void name_dropper(void)
+{
+	ex_assert(wslx_portal_directory_drop(&directory, 1, 1) == 1);
+}
+
+static void name_reader_of_dropped(void)
+{
+	struct portal_name n;
+	int e = wslx_portal_lookup(&readers, collide[0], &n, NULL);
+
+	ex_assert(e == -ENOENT || (e == 0 && n.size == 100 && n.owner == 1));
+	look_for_those_that_stay();
 }
 
 /* ---- quiesce: two threads of participant 1, the host ---- */
@@ -656,6 +679,8 @@ static const struct scenario scenarios[] = {
 	{ "names-pso", 2, 2, true, 0, false, setup_names, { name_writer, name_reader }, NULL },
 	{ "names-again", 2, 4, false, 0, false, setup_names, { name_reader_early, name_writer }, NULL },
 	{ "names-move", 2, 3, false, 0, false, setup_names, { name_remover, name_reader_of_one }, NULL },
+	{ "names-drop", 2, 3, false, 0, false, setup_names_drop, { name_dropper, name_reader_of_dropped }, NULL },
+	{ "names-drop-pso", 2, 2, true, 0, false, setup_names_drop, { name_dropper, name_reader_of_dropped }, NULL },
 	{ "names-crash", 2, 2, false, 2, false, setup_names, { name_reader_early, name_writer }, NULL },
 	{ "quiesce", 3, 2, false, 0, true, setup_quiesce, { sender_a, sender_b, quiescer }, NULL },
 	{ "quiesce-late", 2, 2, false, 0, true, setup_quiesce_late, { sender_that_attaches, quiescer }, NULL },

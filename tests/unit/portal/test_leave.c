@@ -200,12 +200,78 @@ static void as_many_dead_as_numbers(void **state)
 	broker_end(&b);
 }
 
+/* ---- names ---- */
+
+static int publish_nth(portal *p, struct portal_handle h, const char *prefix, unsigned i)
+{
+	char name[PORTAL_NAME_SIZE];
+
+	snprintf(name, sizeof(name), "%s%u", prefix, i);
+	return portal_publish(p, name, h, 64, 0);
+}
+
+static uint32_t names_there(struct broker *b)
+{
+	struct portal_host_stat st;
+
+	assert_int_equal(portal_host_stat(b->h, &st), 0);
+	return st.names;
+}
+
+/* Nobody takes all the room for names, however often it comes; the host's objects have no limit. */
+static void names_have_a_limit(void **state)
+{
+	const unsigned limit = 1024 / 8;
+	struct portal_handle h, g;
+	struct broker b;
+	portal *p, *q;
+	unsigned i;
+
+	broker_start(&b, NULL);
+	q = attach_small(&b, "another");
+	assert_int_equal(portal_alloc(q, 64, &g, NULL), 0);
+	for (unsigned turn = 0; turn < 2; turn++) {
+		p = attach_small(&b, "greedy");
+		assert_int_equal(portal_alloc(p, 64, &h, NULL), 0);
+		for (i = 0; i < limit; i++)
+			assert_int_equal(publish_nth(p, h, "n", i), 0);
+		assert_int_equal(publish_nth(p, h, "n", i), -EDQUOT);
+		assert_int_equal(portal_listen(p, "service", NULL, &(portal_listener *) { NULL }), -EDQUOT);
+		/* One of its own taken back makes room for one, by whomever. */
+		assert_int_equal(portal_unpublish(p, "n3"), 0);
+		assert_int_equal(portal_host_unpublish(b.h, "n4"), 0);
+		assert_int_equal(portal_host_unpublish(b.h, "n4"), -ENOENT);
+		assert_int_equal(publish_nth(p, h, "m", 0), 0);
+		assert_int_equal(publish_nth(p, h, "m", 0), -EEXIST);
+		assert_int_equal(publish_nth(p, h, "m", 1), 0);
+		assert_int_equal(publish_nth(p, h, "m", 2), -EDQUOT);
+		assert_int_equal(publish_nth(q, g, "q", turn), 0);
+		assert_int_equal(names_there(&b), limit + turn + 1);
+		leave(&b, p);
+		assert_int_equal(names_there(&b), turn + 1);
+	}
+	p = attach_small(&b, "revoked");
+	assert_int_equal(portal_alloc(p, 64, &h, NULL), 0);
+	assert_int_equal(publish_nth(p, h, "n", 0), 0);
+	(void)!portal_host_revoke(b.h, number_of(p), 0);
+	assert_int_equal(names_there(&b), 2);
+	portal_detach(p);
+	for (i = 0; i < limit + 8; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "o%u", i);
+		assert_int_equal(portal_host_object(b.h, name, 1, PORTAL_NOBODY, 0), 0);
+	}
+	portal_detach(q);
+	broker_end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rights_end_with_the_participant), cmocka_unit_test(exceptions_stay_with_the_number),
 		cmocka_unit_test(dead_arenas_do_not_add_up),       cmocka_unit_test(small_ones_are_read_for_long),
-		cmocka_unit_test(as_many_dead_as_numbers),
+		cmocka_unit_test(as_many_dead_as_numbers),         cmocka_unit_test(names_have_a_limit),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
