@@ -349,9 +349,10 @@ static void arena_step(struct grant *g)
 	struct grant_arena *a = &g->arenas[m->index];
 
 	/* As on the host: what a dead one published is still read.  But if what is
-	 * mapped is not that one, it was taken away before its writer went. */
+	 * mapped is not that one, it was taken away before its writer went.  And what
+	 * the guest itself wrote it must not write any more: an object of its. */
 	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
-	    wslx_portal_last_bytes(a->life, m->life)) {
+	    wslx_portal_last_bytes(a->life, m->life) && a->access != PORTAL_ACCESS_WRITE) {
 		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
 		*a = (struct grant_arena) { 0 };
 	}

@@ -255,6 +255,39 @@ static void test_nobody_gets_a_place_that_is_being_cleared(void **state)
 	teardown(&m);
 }
 
+/* An object that the guest writes is gone with its name: what others still read of it the guest does not change. */
+static void test_own_object_is_gone(void **state)
+{
+	struct machine m;
+	unsigned a = 1;
+	uint8_t *at, b;
+	int fd;
+
+	setup(&m);
+	until(&m, up_to_date);
+	assert_int_equal(portal_host_object(m.h, "its", 2, entry(&m)->participant, PORTAL_EVERYBODY), 0);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	while (a < PORTAL_MAX_ARENAS && (!arenas(&m)[a].life || arenas(&m)[a].segments != 2 || a == own(&m)))
+		a++;
+	assert_true(a < PORTAL_MAX_ARENAS);
+	assert_int_equal(arenas(&m)[a].access, PORTAL_WINDOW_WRITE);
+	at = arena(&m, a);
+	at[5000] = 'o';
+	fd = portal_host_arena_fd(m.h, a, 0);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &b, 1, 5000), 1);
+	assert_int_equal(b, 'o');
+	assert_int_equal(portal_host_unpublish(m.h, "its"), 0);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	at[5000] = 'x';
+	assert_int_equal(pread(fd, &b, 1, 5000), 1);
+	assert_int_equal(b, 'o');
+	close(fd);
+	teardown(&m);
+}
+
 /* A program of the host's, from a thread of its own: this one serves the broker. */
 static bool has_attached;
 
@@ -636,6 +669,7 @@ int main(void)
 		cmocka_unit_test(test_withdrawn_before_it_is_told),
 		cmocka_unit_test(test_taken_away_and_then_dead),
 		cmocka_unit_test(test_nobody_gets_a_place_that_is_being_cleared),
+		cmocka_unit_test(test_own_object_is_gone),
 		cmocka_unit_test(test_revoked_and_then_dead),
 		cmocka_unit_test(test_no_memory_below_arenas),
 		cmocka_unit_test(test_few_warnings),
