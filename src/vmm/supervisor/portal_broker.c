@@ -106,12 +106,48 @@ void wslx_vmportal_flush(struct grant *g)
 
 /* ---- joining and leaving --------------------------------------------------------- */
 
+static uint32_t own_segments(const struct grant *g)
+{
+	return g->config.readonly || !g->config.segments ? 1 : g->config.segments;
+}
+
+static void free_room(struct grant *g)
+{
+	if (g->kept)
+		wslx_vmportal_place_free(&g->p->places, g->index, g->kept, g->kept_segments);
+	g->kept = 0;
+}
+
+/* For the arena without which no program can attach. */
+static void keep_room(struct grant *g)
+{
+	if (g->kept && g->kept_segments == own_segments(g))
+		return;
+	free_room(g);
+	g->kept_segments = own_segments(g);
+	g->kept = wslx_vmportal_place_keep(&g->p->places, g->index, g->kept_segments);
+}
+
+/* As the last resort from those who hold doorbells that have ended, as take_place(): before others' arenas get that. */
+static void keep_room_at_last(struct grant *g)
+{
+	struct grant *old;
+
+	keep_room(g);
+	while (!g->kept && (old = wslx_vmportal_bell_oldest(g->p))) {
+		wslx_vmportal_bell_reclaim(old);
+		keep_room(g);
+	}
+}
+
 static void forget(struct grant *g)
 {
 	wslx_watch_free(g->watch);
 	g->watch = NULL;
 	wslx_close(&g->sock);
 	wslx_close(&g->arena_fd);
+	free_room(g);
+	g->own = 0;
 	memset(g->arenas, 0, sizeof(g->arenas));
 	g->arena_waits = g->shown = g->own_revoked = false;
 	g->say_synced = g->say_sync = g->say_again = false;
@@ -140,7 +176,7 @@ static int connect_broker(struct grant *g)
 		.version = PORTAL_VERSION,
 		.kind = PORTAL_KIND_GUEST,
 		.id = g->p->params.cid,
-		.segments = g->config.readonly || !g->config.segments ? 1 : g->config.segments,
+		.segments = own_segments(g),
 	};
 	int r;
 
@@ -217,8 +253,23 @@ void wslx_vmportal_join(struct grant *g)
 		return;
 	}
 	g->gone_warned = false;
+	keep_room_at_last(g);
 	g->state = GRANT_HELLO;
 	watch(g, EPOLLIN);
+}
+
+/* A dead arena is taken away where room was kept: that is kept somewhere else, as this may have to be asked for again.
+ */
+static void move_kept(struct wslx_vmportal *p, uint32_t first, uint32_t segments)
+{
+	for (size_t i = 0; i < p->n_grants; i++) {
+		struct grant *g = &p->grants[i];
+
+		if (!g->kept || g->kept >= first + segments || first >= g->kept + g->kept_segments)
+			continue;
+		free_room(g);
+		keep_room(g);
+	}
 }
 
 /* The next arena that is still mapped; false: none is. */
@@ -239,6 +290,7 @@ static bool clear_next(struct grant *g)
 	first = wslx_vmportal_place_stale(&g->p->places, g->index, &n);
 	if (!first)
 		return false;
+	move_kept(g->p, first, n);
 	wslx_vmportal_map(g, first, n, WSLX_WINDOW_OWN, -1);
 	return true;
 }
@@ -253,8 +305,10 @@ static void cleared(struct grant *g)
 	forget(g);
 	wslx_vmportal_page_name(&g->p->page, g->index, g->revoked ? "" : g->config.as);
 	release_places(g);
-	if (again && g->p->running)
+	if (again && g->p->running) {
+		keep_room(g);
 		wslx_vmportal_join(g);
+	}
 	wslx_vmportal_room(g->p);
 }
 
@@ -263,6 +317,8 @@ void wslx_vmportal_leave(struct grant *g, bool join_again)
 	g->join_again = join_again && !g->revoked;
 	if (!join_again)
 		wslx_vmportal_bell_end(g);
+	if (!g->join_again)
+		free_room(g);
 	if (g->state == GRANT_CLEARING || g->state == GRANT_WAITING)
 		return;
 	g->state = GRANT_CLEARING;
@@ -308,6 +364,11 @@ static int read_header(struct grant *g)
 	return 0;
 }
 
+static bool is_own(const struct grant *g, const struct wslx_portal_msg *m)
+{
+	return m->owner == g->participant && m->flags & PORTAL_ARENA_CONTROL;
+}
+
 static int check_arena(struct grant *g)
 {
 	const struct wslx_portal_msg *m = &g->arena;
@@ -320,7 +381,7 @@ static int check_arena(struct grant *g)
 		return -EPROTO;
 	/* Its own is taken from one that is there for no other reason, whatever became of the memory. */
 	if (m->access == PORTAL_ACCESS_NONE) {
-		g->own_revoked |= m->owner == g->participant && m->flags & PORTAL_ARENA_CONTROL;
+		g->own_revoked |= is_own(g, m);
 		return 0;
 	}
 	r = check_file(g->arena_fd, m);
@@ -338,6 +399,21 @@ static uint32_t take_place(struct grant *g, uint32_t segments)
 		wslx_vmportal_bell_reclaim(old);
 		first = wslx_vmportal_place_take(&g->p->places, g->index, segments);
 	}
+	return first;
+}
+
+/* The place that was kept for it, or any. */
+static uint32_t take_own_place(struct grant *g, uint32_t segments)
+{
+	uint32_t first = g->kept;
+
+	g->own = g->arena.index;
+	if (!first || segments != g->kept_segments) {
+		free_room(g);
+		return take_place(g, segments);
+	}
+	wslx_vmportal_place_use(&g->p->places, first, segments);
+	g->kept = 0;
 	return first;
 }
 
@@ -364,7 +440,7 @@ static void arena_step(struct grant *g)
 	}
 	g->arena_waits = false;
 	if (m->access != PORTAL_ACCESS_NONE && !a->place)
-		a->place = take_place(g, m->segments);
+		a->place = is_own(g, m) ? take_own_place(g, m->segments) : take_place(g, m->segments);
 	if (m->access == PORTAL_ACCESS_NONE || !a->place) {
 		*a = (struct grant_arena) { 0 };
 		if (m->access != PORTAL_ACCESS_NONE)
@@ -516,8 +592,9 @@ static bool left_out(struct grant *g, uint32_t *ret)
 {
 	for (uint32_t i = 0; i < PORTAL_MAX_ARENAS; i++) {
 		struct grant_arena *a = &g->arenas[i];
+		bool kept = i == g->own && g->kept && a->segments;
 
-		if (a->place || !wslx_vmportal_place_fits(&g->p->places, a->segments))
+		if (a->place || (!kept && !wslx_vmportal_place_fits(&g->p->places, a->segments)))
 			continue;
 		a->segments = 0;
 		*ret = i;
@@ -540,8 +617,17 @@ static void ask(struct grant *g)
 	}
 }
 
+/* Was there none for its own arena? */
+static bool lacks_own(const struct grant *g)
+{
+	return g->state == GRANT_READY && g->own && !g->arenas[g->own].place && g->arenas[g->own].segments;
+}
+
 void wslx_vmportal_room(struct wslx_vmportal *p)
 {
+	for (size_t i = 0; p->running && i < p->n_grants; i++)
+		if (lacks_own(&p->grants[i]))
+			keep_room(&p->grants[i]);
 	for (size_t i = 0; p->running && i < p->n_grants; i++) {
 		struct grant *g = &p->grants[i];
 

@@ -255,6 +255,44 @@ static void test_nobody_gets_a_place_that_is_being_cleared(void **state)
 	teardown(&m);
 }
 
+/* Nor is room kept there for one that is about to join. */
+static void test_no_room_is_kept_in_a_place_that_is_being_cleared(void **state)
+{
+	struct wslx_portal_grant other;
+	const struct grant *g;
+	struct machine m;
+	uint32_t place;
+	char sock[96];
+	int listener;
+
+	setup(&m);
+	until(&m, up_to_date);
+	place = (uint32_t)((uint64_t)(map_object(&m, "dies", 'd') - data(&m)) / WSLX_WINDOW_SEGMENT);
+	assert_int_equal(portal_host_unpublish(m.h, "dies"), 0);
+	until(&m, last_words_are_free);
+	m.portal->places.next = place;
+	/* Its broker does not answer. */
+	snprintf(sock, sizeof(sock), "%s/other.sock", m.dir);
+	listener = wslx_unix_listen(sock, SOCK_SEQPACKET | SOCK_CLOEXEC, 4);
+	assert_true(listener >= 0);
+	other = m.config.grants[0];
+	strcpy(other.region, "other");
+	other.socket = sock;
+	assert_int_equal(wslx_vmportal_add(m.portal, &other), 0);
+	g = &m.portal->grants[1];
+	assert_int_equal(g->kept, place);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	until(&m, gone);
+	assert_int_equal(m.portal->places.owner[place], 0);
+	assert_int_equal(m.portal->places.owner[place + 1], 0);
+	assert_true(g->kept > place + 1 || (g->kept && g->kept < place - 1));
+	assert_int_equal(m.portal->places.owner[g->kept], 2);
+	assert_int_equal(data(&m)[(uint64_t)place * WSLX_WINDOW_SEGMENT + 5000], 0);
+	close(listener);
+	unlink(sock);
+	teardown(&m);
+}
+
 /* An object that the guest writes is gone with its name: what others still read of it the guest does not change. */
 static void test_own_object_is_gone(void **state)
 {
@@ -669,6 +707,7 @@ int main(void)
 		cmocka_unit_test(test_withdrawn_before_it_is_told),
 		cmocka_unit_test(test_taken_away_and_then_dead),
 		cmocka_unit_test(test_nobody_gets_a_place_that_is_being_cleared),
+		cmocka_unit_test(test_no_room_is_kept_in_a_place_that_is_being_cleared),
 		cmocka_unit_test(test_own_object_is_gone),
 		cmocka_unit_test(test_revoked_and_then_dead),
 		cmocka_unit_test(test_no_memory_below_arenas),
