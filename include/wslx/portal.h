@@ -129,6 +129,18 @@ struct portal_info {
 
 void portal_get_info(const portal *p, struct portal_info *ret);
 
+/* Who a participant is.  The host saw what it is: a machine can pass for neither a process nor another machine, as its
+ * supervisor speaks for it; a process of the user can pass for anything, but for id, where it is one. */
+struct portal_who {
+	uint32_t participant, kind;  /* enum portal_participant_kind */
+	uint32_t id;                 /* process number, or context number (CID) of a machine */
+	uint64_t generation;         /* of all that have had that number */
+	char name[PORTAL_NAME_SIZE]; /* of a machine, that; of a process what it says */
+};
+
+/* generation: 0, or the one that is meant, as an object's owner_generation.  -ENOENT: it is not there any more. */
+int portal_who(portal *p, unsigned participant, uint64_t generation, struct portal_who *ret);
+
 /* ---- memory ---- */
 
 /* At least n bytes, zeroed on first use, aligned to the next power of two up to 4096; O(1) up to 16 KiB. */
@@ -152,6 +164,7 @@ struct portal_object {
 	uint32_t generation;
 	struct portal_handle handle;
 	uint64_t size;
+	uint64_t owner_generation; /* 0: the host's */
 };
 
 /* Asks the host to give a name to memory of one's own; -EEXIST, -EACCES, -ENOSPC (no room for more names), -EDQUOT (one
@@ -188,6 +201,8 @@ void portal_listener_free(portal_listener *l); /* its channels first */
 int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeout_ns, portal_chan **ret);
 void portal_chan_free(portal_chan *c); /* closes; NULL is fine */
 unsigned portal_chan_peer(const portal_chan *c);
+/* That very one, not who has its number by now: anybody may give himself a service's name when it is free. */
+int portal_chan_who(const portal_chan *c, struct portal_who *ret);
 
 /* Records: whole or not at all. */
 int portal_send(portal_chan *c, uint32_t type, const void *buf, size_t n, int64_t timeout_ns);
@@ -235,6 +250,7 @@ struct portal_bytes {
 
 int portal_rpc_connect(portal *p, const char *service, int64_t timeout_ns, portal_rpc **ret);
 void portal_rpc_free(portal_rpc *r);
+int portal_rpc_who(const portal_rpc *r, struct portal_who *ret); /* of the server; as portal_chan_who() */
 /* Sends; *ret_id names the call.  timeout_ns is the call's deadline; the server learns what is left of it when the
  * request goes into the ring.  -EBUSY: 128 calls that were not finished yet. */
 int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *in, int64_t timeout_ns,

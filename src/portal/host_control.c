@@ -322,6 +322,7 @@ int portal_host_next_name(portal_host *h, uint32_t *cursor, struct portal_object
 		*ret = (struct portal_object) {
 			.kind = n->kind,
 			.owner = n->owner,
+			.owner_generation = n->owner_generation,
 			.tag = n->tag,
 			.generation = n->generation,
 			.handle = n->handle,

@@ -228,6 +228,7 @@ static void to_object(const struct portal_name *n, struct portal_object *ret)
 	*ret = (struct portal_object) {
 		.kind = n->kind,
 		.owner = n->owner,
+		.owner_generation = n->owner_generation,
 		.tag = n->tag,
 		.generation = n->generation,
 		.handle = n->handle,

@@ -36,6 +36,11 @@ struct portal_rpc {
 	unsigned n_owed;
 };
 
+int portal_rpc_who(const portal_rpc *r, struct portal_who *ret)
+{
+	return portal_chan_who(r->c, ret);
+}
+
 int portal_rpc_connect(portal *p, const char *service, int64_t timeout_ns, portal_rpc **ret)
 {
 	portal_rpc *r = calloc(1, sizeof(*r));

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <signal.h>
+#include <unistd.h>
 
 static portal *attach_small(struct broker *b, const char *name)
 {
@@ -266,12 +267,153 @@ static void names_have_a_limit(void **state)
 	broker_end(&b);
 }
 
+/* ---- who is who ---- */
+
+static void *serve_one(void *arg)
+{
+	portal_chan *c = NULL;
+
+	(void)!portal_accept(arg, LONG, &c);
+	return c;
+}
+
+static portal_chan *connect_to(portal *client, portal_listener *l, portal_chan **ret_served)
+{
+	portal_chan *c = NULL;
+	pthread_t t;
+	void *served;
+
+	assert_int_equal(pthread_create(&t, NULL, serve_one, l), 0);
+	assert_int_equal(portal_connect(client, "svc", 1024, LONG, &c), 0);
+	pthread_join(t, &served);
+	assert_non_null(served);
+	*ret_served = served;
+	return c;
+}
+
+/* A service's name is free when its server is gone, and so is its number: a client can tell who answers. */
+static void a_name_is_taken_over(void **state)
+{
+	portal_chan *old, *new, *old_served, *new_served;
+	struct portal_who who, next;
+	portal *server, *client;
+	struct portal_object o;
+	portal_listener *l;
+	struct broker b;
+
+	broker_start(&b, NULL);
+	client = attach_small(&b, "client");
+	server = attach_small(&b, "server");
+	assert_int_equal(portal_listen(server, "svc", NULL, &l), 0);
+	old = connect_to(client, l, &old_served);
+	assert_int_equal(portal_chan_who(old, &who), 0);
+	assert_int_equal(who.participant, number_of(server));
+	assert_int_equal(who.kind, PORTAL_KIND_PROCESS);
+	assert_int_equal(who.id, getpid());
+	assert_string_equal(who.name, "server");
+	assert_int_equal(portal_chan_who(old_served, &next), 0);
+	assert_string_equal(next.name, "client");
+	assert_int_equal(portal_open(client, "svc", &o), 0);
+	assert_int_equal(o.owner_generation, who.generation);
+	portal_chan_free(old_served);
+	portal_listener_free(l);
+	leave(&b, server);
+	assert_int_equal(portal_chan_who(old, &next), -ENOENT);
+	server = attach_small(&b, "impostor");
+	assert_int_equal(number_of(server), who.participant);
+	assert_int_equal(portal_listen(server, "svc", NULL, &l), 0);
+	new = connect_to(client, l, &new_served);
+	assert_int_equal(portal_chan_peer(new), portal_chan_peer(old));
+	assert_int_equal(portal_chan_who(old, &next), -ENOENT);
+	assert_int_equal(portal_who(client, o.owner, o.owner_generation, &next), -ENOENT);
+	assert_int_equal(portal_chan_who(new, &next), 0);
+	assert_string_equal(next.name, "impostor");
+	assert_int_not_equal(next.generation, who.generation);
+	portal_chan_free(old);
+	portal_chan_free(new);
+	portal_chan_free(new_served);
+	portal_listener_free(l);
+	portal_detach(server);
+	portal_detach(client);
+	broker_end(&b);
+}
+
+static void *serve_a_call(void *arg)
+{
+	struct portal_rpc_request q;
+
+	return portal_rpc_next(arg, &q, LONG) == 0 ? arg : NULL;
+}
+
+static void who_answers_calls(void **state)
+{
+	portal *server, *client;
+	portal_rpc_server *s;
+	struct portal_who who;
+	struct broker b;
+	portal_rpc *r;
+	pthread_t t;
+	uint64_t id;
+	void *ok;
+
+	broker_start(&b, NULL);
+	client = attach_small(&b, "client");
+	server = attach_small(&b, "server");
+	assert_int_equal(portal_rpc_serve(server, "svc", &s), 0);
+	assert_int_equal(pthread_create(&t, NULL, serve_a_call, s), 0);
+	assert_int_equal(portal_rpc_connect(client, "svc", LONG, &r), 0);
+	assert_int_equal(portal_rpc_who(r, &who), 0);
+	assert_int_equal(who.participant, number_of(server));
+	assert_string_equal(who.name, "server");
+	assert_int_equal(portal_rpc_start(r, 1, &(struct portal_bytes) { 0 }, LONG, &id), 0);
+	pthread_join(t, &ok);
+	assert_non_null(ok);
+	portal_rpc_server_free(s);
+	leave(&b, server);
+	assert_int_equal(portal_rpc_who(r, &who), -ENOENT);
+	portal_rpc_free(r);
+	portal_detach(client);
+	broker_end(&b);
+}
+
+/* The host, a machine, nobody. */
+static void others_than_processes(void **state)
+{
+	const struct portal_host_member machine = {
+		.size = sizeof(machine), .name = "debian", .kind = PORTAL_KIND_GUEST, .id = 7, .segments = 1
+	};
+	struct portal_who who;
+	struct broker b;
+	portal *p;
+	unsigned i;
+
+	broker_start(&b, NULL);
+	p = attach_small(&b, "client");
+	assert_int_equal(portal_who(p, 0, 0, &who), 0);
+	assert_int_equal(who.kind, PORTAL_KIND_HOST);
+	assert_int_equal(portal_host_add(b.h, &machine, &i), 0);
+	assert_int_equal(portal_who(p, i, 0, &who), 0);
+	assert_int_equal(who.kind, PORTAL_KIND_GUEST);
+	assert_int_equal(who.id, 7);
+	assert_string_equal(who.name, "debian");
+	assert_int_equal(portal_who(p, i + 1, 0, &who), -ENOENT);
+	assert_int_equal(portal_who(p, PORTAL_MAX_PARTICIPANTS, 0, &who), -EINVAL);
+	portal_detach(p);
+	broker_end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rights_end_with_the_participant), cmocka_unit_test(exceptions_stay_with_the_number),
-		cmocka_unit_test(dead_arenas_do_not_add_up),       cmocka_unit_test(small_ones_are_read_for_long),
-		cmocka_unit_test(as_many_dead_as_numbers),         cmocka_unit_test(names_have_a_limit),
+		cmocka_unit_test(rights_end_with_the_participant),
+		cmocka_unit_test(exceptions_stay_with_the_number),
+		cmocka_unit_test(dead_arenas_do_not_add_up),
+		cmocka_unit_test(small_ones_are_read_for_long),
+		cmocka_unit_test(as_many_dead_as_numbers),
+		cmocka_unit_test(names_have_a_limit),
+		cmocka_unit_test(a_name_is_taken_over),
+		cmocka_unit_test(others_than_processes),
+		cmocka_unit_test(who_answers_calls),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
