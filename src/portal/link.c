@@ -205,6 +205,16 @@ int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state sta
 	return (int)i;
 }
 
+void wslx_portal_link_free(portal *p, unsigned link)
+{
+	PORTAL_STORE_SEQ(&p->links[link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+	p->link_used[link] = false;
+	if (p->link_wanted) {
+		p->link_wanted = false;
+		wslx_portal_kick(p, p->self);
+	}
+}
+
 /* kind and capacity as the peer's block says, read once. */
 int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity)
 {
@@ -258,8 +268,7 @@ static void close_locked(portal_chan *c)
 	struct portal_link answer;
 
 	if (c->link < PORTAL_MAX_LINKS) {
-		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-		p->link_used[c->link] = false;
+		wslx_portal_link_free(p, c->link);
 		PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
 	}
 	/* Of an offer that is given up: it may have come at the same moment. */

@@ -42,6 +42,7 @@ int portal_listen(portal *p, const char *name, const struct portal_listen *param
 	l->p = p;
 	l->params = q;
 	l->dirty = true;
+	l->told = wslx_portal_event(p) - 1;
 	r = wslx_portal_name_set(l->name, name);
 	if (r == 0)
 		r = wslx_portal_publish_kind(p, PORTAL_SERVICE, name, (struct portal_handle) { 0 }, 0, q.kind);
@@ -77,8 +78,7 @@ static unsigned entries_for(portal *p, unsigned peer, const struct portal_link *
 		if (PORTAL_LIFE_STATE(mine->life) == PORTAL_LINK_REFUSED &&
 		    (mine->peer_link >= PORTAL_MAX_LINKS ||
 		     PORTAL_LOAD_ACQ(&theirs[mine->peer_link].life) != mine->peer_life)) {
-			PORTAL_STORE_REL(&p->links[i].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-			p->link_used[i] = false;
+			wslx_portal_link_free(p, i);
 			continue;
 		}
 		n++;
@@ -154,13 +154,19 @@ static int answer(portal_listener *l, const struct offer *f, int64_t deadline, p
 	struct portal_link mine = { .peer = f->peer, .peer_link = f->link, .peer_life = f->o.life };
 	portal *p = l->p;
 	portal_chan *c = NULL;
+	bool had_more = l->more;
 	int r = wslx_portal_lock_to_write(p, deadline);
 
 	if (r < 0)
 		return r;
 	r = open_for(l, f, &mine, &c);
+	l->more = true;
 	if (r < 0) {
-		(void)!wslx_portal_link_write(p, NULL, PORTAL_LINK_REFUSED, &mine);
+		/* Without an entry there is no answer; nor anything to do until one is free. */
+		if (wslx_portal_link_write(p, NULL, PORTAL_LINK_REFUSED, &mine) < 0) {
+			p->link_wanted = true;
+			l->more = had_more;
+		}
 	} else if (PORTAL_LOAD_SEQ(&f->theirs->life) != f->o.life) {
 		wslx_portal_chan_close(c);
 		r = -ECANCELED;
@@ -225,6 +231,7 @@ static int look_around(portal_listener *l, int64_t deadline, portal_chan **ret)
 {
 	bool all = __atomic_exchange_n(&l->dirty, false, __ATOMIC_ACQ_REL);
 
+	l->more = false;
 	for (unsigned i = 0; i < PORTAL_MAX_PARTICIPANTS; i++) {
 		unsigned peer = (l->turn + i) % PORTAL_MAX_PARTICIPANTS;
 		int r = look_at(l, peer, all, deadline, ret);
@@ -250,10 +257,10 @@ void wslx_portal_listener_left(portal_listener *l)
 	wslx_portal_kick(l->p, l->p->self);
 }
 
-bool wslx_portal_listener_pending(portal_listener *l)
+static bool any_news(portal_listener *l)
 {
 	portal *p = l->p;
-	bool any = __atomic_load_n(&l->dirty, __ATOMIC_ACQUIRE);
+	bool any = false;
 
 	pthread_mutex_lock(&p->lock);
 	for (unsigned peer = 1; !any && peer < PORTAL_MAX_PARTICIPANTS; peer++) {
@@ -271,6 +278,18 @@ bool wslx_portal_listener_pending(portal_listener *l)
 	}
 	pthread_mutex_unlock(&p->lock);
 	return any;
+}
+
+bool wslx_portal_listener_knock(portal_listener *l, uint32_t ev)
+{
+	bool dirty = __atomic_load_n(&l->dirty, __ATOMIC_ACQUIRE);
+
+	if (!dirty && ev == l->told && !l->more)
+		return false;
+	if (!dirty && !any_news(l))
+		return false;
+	l->told = ev;
+	return true;
 }
 
 int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret)
