@@ -226,6 +226,11 @@ void wslx_portal_close_due(portal *p);
 WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state state,
 					   const struct portal_link *l);
 void wslx_portal_link_free(portal *p, unsigned link);
+/* Channels with that client that are closed at our end, and not at its: their blocks are not given back yet.  Under the
+ * lock, and where chan_new may be called. */
+unsigned wslx_portal_zombies_of(portal *p, unsigned peer, uint64_t generation);
+/* Is that offer one of theirs?  Then it has had its answer. */
+bool wslx_portal_was_closed(const portal *p, unsigned peer, uint64_t generation, uint64_t life);
 /* Checks the peer's blocks and joins the rings. */
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
 /* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */

@@ -235,12 +235,74 @@ static void no_entry_for_an_answer(void **state)
 	teardown(&g);
 }
 
+/* ---- channels that only the server has closed ---- */
+
+/* They count, or a client with as many offers as there can be would have all of the server's memory. */
+static void closed_at_one_end(void **state)
+{
+	struct visitor v[EACH + 1], other;
+	portal_chan *c, *none;
+	portal_listener *l;
+	struct stage g;
+	uint32_t ev;
+
+	setup(&g);
+	assert_int_equal(portal_listen(g.server, "door", NULL, &l), 0);
+	for (int i = 0; i < EACH; i++) {
+		connect_one(&v[i], g.client, g.server, l, &c);
+		portal_chan_free(c);
+	}
+	knock(&v[EACH], g.client, g.server);
+	assert_int_equal(portal_accept(l, 0, &none), -EAGAIN);
+	/* Another is let in. */
+	connect_one(&other, g.bad, g.server, l, &c);
+	portal_chan_free(other.c);
+	portal_chan_free(c);
+	/* The client says that it is done, too. */
+	ev = event_of(g.server);
+	portal_chan_free(v[0].c);
+	await_event_after(g.server, ev);
+	assert_int_equal(portal_accept(l, 0, &c), 0);
+	comes_in(&v[EACH]);
+	portal_chan_free(c);
+	for (int i = 1; i <= EACH; i++)
+		portal_chan_free(v[i].c);
+	portal_listener_free(l);
+	teardown(&g);
+}
+
+/* Or what was in its ring would come once more. */
+static void an_offer_is_answered_once(void **state)
+{
+	portal_chan *c, *again;
+	portal_listener *l;
+	struct visitor v;
+	struct stage g;
+	char x;
+	size_t n;
+
+	setup(&g);
+	assert_int_equal(portal_listen(g.server, "door", NULL, &l), 0);
+	connect_one(&v, g.client, g.server, l, &c);
+	assert_int_equal(portal_send(v.c, 1, "x", 1, 0), 0);
+	assert_int_equal(portal_recv(c, NULL, &x, 1, &n, 0), 0);
+	portal_chan_free(c);
+	count_up_and_kick(g.client, g.server);
+	assert_int_equal(portal_accept(l, 0, &again), -EAGAIN);
+	portal_chan_free(v.c);
+	connect_one(&v, g.client, g.server, l, &c);
+	portal_chan_free(v.c);
+	portal_chan_free(c);
+	portal_listener_free(l);
+	teardown(&g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_counter_that_moves),
-		cmocka_unit_test(two_at_the_door),
-		cmocka_unit_test(no_entry_for_an_answer),
+		cmocka_unit_test(a_counter_that_moves),      cmocka_unit_test(two_at_the_door),
+		cmocka_unit_test(no_entry_for_an_answer),    cmocka_unit_test(closed_at_one_end),
+		cmocka_unit_test(an_offer_is_answered_once),
 	};
 
 	alarm(120);
