@@ -297,12 +297,173 @@ static void an_offer_is_answered_once(void **state)
 	teardown(&g);
 }
 
+/* ---- a ring that is never empty ---- */
+
+/* Knows when a participant rings and sleeps, and puts a record into the other end of a ring for each that it takes. */
+struct hook {
+	struct portal_doorbell_ops ops;
+	const struct portal_doorbell_ops *inner;
+	void *ctx;
+	portal_chan *other;
+	uint32_t type;
+	unsigned rings, sleeps;
+};
+
+static void fill(portal_chan *c, uint32_t type)
+{
+	struct portal_rpc_header h = { .id = UINT64_MAX };
+
+	while (portal_send(c, type, &h, sizeof(h), 0) == 0)
+		;
+}
+
+static void hooked_wait(void *ctx, const struct portal_wait *words, size_t n, int64_t timeout_ns)
+{
+	struct hook *h = ctx;
+
+	h->sleeps++;
+	h->inner->wait(h->ctx, words, n, timeout_ns);
+}
+
+static void hooked_wake(void *ctx, unsigned to, const uint32_t *word)
+{
+	struct hook *h = ctx;
+
+	if (word && h->other) {
+		h->rings++;
+		fill(h->other, h->type);
+	} else {
+		h->inner->wake(h->ctx, to, word);
+	}
+}
+
+static void hook_up(struct hook *h, portal *p, portal_chan *other, uint32_t type)
+{
+	*h = (struct hook) { { hooked_wait, hooked_wake }, p->ops, p->ops_ctx, other, type, 0, 0 };
+	p->ops = &h->ops;
+	p->ops_ctx = h;
+	if (!other)
+		return;
+	fill(other, type);
+	/* As if it waited for room. */
+	PORTAL_STORE(&other->tx.tx->sleeping, 1);
+}
+
+static void unhook(const struct hook *h, portal *p)
+{
+	p->ops = h->inner;
+	p->ops_ctx = h->ctx;
+}
+
+struct caller {
+	portal *p;
+	portal_rpc *r;
+};
+
+static void *connect_caller(void *arg)
+{
+	struct caller *c = arg;
+
+	return (void *)(intptr_t)portal_rpc_connect(c->p, "door", LONG, &c->r);
+}
+
+/* One who calls, and the channel that it has to somebody who serves nothing. */
+static void call_connect(struct stage *g, portal_listener *l, portal_rpc **ret, portal_chan **ret_chan)
+{
+	struct caller c = { .p = g->client };
+	pthread_t t;
+	void *r;
+
+	assert_int_equal(pthread_create(&t, NULL, connect_caller, &c), 0);
+	assert_int_equal(portal_accept(l, LONG, ret_chan), 0);
+	pthread_join(t, &r);
+	assert_int_equal((intptr_t)r, 0);
+	*ret = c.r;
+}
+
+static uint64_t start(portal_rpc *r, int64_t timeout_ns)
+{
+	uint64_t id;
+
+	assert_int_equal(portal_rpc_start(r, 1, NULL, timeout_ns, &id), 0);
+	return id;
+}
+
+static void answers_to_nobody(void **state)
+{
+	const int64_t timeouts[] = { 0, SHORT };
+	struct portal_rpc_header h;
+	portal_listener *l;
+	struct stage g;
+	portal_chan *c;
+	portal_rpc *r;
+	struct hook k;
+	uint64_t id;
+	size_t n;
+	int status;
+
+	setup(&g);
+	assert_int_equal(portal_listen(g.server, "door", NULL, &l), 0);
+	call_connect(&g, l, &r, &c);
+	hook_up(&k, g.client, c, PORTAL_RPC_RESPONSE);
+	for (unsigned i = 0; i < ARRAY_SIZE(timeouts); i++) {
+		id = start(r, timeouts[i]);
+		assert_int_equal(portal_rpc_finish(r, id, NULL, 0, NULL, &status), -ETIMEDOUT);
+	}
+	assert_true(k.rings > 0);
+	unhook(&k, g.client);
+	assert_int_equal(portal_recv(c, NULL, &h, sizeof(h), &n, LONG), 0);
+	portal_rpc_free(r);
+	portal_chan_free(c);
+	portal_listener_free(l);
+	teardown(&g);
+}
+
+static void wait_until(int64_t t)
+{
+	while (wslx_portal_now() <= t)
+		sched_yield();
+}
+
+/* When time is over an answer that has come is an answer, though there are others before it. */
+static void an_answer_behind_others(void **state)
+{
+	const int64_t timeouts[] = { 0, SHORT };
+	portal_listener *l;
+	struct stage g;
+	portal_chan *c;
+	portal_rpc *r;
+	int status;
+
+	setup(&g);
+	assert_int_equal(portal_listen(g.server, "door", NULL, &l), 0);
+	call_connect(&g, l, &r, &c);
+	for (unsigned i = 0; i < ARRAY_SIZE(timeouts); i++) {
+		struct portal_rpc_header h = { .status = -7 };
+		uint64_t first = start(r, LONG), wanted;
+		int64_t t = wslx_portal_now();
+
+		wanted = start(r, timeouts[i]);
+		for (h.id = first; h.id <= wanted; h.id++)
+			assert_int_equal(portal_send(c, PORTAL_RPC_RESPONSE, &h, sizeof(h), 0), 0);
+		wait_until(t + 2 * timeouts[i]);
+		assert_int_equal(portal_rpc_finish(r, wanted, NULL, 0, NULL, &status), 0);
+		assert_int_equal(status, -7);
+		assert_int_equal(portal_rpc_finish(r, first, NULL, 0, NULL, &status), 0);
+	}
+	portal_rpc_free(r);
+	portal_chan_free(c);
+	portal_listener_free(l);
+	teardown(&g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_counter_that_moves),      cmocka_unit_test(two_at_the_door),
 		cmocka_unit_test(no_entry_for_an_answer),    cmocka_unit_test(closed_at_one_end),
-		cmocka_unit_test(an_offer_is_answered_once),
+		cmocka_unit_test(an_offer_is_answered_once), cmocka_unit_test(answers_to_nobody),
+		cmocka_unit_test(an_answer_behind_others),
 	};
 
 	alarm(120);
