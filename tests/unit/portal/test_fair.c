@@ -457,13 +457,224 @@ static void an_answer_behind_others(void **state)
 	teardown(&g);
 }
 
+/* ---- a server's clients ---- */
+
+struct entrance {
+	portal *p;
+	uint64_t capacity;
+	portal_chan *c;
+	int r;
+	bool done;
+};
+
+static void *enter(void *arg)
+{
+	struct entrance *e = arg;
+
+	e->r = portal_connect(e->p, "door", e->capacity, LONG, &e->c);
+	__atomic_store_n(&e->done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* A client that writes its records itself. */
+static int client_of(portal_rpc_server *s, portal *p, uint64_t capacity, portal_chan **ret)
+{
+	struct entrance e = { .p = p, .capacity = capacity };
+	struct portal_rpc_request q;
+	pthread_t t;
+
+	assert_int_equal(pthread_create(&t, NULL, enter, &e), 0);
+	while (!__atomic_load_n(&e.done, __ATOMIC_ACQUIRE))
+		assert_int_equal(portal_rpc_next(s, &q, SHORT / 10), -ETIMEDOUT);
+	pthread_join(t, NULL);
+	*ret = e.c;
+	return e.r;
+}
+
+static void too_large_a_ring(void **state)
+{
+	portal_rpc_server *s;
+	struct stage g;
+	portal_chan *c;
+
+	setup(&g);
+	assert_int_equal(portal_rpc_serve(g.server, "door", &s), 0);
+	assert_int_equal(client_of(s, g.bad, 512 << 10, &c), -ECONNREFUSED);
+	assert_int_equal(client_of(s, g.bad, 256 << 10, &c), 0);
+	portal_chan_free(c);
+	portal_rpc_server_free(s);
+	teardown(&g);
+}
+
+#define BIG 30000
+#define RING 65536
+
+static int ask(portal_chan *c, uint64_t id, size_t n)
+{
+	static uint8_t buf[BIG];
+	struct portal_rpc_header h = { .id = id };
+
+	memcpy(buf, &h, sizeof(h));
+	return portal_send(c, PORTAL_RPC_REQUEST, buf, n, 0);
+}
+
+static void handed_out(portal_rpc_server *s, uint64_t id, struct portal_rpc_request *ret)
+{
+	assert_int_equal(portal_rpc_next(s, ret, 0), 0);
+	assert_int_equal(ret->id, id);
+}
+
+/* As long as the server takes anything from the ring. */
+static uint64_t ask_for_much(portal_rpc_server *s, portal_chan *c, uint64_t id, const struct portal_rpc_request *held)
+{
+	uint64_t before;
+
+	do {
+		before = id;
+		while (id < 128 && ask(c, id + 1, BIG) == 0)
+			id++;
+		assert_int_equal(portal_rpc_cancelled(s, held), 0);
+	} while (id != before);
+	return id;
+}
+
+/* What one client has the server keep; and all of it is served in the end. */
+static void requests_of_much(void **state)
+{
+	struct portal_rpc_request q, held;
+	portal_rpc_server *s;
+	uint64_t asked;
+	struct stage g;
+	portal_chan *c;
+	char buf[64];
+	size_t n;
+
+	setup(&g);
+	assert_int_equal(portal_rpc_serve(g.server, "door", &s), 0);
+	assert_int_equal(client_of(s, g.bad, RING, &c), 0);
+	assert_int_equal(ask(c, 1, sizeof(struct portal_rpc_header)), 0);
+	handed_out(s, 1, &held);
+	asked = ask_for_much(s, c, 1, &held);
+	assert_true(asked * BIG > 1 << 20);
+	assert_true(asked * BIG < (1 << 20) + 2 * RING);
+	for (uint64_t id = 2; id <= 128; id++) {
+		handed_out(s, id, &q);
+		assert_int_equal(portal_rpc_reply(s, &q, 0, NULL), 0);
+		assert_int_equal(portal_recv(c, NULL, buf, sizeof(buf), &n, 0), 0);
+		if (asked < 128 && ask(c, asked + 1, BIG) == 0)
+			asked++;
+	}
+	assert_int_equal(portal_rpc_next(s, &q, 0), -EAGAIN);
+	assert_int_equal(ask(c, 129, BIG), 0);
+	handed_out(s, 129, &q);
+	portal_chan_free(c);
+	portal_rpc_server_free(s);
+	teardown(&g);
+}
+
+/* One who reads no answers, and goes on asking until nothing more is taken. */
+static uint64_t ask_and_read_nothing(portal_rpc_server *s, portal_chan *c)
+{
+	static uint8_t answer[8192];
+	const struct portal_bytes out = { .data = answer, .size = sizeof(answer) };
+	struct portal_rpc_request q, held;
+	uint64_t id = 1;
+
+	assert_int_equal(ask(c, 1, sizeof(struct portal_rpc_header)), 0);
+	handed_out(s, 1, &held);
+	while (ask(c, id + 1, sizeof(struct portal_rpc_header)) == 0 && portal_rpc_next(s, &q, 0) == 0) {
+		assert_int_equal(q.id, ++id);
+		assert_int_equal(portal_rpc_reply(s, &q, 0, &out), 0);
+	}
+	/* That one is in the queue, and there it stays. */
+	for (uint64_t before = 0; before != id;) {
+		before = id;
+		while (ask(c, id + 2, BIG) == 0)
+			id++;
+		assert_int_equal(portal_rpc_cancelled(s, &held), 0);
+	}
+	return id + 1;
+}
+
+/* A ring that nobody reads for now is no reason not to sleep, nor is it forgotten. */
+static void a_ring_that_stays_full(void **state)
+{
+	struct portal_rpc_request q;
+	portal_rpc_server *s;
+	uint64_t asked, last = 0;
+	struct stage g;
+	portal_chan *c;
+	struct hook k;
+	static uint8_t buf[16384];
+	size_t n;
+
+	setup(&g);
+	assert_int_equal(portal_rpc_serve(g.server, "door", &s), 0);
+	assert_int_equal(client_of(s, g.bad, RING, &c), 0);
+	asked = ask_and_read_nothing(s, c);
+	hook_up(&k, g.server, NULL, 0);
+	assert_int_equal(portal_rpc_next(s, &q, SHORT), -ETIMEDOUT);
+	unhook(&k, g.server);
+	assert_true(k.sleeps > 0);
+	while (last < asked) {
+		while (portal_recv(c, NULL, buf, sizeof(buf), &n, 0) == 0)
+			;
+		if (portal_rpc_next(s, &q, 0) < 0)
+			continue;
+		assert_true(q.id > last);
+		last = q.id;
+		assert_int_equal(portal_rpc_reply(s, &q, 0, NULL), 0);
+	}
+	portal_chan_free(c);
+	portal_rpc_server_free(s);
+	teardown(&g);
+}
+
+/* Cancels without end. */
+static void a_ring_that_is_filled_again(void **state)
+{
+	const unsigned most = RING / (sizeof(struct portal_record) + sizeof(struct portal_rpc_header)) + 1;
+	struct portal_rpc_request q, held;
+	portal_rpc_server *s;
+	portal_chan *c, *honest;
+	struct stage g;
+	struct hook k;
+
+	setup(&g);
+	assert_int_equal(portal_rpc_serve(g.server, "door", &s), 0);
+	assert_int_equal(client_of(s, g.bad, RING, &c), 0);
+	assert_int_equal(client_of(s, g.client, RING, &honest), 0);
+	assert_int_equal(ask(c, 1, sizeof(struct portal_rpc_header)), 0);
+	handed_out(s, 1, &held);
+	hook_up(&k, g.server, c, PORTAL_RPC_CANCEL);
+	assert_int_equal(portal_rpc_cancelled(s, &held), 0);
+	assert_in_range(k.rings, 1, most);
+	assert_int_equal(portal_rpc_next(s, &q, 0), -EAGAIN);
+	assert_int_equal(portal_rpc_next(s, &q, 1), -ETIMEDOUT);
+	assert_int_equal(ask(honest, 1, sizeof(struct portal_rpc_header)), 0);
+	handed_out(s, 1, &q);
+	assert_int_equal(q.peer, g.client->self);
+	unhook(&k, g.server);
+	portal_chan_free(c);
+	portal_chan_free(honest);
+	portal_rpc_server_free(s);
+	teardown(&g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_counter_that_moves),      cmocka_unit_test(two_at_the_door),
-		cmocka_unit_test(no_entry_for_an_answer),    cmocka_unit_test(closed_at_one_end),
-		cmocka_unit_test(an_offer_is_answered_once), cmocka_unit_test(answers_to_nobody),
+		cmocka_unit_test(a_counter_that_moves),
+		cmocka_unit_test(two_at_the_door),
+		cmocka_unit_test(no_entry_for_an_answer),
+		cmocka_unit_test(closed_at_one_end),
+		cmocka_unit_test(an_offer_is_answered_once),
+		cmocka_unit_test(answers_to_nobody),
 		cmocka_unit_test(an_answer_behind_others),
+		cmocka_unit_test(too_large_a_ring),
+		cmocka_unit_test(requests_of_much),
+		cmocka_unit_test(a_ring_that_stays_full),
+		cmocka_unit_test(a_ring_that_is_filled_again),
 	};
 
 	alarm(120);
