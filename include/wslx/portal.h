@@ -280,7 +280,9 @@ struct portal_rpc_request {
 };
 
 /* For 64 clients at a time (one more has -ECONNREFUSED), with 128 calls each that have no answer, nor were cancelled,
- * nor are late: one more ends the client, whose calls then say -EPIPE. */
+ * nor are late: one more ends the client, whose calls then say -EPIPE.  Clients' rings may have 256 KiB, which is more
+ * than portal_rpc_connect() makes.  When 1 MiB of a client's requests is copied out and not handed out yet, the rest
+ * waits in its ring, and with it what would cancel them. */
 int portal_rpc_serve(portal *p, const char *service, portal_rpc_server **ret);
 void portal_rpc_server_free(portal_rpc_server *s);
 /* The next request, copied out of the ring; in.data is good until the next call.  New clients and broken ones are dealt

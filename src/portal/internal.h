@@ -97,6 +97,7 @@ struct portal {
 	struct portal_link *links;
 	uint64_t link_generation;
 	bool link_used[PORTAL_MAX_LINKS];
+	bool link_wanted; /* an offer waits for an entry */
 	struct wslx_portal_heap heap;
 	struct wslx_portal_gate *gates;
 	struct portal_chan *zombies;
@@ -137,8 +138,10 @@ struct portal_listener {
 	/* links_seq when a table had nothing more for us, and whose table it was. */
 	uint32_t seen[PORTAL_MAX_PARTICIPANTS];
 	uint64_t seen_life[PORTAL_MAX_PARTICIPANTS];
-	bool dirty; /* look at everybody */
-	bool full;  /* an offer had to wait, as its maker has PER_PEER channels */
+	bool dirty;    /* look at everybody */
+	bool full;     /* an offer had to wait, as its maker has PER_PEER channels */
+	bool more;     /* an offer was answered, and there may be others */
+	uint32_t told; /* the event word when it was last said that somebody is at the door */
 };
 
 #define PORTAL_ATTACH_TIMEOUT_NS INT64_C(5000000000)
@@ -223,6 +226,12 @@ void wslx_portal_close_due(portal *p);
 /* Puts it into the link table; under the lock. */
 WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state state,
 					   const struct portal_link *l);
+void wslx_portal_link_free(portal *p, unsigned link);
+/* Channels with that client that are closed at our end, and not at its: their blocks are not given back yet.  Under the
+ * lock, and where chan_new may be called. */
+unsigned wslx_portal_zombies_of(portal *p, unsigned peer, uint64_t generation);
+/* Is that offer one of theirs?  Then it has had its answer. */
+bool wslx_portal_was_closed(const portal *p, unsigned peer, uint64_t generation, uint64_t life);
 /* Checks the peer's blocks and joins the rings. */
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
 /* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */
@@ -232,8 +241,9 @@ bool wslx_portal_find_answer(portal_chan *c, struct portal_link *ret);
 /* A consistent copy of an entry; false if it changed meanwhile. */
 bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);
 const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
-/* Is somebody waiting at the door? */
-bool wslx_portal_listener_pending(portal_listener *l);
+/* Is somebody waiting at the door?  Once for each event, the word for which is ev, unless there is reason to think that
+ * an offer is there: who offers kicks, and a count that moves without is no news. */
+bool wslx_portal_listener_knock(portal_listener *l, uint32_t ev);
 /* A channel of its is about to be freed, by any thread. */
 void wslx_portal_listener_left(portal_listener *l);
 

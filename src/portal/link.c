@@ -102,6 +102,24 @@ static void reap_locked(portal *p)
 	}
 }
 
+unsigned wslx_portal_zombies_of(portal *p, unsigned peer, uint64_t generation)
+{
+	unsigned n = 0;
+
+	reap_locked(p);
+	for (const portal_chan *c = p->zombies; c; c = c->next)
+		n += !c->offer_life && c->peer == peer && c->peer_generation == generation;
+	return n;
+}
+
+bool wslx_portal_was_closed(const portal *p, unsigned peer, uint64_t generation, uint64_t life)
+{
+	for (const portal_chan *c = p->zombies; c; c = c->next)
+		if (c->peer == peer && c->peer_generation == generation && c->peer_link_life == life)
+			return true;
+	return false;
+}
+
 static void free_all(portal_chan *c)
 {
 	while (c) {
@@ -205,6 +223,16 @@ int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state sta
 	return (int)i;
 }
 
+void wslx_portal_link_free(portal *p, unsigned link)
+{
+	PORTAL_STORE_SEQ(&p->links[link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+	p->link_used[link] = false;
+	if (p->link_wanted) {
+		p->link_wanted = false;
+		wslx_portal_kick(p, p->self);
+	}
+}
+
 /* kind and capacity as the peer's block says, read once. */
 int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity)
 {
@@ -258,17 +286,18 @@ static void close_locked(portal_chan *c)
 	struct portal_link answer;
 
 	if (c->link < PORTAL_MAX_LINKS) {
-		PORTAL_STORE_SEQ(&p->links[c->link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-		p->link_used[c->link] = false;
+		wslx_portal_link_free(p, c->link);
 		PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
 	}
 	/* Of an offer that is given up: it may have come at the same moment. */
 	if (!c->peer_link && c->offer_life)
 		(void)wslx_portal_find_answer(c, &answer);
+	/* It may have been waiting for that, to forget its end. */
+	if (c->link < PORTAL_MAX_LINKS)
+		wslx_portal_kick(p, c->peer);
 	if (!peer_done(c)) {
 		c->next = p->zombies;
 		p->zombies = c;
-		wslx_portal_kick(p, c->peer);
 	} else {
 		give_back(c);
 	}
