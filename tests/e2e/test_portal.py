@@ -36,7 +36,7 @@ class Shared:
         for d in self.distros:
             wslx.ok("import", d, tar, "--kernel", "cloud", "--size", "1G")
             wslx.ok("portal", "grant", self.region, d, "--size", "16M")
-            for name in ("client", "server", "direct"):
+            for name in ("client", "server", "direct", "records"):
                 put(wslx, d, os.path.join(EXAMPLES, f"portal_{name}_musl"), f"/usr/bin/{name}")
 
     def close(self):
@@ -74,6 +74,21 @@ def test_host_and_two_machines(shared):
     shared.asks(shared.inside(0, "client"), shared.host("server"))
     shared.asks(shared.inside(1, "client"), shared.inside(0, "server"))
     shared.asks(shared.host("client"), shared.inside(1, "server"))
+
+
+def test_host_and_two_machines_at_once(shared):
+    """Three send each other records in lock-step; each has all of both others, in order, and says from whom."""
+    names = ["first", "host", "second"]
+    others = lambda name: [n for n in names if n != name]
+    programs = [shared.inside(0, "records", "first", *others("first")), shared.host("records", "host", *others("host")),
+                shared.inside(1, "records", "second", *others("second"))]
+    for name, program in zip(names, programs):
+        out, err = program.communicate(timeout=120)
+        assert program.returncode == 0, (name, err)
+        lines = out.decode().splitlines()
+        assert len(lines) == 2000, (name, len(lines))
+        for other in others(name):
+            assert [x for x in lines if x.startswith(f"{other} ")] == [f"{other} {i}" for i in range(1000)], (name, other)
 
 
 def test_one_process_at_a_time(shared):
