@@ -7,6 +7,7 @@ import os
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 
@@ -14,8 +15,10 @@ import pytest
 
 from conftest import BUILD, TOP, free_port, wait_for
 
-sys.path.insert(0, os.path.join(TOP, "tools"))
+sys.path[:0] = [os.path.join(TOP, "tools"), os.path.join(TOP, "tests/portal")]
+import client
 import soak_guests
+import soak_portal
 
 EXAMPLES = os.path.join(BUILD, "examples/portal")
 ANSWER = "42\n1999998\n"
@@ -111,6 +114,93 @@ def test_quiesce_without_a_program(shared):
     assert owner(shared, "double") is None
     w.ok("portal", "resume", shared.region)
     shared.asks(client, server)
+
+
+SLEEPING = {b"WLTX": 24, b"WLRX": 8}  # in the blocks of rings: what may change all the same
+
+
+def all_bytes(reader):
+    """Of every arena, as docs/portal.md has it: without control areas, and what belongs to waiting."""
+    reader.sync()
+    out = []
+    for index, arena in sorted(reader.arenas.items()):
+        if arena["map"] is None:
+            continue
+        data = bytearray(arena["map"])
+        if arena["owner"] == 0:
+            for i in range(64):
+                struct.pack_into("<I", data, reader.parts + 256 * i + 128, 0)
+        else:
+            del data[:65536]
+        for magic, at in SLEEPING.items():
+            block = data.find(magic)
+            while block >= 0:
+                if block % 64 == 0:
+                    struct.pack_into("<I", data, block + at, 0)
+                block = data.find(magic, block + 4)
+        out.append((index, arena["life"], hashlib.sha256(data).hexdigest()))
+    return out
+
+
+@pytest.fixture
+def exchanging(shared):
+    """A program in a machine and one on the host, which exchange checked records and calls until they are told to end."""
+    exe = os.path.join(BUILD, "tests/portal/portal_soak")
+    put(shared.wslx, shared.distros[0], exe + "_musl", "/usr/bin/soak")
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = dict(os.environ, WSLX_HOME=shared.wslx.home)
+    start = [lambda: subprocess.Popen([exe, shared.region, "0", "2"], env=env, **pipes),
+             lambda: shared.inside(0, "soak", "1", "2", **pipes)]
+    programs = [soak_portal.Participant([], i, s) for i, s in enumerate(start)]
+    yield programs
+    for p in programs:
+        p.p.kill()
+        p.p.wait(60)
+
+
+def go_on(programs):
+    """All of them finish another few exchanges."""
+    before = [p.exchanges for p in programs]
+    for p, n in zip(programs, before):
+        wait_for(f"participant {p.number} goes on", lambda: p.check() or p.exchanges > n + 3)
+
+
+def test_nothing_changes_while_quiesced(shared, exchanging):
+    """A host process and a machine's program come to rest in the middle of their exchanges, and go on afterwards."""
+    reader = client.Portal(os.path.join(shared.wslx.home, f"run/portal/{shared.region}.sock"), b"reader", attach=False)
+    try:
+        go_on(exchanging)
+        before = all_bytes(reader)
+        go_on(exchanging)
+        assert all_bytes(reader) != before
+        for _ in range(3):
+            shared.wslx.ok("portal", "quiesce", shared.region, "--timeout", "60")
+            still = all_bytes(reader)
+            for _ in range(5):
+                assert stat_of(shared)["region"]["quiesced"]
+                assert all_bytes(reader) == still
+            shared.wslx.ok("portal", "resume", shared.region)
+            go_on(exchanging)
+            assert all_bytes(reader) != still
+    finally:
+        reader.sock.close()
+    for p in exchanging:
+        p.end()
+
+
+def test_quiesce_names_the_late_machine(shared, exchanging):
+    """Its program is stopped in the middle of what it does: everybody else is at rest."""
+    d = shared.distros[0]
+    go_on(exchanging)
+    stopped = "for p in $(ps -o pid,comm | while read p c; do test $c = soak && echo $p; done); do kill -%s $p; done"
+    shared.wslx.sh(stopped % "STOP", distro=d)
+    err = shared.wslx.fails("portal", "quiesce", shared.region, "--timeout", "1")
+    assert f"after 1 s: the machine {d}; go on with" in err
+    shared.wslx.ok("portal", "resume", shared.region)
+    shared.wslx.sh(stopped % "CONT", distro=d)
+    go_on(exchanging)
+    for p in exchanging:
+        p.end()
 
 
 def stat_of(shared):
