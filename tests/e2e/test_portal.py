@@ -39,7 +39,7 @@ class Shared:
         for d in self.distros:
             wslx.ok("import", d, tar, "--kernel", "cloud", "--size", "1G")
             wslx.ok("portal", "grant", self.region, d, "--size", "16M")
-            for name in ("client", "server", "direct", "records"):
+            for name in ("client", "server", "direct", "save", "records"):
                 put(wslx, d, os.path.join(EXAMPLES, f"portal_{name}_musl"), f"/usr/bin/{name}")
 
     def close(self):
@@ -227,18 +227,23 @@ def test_machines_killed(wslx, mini_tar):
     soak_guests.run(wslx, BUILD, mini_tar, 2, random.Random(1))
 
 
-def test_direct_io_into_a_region(shared):
-    """The guest's disk reads into a Portal page, not into a buffer to be copied from; a host process has the bytes."""
-    d = shared.distros[1]
-    counted = lambda: sum(v for k, v in json.loads(shared.wslx.ok("stats", d, "--json")).items() if k.endswith(".window_bytes"))
+def test_direct_io(shared):
+    """A guest's disk reads into a Portal page, not into a buffer to be copied from; a host process has the bytes, and
+    another guest's disk writes them from the same page."""
+    d, other = shared.distros[1], shared.distros[0]
+    counted = lambda d: sum(v for k, v in json.loads(shared.wslx.ok("stats", d, "--json")).items() if k.endswith(".window_bytes"))
     want = shared.wslx.sh("dd if=/dev/urandom of=/root/f bs=1048576 count=1 2>/dev/null && sync && sha256sum </root/f",
                           distro=d).split()[0]
-    before = counted()
+    before = counted(d), counted(other)
     with shared.inside(1, "direct", "/root/f", "disk", stdin=subprocess.PIPE) as direct:
         assert direct.stdout.readline() == b"1048576\n"
-        assert counted() - before == 1048576
+        assert counted(d) - before[0] == 1048576
         out, err = shared.host("cat", "disk").communicate(timeout=60)
         assert hashlib.sha256(out).hexdigest() == want, err
+        out, err = shared.inside(0, "save", "disk", "/root/g").communicate(timeout=60)
+        assert out == b"1048576\n", err
+        assert counted(other) - before[1] == 1048576 and counted(d) - before[0] == 1048576
+        assert shared.wslx.sh("sync && echo 3 >/proc/sys/vm/drop_caches && sha256sum </root/g", distro=other).split()[0] == want
         direct.stdin.close()
         assert direct.wait(60) == 0
 
