@@ -214,13 +214,26 @@ def test_participants_are_seen_and_revoked(host):
 def test_quiesce_says_who_is_late(host):
     host.ok("portal", "create", "r")
     with peer(host, "r") as p:
-        wait_for("its service is there", lambda: stat(host, "r")["names"])
-        os.kill(p.pid, signal.SIGSTOP)
-        err = host.fails("portal", "quiesce", "r", needle="participants 1")
-        assert "resume r" in err
-        host.ok("portal", "resume", "r")
-        p.kill()
-        p.wait(60)
+        try:
+            wait_for("its service is there", lambda: stat(host, "r")["names"])
+            os.kill(p.pid, signal.SIGSTOP)
+            for seconds in (0, 1):
+                err = host.fails("portal", "quiesce", "r", "--timeout", str(seconds))
+                assert err == f"wslx: not at rest yet, after {seconds} s: process {p.pid} (peer); go on with: wslx portal resume r\n"
+            host.ok("portal", "resume", "r")
+        finally:
+            p.kill()
+            p.wait(60)
+
+
+def test_how_long_quiesce_waits(host):
+    host.ok("portal", "create", "r")
+    for bad in ("-1", "61", "1s", "", "x"):
+        host.fails("portal", "quiesce", "r", f"--timeout={bad}", needle="0 to 60 seconds")
+    host.fails("portal", "resume", "r", "--timeout", "1", needle="usage")
+    assert not regions(host)["r"]["quiesced"]
+    host.ok("portal", "quiesce", "r", "--timeout", "60")
+    assert regions(host)["r"]["quiesced"]
 
 
 def test_kill_storm(host):
