@@ -209,7 +209,8 @@ WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum porta
 					   const struct portal_link *l);
 /* Checks the peer's blocks and joins the rings. */
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
-/* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */
+/* The peer is dead.  Takes note of what is new: 0: what we have read was its own; -EPIPE: it was revoked, or its place
+ * may be someone else's by now. */
 WSLX_MUST_CHECK int wslx_portal_chan_place(portal_chan *c);
 /* A consistent copy of an entry; false if it changed meanwhile. */
 bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);

@@ -51,15 +51,28 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer)
 				      PORTAL_MAX_LINKS * sizeof(struct portal_link));
 }
 
+/* A revoked one's generation stays, but what is mapped of it is the host's copy, in which the rings may be earlier than
+ * they were. */
+static bool is_last_of(const portal *p, const portal_chan *c)
+{
+	uint64_t life = p->view[c->peer_arena].life;
+
+	return p->arena_of[c->peer_segment] == c->peer_arena &&
+	       PORTAL_LIFE_GENERATION(life) == c->peer_arena_generation &&
+	       PORTAL_LIFE_STATE(life) != PORTAL_ARENA_REVOKED;
+}
+
 int wslx_portal_chan_place(portal_chan *c)
 {
 	portal *p = c->p;
 	bool same;
+	int r;
 
-	/* Places change under the lock only. */
+	/* Places change under the lock only.  Who reads what is there all the time has not looked for news; until it
+	 * does, a revoked one goes on writing to it. */
 	pthread_mutex_lock(&p->lock);
-	same = p->arena_of[c->peer_segment] == c->peer_arena &&
-	       PORTAL_LIFE_GENERATION(p->view[c->peer_arena].life) == c->peer_arena_generation;
+	r = wslx_portal_refresh_locked(p);
+	same = (r == 0 || !wslx_portal_behind(p)) && is_last_of(p, c);
 	pthread_mutex_unlock(&p->lock);
 	return same ? 0 : -EPIPE;
 }
