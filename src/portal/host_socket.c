@@ -183,11 +183,13 @@ int wslx_host_greet(portal_host *h, int sock)
 static int on_sync(portal_host *h, unsigned i, const struct wslx_portal_msg *q)
 {
 	if (q->flags & PORTAL_SYNC_AGAIN) {
+		uint64_t *sent = h->member[i].sent;
+
 		if (q->index >= PORTAL_MAX_ARENAS)
 			return -EPROTO;
-		/* One that was taken away meanwhile is news by itself. */
-		if (h->member[i].sent[q->index] == told(h, i, q->index))
-			h->member[i].sent[q->index] = 0;
+		/* What has changed meanwhile is news by itself.  Else it is told once more, also that it is gone. */
+		if (sent[q->index] && sent[q->index] == told(h, i, q->index))
+			sent[q->index] = ~sent[q->index];
 	}
 	return answer(h, i);
 }

@@ -22,7 +22,7 @@
  * of the mapping.  Everything in other arenas is hostile.
  *
  * Lock order: portal.lock is a leaf; nothing is waited for under it but the
- * broker's answer to SYNC.
+ * broker's answer to SYNC, and for that not without end.
  */
 #ifndef WSLX_PORTAL_INTERNAL_H
 #define WSLX_PORTAL_INTERNAL_H
@@ -87,10 +87,11 @@ struct portal {
 	uint32_t epoch;     /* of view[] */
 	uint16_t *arena_of; /* per segment */
 	struct wslx_portal_view view[PORTAL_MAX_ARENAS];
+	bool missed[PORTAL_MAX_ARENAS]; /* the broker has told, and it could not be taken */
 	unsigned own_arena;
 	uint64_t own_off;
 	bool revoked;
-	bool broker_lost; /* killed, as its socket or the doorbell says */
+	bool broker_lost; /* killed, as its socket or the doorbell says; or it does not answer */
 	bool asking;      /* a thread uses the mailbox */
 	struct portal_control *ctl;
 	struct portal_link *links;
@@ -138,6 +139,9 @@ struct portal_listener {
 };
 
 #define PORTAL_ATTACH_TIMEOUT_NS INT64_C(5000000000)
+/* Of one that is there the answer to SYNC waits for other work, such as copying what is revoked.  After that long it is
+ * lost. */
+#define PORTAL_SYNC_LIMIT_NS INT64_C(60000000000)
 
 /* attach.c */
 portal *wslx_portal_new(void);
