@@ -185,8 +185,8 @@ static int take_arena(portal *p, ssize_t n, const struct wslx_portal_msg *m, int
 	return map_arena(p, m->index, m, fd);
 }
 
-/* One answer of the broker: any number of ARENA, then DONE.  For want of descriptors or memory one may not be taken: it is
- * kept in mind, and the rest is read all the same, as the next answer comes behind it.  The first such error. */
+/* One answer of the broker: any number of ARENA, then DONE.  For want of descriptors or memory one may not be taken: it
+ * is kept in mind, and the rest is read all the same, as the next answer comes behind it.  The first such error. */
 static int receive_arenas(portal *p, uint32_t *ret_epoch)
 {
 	int first = 0;

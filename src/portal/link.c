@@ -24,6 +24,7 @@
 #include "portal/atomic.h"
 #include "portal/fence.h"
 #include "portal/gate_inline.h"
+#include "portal/guest.h"
 #include "portal/internal.h"
 
 #define RX_IN_BLOCK 128u /* a block is a portal_tx, then a portal_rx */
@@ -59,7 +60,9 @@ static bool is_last_of(const portal *p, const portal_chan *c)
 
 	return p->arena_of[c->peer_segment] == c->peer_arena &&
 	       PORTAL_LIFE_GENERATION(life) == c->peer_arena_generation &&
-	       PORTAL_LIFE_STATE(life) != PORTAL_ARENA_REVOKED;
+	       PORTAL_LIFE_STATE(life) != PORTAL_ARENA_REVOKED &&
+	       /* In a machine the memory under a place may be exchanged before the view is. */
+	       (!p->window || wslx_portal_window_holds(p->window, c->peer_arena, c->peer_arena_generation));
 }
 
 int wslx_portal_chan_place(portal_chan *c)
