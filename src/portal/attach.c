@@ -54,6 +54,7 @@ portal *wslx_portal_new(void)
 	p->sock = -1;
 	p->own_arena = PORTAL_MAX_ARENAS;
 	wslx_portal_fence_register();
+	p->no_membarrier = !wslx_portal_fence_works();
 	return p;
 }
 

@@ -99,6 +99,7 @@ struct portal {
 	bool link_used[PORTAL_MAX_LINKS];
 	struct wslx_portal_heap heap;
 	struct wslx_portal_gate *gates;
+	bool no_membarrier; /* each publication has its own barrier at the gate */
 	struct portal_chan *zombies;
 };
 
@@ -116,7 +117,6 @@ struct portal_chan {
 	const struct portal_link *peer_link;
 	uint64_t peer_link_life;
 	/* Where its memory was when we met. */
-	uint32_t peer_segment;
 	uint16_t peer_arena;
 	uint64_t peer_arena_generation;
 	struct portal_handle block_h, data_h;
