@@ -1,5 +1,6 @@
 /* What the host decides: objects and grants, revoking, quiesce; and what it can tell. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -274,7 +275,7 @@ int portal_host_arena_fd(portal_host *h, unsigned a, int writable)
 		return -EINVAL;
 	pthread_mutex_lock(&h->lock);
 	if (h->arena[a].fd >= 0) {
-		fd = dup(writable ? h->arena[a].fd : h->arena[a].ro);
+		fd = fcntl(writable ? h->arena[a].fd : h->arena[a].ro, F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)
 			fd = -errno;
 	}

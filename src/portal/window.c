@@ -206,6 +206,9 @@ static int take_away(portal *p, unsigned index, const struct portal_arena *a)
 	if (a->owner == p->self && a->flags & PORTAL_ARENA_CONTROL) {
 		if (index != p->own_arena)
 			return 0;
+		/* All rows are cleared when the grant ends, as when the broker is gone; that is said first. */
+		if (!wslx_portal_window_same(p->window))
+			return -EPIPE;
 		__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
 		v.readable = true;
 	} else if (!have->mapped) {

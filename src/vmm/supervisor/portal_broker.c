@@ -355,8 +355,6 @@ static uint32_t take_place(struct grant *g, uint32_t segments)
 		wslx_vmportal_bell_reclaim(old);
 		first = wslx_vmportal_place_take(&g->p->places, g->index, segments);
 	}
-	if (first)
-		evict(g->p, first, segments);
 	return first;
 }
 
@@ -399,6 +397,7 @@ static void arena_step(struct grant *g)
 		*a = (struct grant_arena) {
 			.life = m->life, .place = a->place, .segments = m->segments, .access = m->access
 		};
+		evict(g->p, a->place, a->segments);
 		wslx_vmportal_map(g, a->place, a->segments,
 				  m->access == PORTAL_ACCESS_WRITE ? WSLX_WINDOW_WRITE : WSLX_WINDOW_READ, g->arena_fd);
 	}

@@ -652,6 +652,46 @@ static void grant_ends(void **state)
 	vm_end(&v);
 }
 
+static struct vm *leaving;
+static int (*map_before)(void *opaque, void *at, size_t len, int prot, int fd, uint64_t off);
+
+/* All rows are cleared while the guest goes through them: the entry's life first, as the supervisor does it. */
+static int map_and_leave(void *opaque, void *at, size_t len, int prot, int fd, uint64_t off)
+{
+	struct portal_window_entry *e = vm_entry(leaving);
+
+	PORTAL_STORE_SEQ(&e->life, PORTAL_LIFE(PORTAL_LIFE_GENERATION(e->life) + 1, PORTAL_WINDOW_NONE));
+	for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
+		PORTAL_STORE_SEQ(&vm_places(leaving)[a].life, 0);
+	return map_before(opaque, at, len, prot, fd, off);
+}
+
+/* That is the end of the region, not a revocation. */
+static void grant_ends_while_the_guest_looks(void **state)
+{
+	static struct vm v;
+	portal *guest;
+	uint32_t event;
+
+	/* The next arena has a lower number than the guest's. */
+	assert_int_equal(come_and_go(b.h, PORTAL_MAX_ARENAS - 2), 0);
+	vm_start(&v, &b, "test");
+	guest = vm_attach(&v);
+	assert_int_equal(guest->own_arena, PORTAL_MAX_ARENAS - 1);
+	leaving = &v;
+	map_before = v.os.map;
+	v.os.map = map_and_leave;
+	event = PORTAL_LOAD_ACQ(&guest->window->tables->event);
+	assert_int_equal(portal_host_object(b.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	while (PORTAL_LOAD_ACQ(&guest->window->tables->event) == event)
+		usleep(1000);
+	assert_int_equal(portal_poll(guest, 0), -EPIPE);
+	assert_false(guest->revoked);
+	v.os.map = map_before;
+	portal_detach(guest);
+	vm_end(&v);
+}
+
 static void revoked_by_the_host(void **state)
 {
 	const uint8_t *seen;
@@ -840,6 +880,7 @@ int main(void)
 		T(row_of_a_dead_peer_is_about_to_change),
 		T(quiesce_without_a_program),
 		T(grant_ends),
+		T(grant_ends_while_the_guest_looks),
 		T(revoked_by_the_host),
 		T(broker_ends),
 		T(peer_is_hostile),

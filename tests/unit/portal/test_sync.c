@@ -1,7 +1,10 @@
 /* SYNC: arenas that cannot be taken for now, and brokers that do not answer for now. */
 #include "support.h"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -10,6 +13,7 @@
 
 #include "os/linux/fd.h"
 #include "portal/atomic.h"
+#include "portal/host.h"
 #include "portal/internal.h"
 
 /* ---- no room for descriptors ---- */
@@ -141,6 +145,85 @@ static void told_again_that_it_is_gone(void **state)
 	broker_end(&b);
 }
 
+static void descriptors_are_not_inherited(void **state)
+{
+	struct broker b;
+	int fd;
+
+	broker_start(&b, NULL);
+	for (int writable = 0; writable < 2; writable++) {
+		fd = portal_host_arena_fd(b.h, 0, writable);
+		assert_true(fd >= 0);
+		assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+		close(fd);
+	}
+	broker_end(&b);
+}
+
+/* ---- two threads that dispatch ---- */
+
+static bool is_member(struct broker *b, unsigned i, bool in_an_answer)
+{
+	bool r;
+
+	pthread_mutex_lock(&b->h->lock);
+	r = b->h->member[i].used && (!in_an_answer || b->h->member[i].answering);
+	pthread_mutex_unlock(&b->h->lock);
+	return r;
+}
+
+static int says_hello(struct broker *b)
+{
+	const struct wslx_portal_msg q = { .op = PORTAL_OP_HELLO,
+					   .version = PORTAL_VERSION,
+					   .kind = PORTAL_KIND_PROCESS,
+					   .segments = 1,
+					   .name = "raw" };
+	int s = wslx_unix_connect(b->path, SOCK_SEQPACKET);
+
+	assert_true(s >= 0);
+	assert_int_equal(send(s, &q, sizeof(q), MSG_NOSIGNAL), sizeof(q));
+	return s;
+}
+
+/* The other thread has taken the end of the one before from epoll, and comes to it when the number is another's. */
+static void end_of_the_one_before(void **state)
+{
+	struct wslx_portal_msg sync = { .op = PORTAL_OP_SYNC };
+	struct broker b;
+	uint32_t word;
+	char name[8];
+	bool has;
+	int s;
+
+	broker_start(&b, NULL);
+	/* More than there is room for in a socket. */
+	for (int i = 0; i < 40; i++) {
+		snprintf(name, sizeof(name), "o%d", i);
+		assert_int_equal(portal_host_object(b.h, name, 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	}
+	s = says_hello(&b);
+	while (!is_member(&b, 1, true))
+		sched_yield();
+	pthread_mutex_lock(&b.h->lock);
+	word = wslx_host_word(b.h, 1);
+	pthread_mutex_unlock(&b.h->lock);
+	close(s);
+	while (is_member(&b, 1, false))
+		sched_yield();
+	s = says_hello(&b);
+	while (!is_member(&b, 1, true))
+		sched_yield();
+	pthread_mutex_lock(&b.h->lock);
+	wslx_host_on_socket(b.h, word, EPOLLHUP);
+	pthread_mutex_unlock(&b.h->lock);
+	assert_true(is_member(&b, 1, false));
+	/* The host's, the objects, its own. */
+	assert_int_equal(answered(s, &sync, 1, &has), 42);
+	close(s);
+	broker_end(&b);
+}
+
 /* ---- a broker that takes its time ---- */
 
 static void *poll_once(void *arg)
@@ -228,10 +311,9 @@ static void patience_has_an_end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(no_room_for_descriptors),
-		cmocka_unit_test(told_again_that_it_is_gone),
-		cmocka_unit_test(patience_is_not_that_of_attaching),
-		cmocka_unit_test(patience_has_an_end),
+		cmocka_unit_test(no_room_for_descriptors),           cmocka_unit_test(told_again_that_it_is_gone),
+		cmocka_unit_test(descriptors_are_not_inherited),     cmocka_unit_test(end_of_the_one_before),
+		cmocka_unit_test(patience_is_not_that_of_attaching), cmocka_unit_test(patience_has_an_end),
 	};
 
 	alarm(120);
