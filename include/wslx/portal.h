@@ -195,7 +195,8 @@ struct portal_listen {
  * both ends.  All channels of a participant, either way: 256, then -EMFILE. */
 int portal_listen(portal *p, const char *name, const struct portal_listen *params, portal_listener **ret);
 int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret);
-void portal_listener_free(portal_listener *l); /* its channels first */
+/* Its channels first.  Waits while the region is quiesced, as portal_unpublish() does: the name is there until then. */
+void portal_listener_free(portal_listener *l);
 
 /* Waits for the name, too.  capacity: of the ring to the server; 0: 64 KiB. */
 int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeout_ns, portal_chan **ret);

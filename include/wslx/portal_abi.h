@@ -324,7 +324,8 @@ struct portal_window_entry {
 
 /* PORTAL_MAX_ARENAS of them, in the order of the region's arena table, at PORTAL_WINDOW_ARENAS_OFF(i). */
 struct portal_window_arena {
-	uint64_t life;           /* shared: the arena's, 0 = not in the window; the rest is fixed while it stays */
+	uint64_t life;           /* shared: the arena's, 0 = not in the window, state 0 = about to be something else;
+				  * the rest is fixed while it stays */
 	uint32_t window_segment; /* the first of as many as the arena has */
 	uint32_t access;
 	uint32_t segments;

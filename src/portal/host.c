@@ -219,7 +219,7 @@ static void on_event(portal_host *h, uint64_t word, uint32_t events)
 		wslx_host_on_stranger(h, (unsigned)word);
 		break;
 	default:
-		wslx_host_on_socket(h, (unsigned)word, events);
+		wslx_host_on_socket(h, (uint32_t)word, events);
 		break;
 	}
 }

@@ -66,7 +66,7 @@ struct wslx_host_stranger {
 
 #define WSLX_HOST_STRANGERS 64u
 
-/* epoll's words: a member's index, or one of these (a stranger's with its index). */
+/* epoll's words: a member's (wslx_host_word()), or one of these (a stranger's with its index). */
 #define WSLX_HOST_WHAT 0xffffffff00000000ull
 #define WSLX_HOST_STRANGER 0x100000000ull
 #define WSLX_HOST_LISTENER 0x200000000ull
@@ -136,7 +136,11 @@ void wslx_host_event_all(portal_host *h);
 /* host_socket.c */
 /* Hears a stranger: 0: sock is a member's, or was; 1: it has said nothing yet; -errno: it is to be closed. */
 WSLX_MUST_CHECK int wslx_host_greet(portal_host *h, int sock);
-void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events);
+/* word: a member's. */
+void wslx_host_on_socket(portal_host *h, uint32_t word, uint32_t events);
+/* In epoll: its index, and above 8 bits the generation.  Of two threads that dispatch one may have the end of whoever
+ * had the index before in its hands. */
+uint32_t wslx_host_word(const portal_host *h, unsigned i);
 /* Those that too many descriptors on their way kept from their answers. */
 void wslx_host_answer_late(portal_host *h);
 /* To a guest's VMM: ring the guest. */

@@ -1,8 +1,8 @@
 /*
  * Mailboxes and the directory.
  *
- * Trust boundary: a request is copied between two looks at its number and
- * checked; a participant names only what lies in its own arena.
+ * Trust boundary: a request is copied once, and the copy is checked; who goes on
+ * writing to it gets an answer to some mixture.  A participant names only what lies in its own arena.
  */
 #include <errno.h>
 #include <string.h>

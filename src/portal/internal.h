@@ -23,7 +23,7 @@
  * of the mapping.  Everything in other arenas is hostile.
  *
  * Lock order: portal.lock is a leaf; nothing is waited for under it but the
- * broker's answer to SYNC.
+ * broker's answer to SYNC, and for that not without end.
  */
 #ifndef WSLX_PORTAL_INTERNAL_H
 #define WSLX_PORTAL_INTERNAL_H
@@ -88,10 +88,11 @@ struct portal {
 	uint32_t epoch;     /* of view[] */
 	uint16_t *arena_of; /* per segment */
 	struct wslx_portal_view view[PORTAL_MAX_ARENAS];
+	bool missed[PORTAL_MAX_ARENAS]; /* the broker has told, and it could not be taken */
 	unsigned own_arena;
 	uint64_t own_off;
 	bool revoked;
-	bool broker_lost; /* killed, as its socket or the doorbell says */
+	bool broker_lost; /* killed, as its socket or the doorbell says; or it does not answer */
 	bool asking;      /* a thread uses the mailbox */
 	struct portal_control *ctl;
 	struct portal_link *links;
@@ -100,6 +101,7 @@ struct portal {
 	bool link_wanted; /* an offer waits for an entry */
 	struct wslx_portal_heap heap;
 	struct wslx_portal_gate *gates;
+	bool no_membarrier; /* each publication has its own barrier at the gate */
 	struct portal_chan *zombies;
 	struct portal_chan *closing; /* freed while the region was to rest: the peer is not told yet */
 };
@@ -119,7 +121,6 @@ struct portal_chan {
 	const struct portal_link *peer_link;
 	uint64_t peer_link_life;
 	/* Where its memory was when we met. */
-	uint32_t peer_segment;
 	uint16_t peer_arena;
 	uint64_t peer_arena_generation;
 	struct portal_handle block_h, data_h;
@@ -145,6 +146,9 @@ struct portal_listener {
 };
 
 #define PORTAL_ATTACH_TIMEOUT_NS INT64_C(5000000000)
+/* Of one that is there the answer to SYNC waits for other work, such as copying what is revoked.  After that long it is
+ * lost. */
+#define PORTAL_SYNC_LIMIT_NS INT64_C(60000000000)
 
 /* attach.c */
 portal *wslx_portal_new(void);
@@ -234,7 +238,8 @@ unsigned wslx_portal_zombies_of(portal *p, unsigned peer, uint64_t generation);
 bool wslx_portal_was_closed(const portal *p, unsigned peer, uint64_t generation, uint64_t life);
 /* Checks the peer's blocks and joins the rings. */
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
-/* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */
+/* The peer is dead.  Takes note of what is new: 0: what we have read was its own; -EPIPE: it was revoked, or its place
+ * may be someone else's by now. */
 WSLX_MUST_CHECK int wslx_portal_chan_place(portal_chan *c);
 /* connect.c: the server's entry that answers our offer, if there is one; under the lock. */
 bool wslx_portal_find_answer(portal_chan *c, struct portal_link *ret);

@@ -26,6 +26,7 @@
 #include "portal/atomic.h"
 #include "portal/fence.h"
 #include "portal/gate_inline.h"
+#include "portal/guest.h"
 #include "portal/internal.h"
 
 #define RX_IN_BLOCK 128u /* a block is a portal_tx, then a portal_rx */
@@ -53,15 +54,40 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer)
 				      PORTAL_MAX_LINKS * sizeof(struct portal_link));
 }
 
+/* Of a dead one's place a part may be another's: that with the blocks, or with the data. */
+static bool has_whole_place(const portal *p, unsigned arena)
+{
+	const struct wslx_portal_view *v = &p->view[arena];
+
+	for (uint32_t s = v->first; s < v->first + v->segments; s++)
+		if (p->arena_of[s] != arena)
+			return false;
+	return true;
+}
+
+/* A revoked one's generation stays, but what is mapped of it is the host's copy, in which the rings may be earlier than
+ * they were. */
+static bool is_last_of(const portal *p, const portal_chan *c)
+{
+	uint64_t life = p->view[c->peer_arena].life;
+
+	return PORTAL_LIFE_GENERATION(life) == c->peer_arena_generation &&
+	       PORTAL_LIFE_STATE(life) != PORTAL_ARENA_REVOKED && has_whole_place(p, c->peer_arena) &&
+	       /* In a machine the memory under a place may be exchanged before the view is. */
+	       (!p->window || wslx_portal_window_holds(p->window, c->peer_arena, c->peer_arena_generation));
+}
+
 int wslx_portal_chan_place(portal_chan *c)
 {
 	portal *p = c->p;
 	bool same;
+	int r;
 
-	/* Places change under the lock only. */
+	/* Places change under the lock only.  Who reads what is there all the time has not looked for news; until it
+	 * does, a revoked one goes on writing to it. */
 	pthread_mutex_lock(&p->lock);
-	same = p->arena_of[c->peer_segment] == c->peer_arena &&
-	       PORTAL_LIFE_GENERATION(p->view[c->peer_arena].life) == c->peer_arena_generation;
+	r = wslx_portal_refresh_locked(p);
+	same = (r == 0 || !wslx_portal_behind(p)) && is_last_of(p, c);
 	pthread_mutex_unlock(&p->lock);
 	return same ? 0 : -EPIPE;
 }
@@ -249,8 +275,7 @@ int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64
 	if (!tx || !rx || PORTAL_LOAD(&tx->magic) != PORTAL_TX_MAGIC || PORTAL_LOAD(&rx->magic) != PORTAL_RX_MAGIC ||
 	    PORTAL_LOAD(&tx->kind) != c->kind || PORTAL_LOAD(&rx->kind) != c->kind)
 		return -EPROTO;
-	c->peer_segment = (uint32_t)(peer->tx >> PORTAL_SEGMENT_SHIFT);
-	c->peer_arena = p->arena_of[c->peer_segment];
+	c->peer_arena = p->arena_of[peer->tx >> PORTAL_SEGMENT_SHIFT];
 	c->peer_arena_generation = PORTAL_LIFE_GENERATION(p->view[c->peer_arena].life);
 	capacity = PORTAL_LOAD(&tx->capacity);
 	at = PORTAL_LOAD(&tx->data);

@@ -48,8 +48,11 @@ int portal_listen(portal *p, const char *name, const struct portal_listen *param
 	r = wslx_portal_name_set(l->name, name);
 	if (r == 0)
 		r = wslx_portal_publish_kind(p, PORTAL_SERVICE, name, (struct portal_handle) { 0 }, 0, q.kind);
-	if (r == 0)
+	if (r == 0) {
 		r = wslx_portal_find(p, l->name, &n, &l->slot);
+		if (r < 0)
+			(void)portal_unpublish(p, l->name);
+	}
 	if (r < 0) {
 		free(l);
 		return r;

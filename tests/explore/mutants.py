@@ -44,6 +44,8 @@ MUTANTS = [
      "	r = judge(c, 0);\n	wslx_portal_copy_in(buf, at, *ret_n);\n	return r < 0 ? r : give_room(c, timeout_ns, &deadline);", "reuse"),
     ("index published with a relaxed store", "ring_inline.h",
      "PORTAL_STORE_FENCE(&e->tx->head, e->head);", "PORTAL_STORE(&e->tx->head, e->head);", "records-pso"),
+    ("busy without a barrier where there is no membarrier", "gate_inline.h",
+     "	if (p->no_membarrier)\n		PORTAL_STORE_FENCE(&g->busy, 1);\n", "", "quiesce-alone"),
     ("no pad at the end", "ring_inline.h",
      "	if (pad)\n		wslx_portal_tx_put_header(e, e->head, PORTAL_PAD, 0);\n", "", "records"),
     ("one record too many", "ring_inline.h",

@@ -72,7 +72,7 @@ static void setup_base(void)
 	ex_region(chan, sizeof(chan));
 	m.hdr.host = PORTAL_HOST_UP;
 	received = 0;
-	over = place_taken = false;
+	over = place_taken = ex_no_membarrier = false;
 	for (unsigned i = 1; i <= 2; i++) {
 		side[i].hdr = &m.hdr;
 		side[i].parts = m.parts;
@@ -512,6 +512,13 @@ static void setup_quiesce_late(void)
 	m.ctl[1].state = 0;
 }
 
+/* membarrier is forbidden: nothing is flushed by it. */
+static void setup_quiesce_alone(void)
+{
+	setup_quiesce();
+	side[1].no_membarrier = ex_no_membarrier = true;
+}
+
 static void sender(unsigned c)
 {
 	uint64_t r[2] = { 1, 2 };
@@ -525,6 +532,14 @@ static void sender(unsigned c)
 			return;
 		ex_assert(wslx_portal_await_event(&side[1], ev, -1) == 0);
 	}
+}
+
+/* ... unless nobody does: the one who is last at rest has to find that he is. */
+static void sends_and_goes(void)
+{
+	uint64_t r[2] = { 1, 2 };
+
+	ex_assert(portal_send(&chan[0], 0, r, sizeof(r), PORTAL_FOREVER) == 0);
 }
 
 static void sender_a(void)
@@ -666,6 +681,7 @@ static const struct scenario scenarios[] = {
 	{ "records-bell", 2, 2, false, 0, false, setup_bell, { produce, consume }, check_idle },
 	{ "records-fenced", 2, 2, false, 0, true, setup_fenced, { produce, consume }, check_idle },
 	{ "records-pso", 2, 2, true, 0, false, setup_records, { produce, consume }, check_idle },
+	{ "quiesce-alone", 3, 2, false, 0, true, setup_quiesce_alone, { sends_and_goes, sender_b, quiescer }, NULL },
 	{ "close", 2, 2, false, 0, false, setup_records, { produce_and_close, consume_to_end }, NULL },
 	{ "crash-producer", 3, 2, false, 1, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },
 	{ "crash-consumer", 3, 2, false, 2, false, setup_records, { produce_or_die, consume_or_die, reaper }, NULL },

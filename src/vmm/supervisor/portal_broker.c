@@ -3,7 +3,9 @@
  *
  * What an ARENA takes (a place given up, another mapped) is done in steps, each
  * of which ends in wslx_vmportal_go_on().  Places that are given up may be taken
- * again once the tables no longer name them.
+ * again once the tables no longer name them; a dead arena's is named until it is
+ * taken, as what was published there is still read, and not any more when
+ * something else is put there.
  *
  * Trust boundary: messages and descriptors are the broker's.  A file must be
  * sealed and long enough, or an access to the window would fail in the machine.
@@ -280,7 +282,7 @@ static bool clear_next(struct grant *g)
 	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++) {
 		struct grant_arena *a = &g->arenas[i];
 
-		if (!a->place)
+		if (!a->place || a->dead)
 			continue;
 		wslx_vmportal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
 		wslx_vmportal_place_leave(&g->p->places, a->place, a->segments);
@@ -388,6 +390,21 @@ static int check_arena(struct grant *g)
 	return r == 0 && m->index == 0 ? read_header(g) : r;
 }
 
+/* What the dead left there is about to be another's. */
+static void evict(struct wslx_vmportal *p, uint32_t first, uint32_t segments)
+{
+	for (size_t k = 0; k < p->n_grants; k++) {
+		for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++) {
+			struct grant_arena *a = &p->grants[k].arenas[i];
+
+			if (!a->dead || a->place >= first + segments || first >= a->place + a->segments)
+				continue;
+			*a = (struct grant_arena) { 0 };
+			wslx_vmportal_page_arena(&p->page, p->grants[k].index, i, &(struct portal_window_arena) { 0 });
+		}
+	}
+}
+
 /* As the last resort from those who hold doorbells that have ended: they may go on writing there, but what they reach
  * is their own machine's.  0: there is no room, perhaps only until this answer is in place. */
 static uint32_t take_place(struct grant *g, uint32_t segments)
@@ -429,9 +446,17 @@ static void arena_step(struct grant *g)
 	 * the guest itself wrote it must not write any more: an object of its. */
 	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
 	    wslx_portal_last_bytes(a->life, m->life) && a->access != PORTAL_ACCESS_WRITE) {
-		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
-		*a = (struct grant_arena) { 0 };
+		if (!a->dead)
+			wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
+		*a = (struct grant_arena) { .life = m->life, .place = a->place, .segments = a->segments, .dead = true };
+		g->arena_waits = false;
+		return;
 	}
+	if (a->life != m->life || m->access == PORTAL_ACCESS_NONE)
+		wslx_vmportal_page_leave(&g->p->page, g->index, m->index);
+	/* Nobody knows any more of what the number's last one left, though it stays a while: its place is not ours. */
+	if (a->dead)
+		*a = (struct grant_arena) { 0 };
 	if (a->place && (m->access == PORTAL_ACCESS_NONE || a->segments != m->segments)) {
 		wslx_vmportal_place_leave(&g->p->places, a->place, a->segments);
 		wslx_vmportal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
@@ -446,7 +471,10 @@ static void arena_step(struct grant *g)
 		if (m->access != PORTAL_ACCESS_NONE)
 			a->segments = m->segments;
 	} else {
-		*a = (struct grant_arena) { m->life, a->place, m->segments, m->access };
+		*a = (struct grant_arena) {
+			.life = m->life, .place = a->place, .segments = m->segments, .access = m->access
+		};
+		evict(g->p, a->place, a->segments);
 		wslx_vmportal_map(g, a->place, a->segments,
 				  m->access == PORTAL_ACCESS_WRITE ? WSLX_WINDOW_WRITE : WSLX_WINDOW_READ, g->arena_fd);
 	}

@@ -33,6 +33,8 @@ void wslx_vmportal_page_grant(struct portal_page *p, unsigned i, const struct po
 void wslx_vmportal_page_name(struct portal_page *p, unsigned i, const char *as);
 void wslx_vmportal_page_revoke(struct portal_page *p, unsigned i);
 void wslx_vmportal_page_arena(struct portal_page *p, unsigned i, unsigned arena, const struct portal_window_arena *a);
+/* What lies there is about to be another's: to be said before it is, as the guest may be reading. */
+void wslx_vmportal_page_leave(struct portal_page *p, unsigned i, unsigned arena);
 void wslx_vmportal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch);
 
 /* ---- portal_place.c: who has which window segments ---- */
@@ -77,6 +79,7 @@ enum grant_state {
 struct grant_arena {
 	uint64_t life;                    /* as the broker said; 0: not in the window */
 	uint32_t place, segments, access; /* segments and no place: there was no room for it */
+	bool dead;                        /* place is given up, and has its last bytes until somebody takes it */
 };
 
 struct grant {

@@ -90,8 +90,10 @@ static void test_others(void **state)
 	portal_detach(p);
 	settle(&m);
 	assert_true(up_to_date(&m));
-	assert_int_equal(arenas(&m)[other].life, 0);
-	/* Its last words are still read, until the guest has no part in the region any more. */
+	/* Its last words are still read, and the tables say so, until the guest has no part in the region any more. */
+	assert_int_equal(PORTAL_LIFE_STATE(arenas(&m)[other].life), PORTAL_ARENA_DEAD);
+	assert_int_equal(arenas(&m)[other].access, 0);
+	assert_ptr_equal(arena(&m, other), at);
 	assert_memory_equal(at + 1, "SLXCTRL", 7);
 	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
 	until(&m, gone);
@@ -351,6 +353,7 @@ static void test_room_again(void **state)
 		;
 	assert_int_equal(portal_host_unpublish(m.h, "first"), 0);
 	settle(&m);
+	/* It took the place of the first one, too. */
 	assert_int_equal(arenas(&m)[2].life, 0);
 	assert_int_equal(arenas(&m)[3].segments, 20);
 	assert_true(read_all(bell) > 0);
