@@ -76,7 +76,8 @@ void start_broker(uint32_t segments, uint32_t each, uint32_t slots)
 					.path = sock_path,
 					.segments = segments,
 					.max_each = each,
-					.name_slots = slots };
+					.name_slots = slots,
+					.max_names = slots };
 	pthread_t t;
 
 	strcpy(sock_dir, "/tmp/portal-bench-XXXXXX");

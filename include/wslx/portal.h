@@ -129,6 +129,18 @@ struct portal_info {
 
 void portal_get_info(const portal *p, struct portal_info *ret);
 
+/* Who a participant is.  The host saw what it is: a machine can pass for neither a process nor another machine, as its
+ * supervisor speaks for it; a process of the user can pass for anything, but for id, where it is one. */
+struct portal_who {
+	uint32_t participant, kind;  /* enum portal_participant_kind */
+	uint32_t id;                 /* process number, or context number (CID) of a machine */
+	uint64_t generation;         /* of all that have had that number */
+	char name[PORTAL_NAME_SIZE]; /* of a machine, that; of a process what it says */
+};
+
+/* generation: 0, or the one that is meant, as an object's owner_generation.  -ENOENT: it is not there any more. */
+int portal_who(portal *p, unsigned participant, uint64_t generation, struct portal_who *ret);
+
 /* ---- memory ---- */
 
 /* At least n bytes, zeroed on first use, aligned to the next power of two up to 4096; O(1) up to 16 KiB. */
@@ -152,9 +164,11 @@ struct portal_object {
 	uint32_t generation;
 	struct portal_handle handle;
 	uint64_t size;
+	uint64_t owner_generation; /* 0: the host's */
 };
 
-/* Asks the host to give a name to memory of one's own; -EEXIST, -EACCES, -ENOSPC (no room for more names). */
+/* Asks the host to give a name to memory of one's own; -EEXIST, -EACCES, -ENOSPC (no room for more names), -EDQUOT (one
+ * has as many as one may). */
 int portal_publish(portal *p, const char *name, struct portal_handle h, uint64_t size, uint32_t tag);
 int portal_unpublish(portal *p, const char *name);
 /* Allocates and publishes. */
@@ -181,12 +195,15 @@ struct portal_listen {
  * both ends.  All channels of a participant, either way: 256, then -EMFILE. */
 int portal_listen(portal *p, const char *name, const struct portal_listen *params, portal_listener **ret);
 int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret);
-void portal_listener_free(portal_listener *l); /* its channels first */
+/* Its channels first.  Waits while the region is quiesced, as portal_unpublish() does: the name is there until then. */
+void portal_listener_free(portal_listener *l);
 
 /* Waits for the name, too.  capacity: of the ring to the server; 0: 64 KiB. */
 int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeout_ns, portal_chan **ret);
 void portal_chan_free(portal_chan *c); /* closes; NULL is fine */
 unsigned portal_chan_peer(const portal_chan *c);
+/* That very one, not who has its number by now: anybody may give himself a service's name when it is free. */
+int portal_chan_who(const portal_chan *c, struct portal_who *ret);
 
 /* Records: whole or not at all. */
 int portal_send(portal_chan *c, uint32_t type, const void *buf, size_t n, int64_t timeout_ns);
@@ -234,6 +251,7 @@ struct portal_bytes {
 
 int portal_rpc_connect(portal *p, const char *service, int64_t timeout_ns, portal_rpc **ret);
 void portal_rpc_free(portal_rpc *r);
+int portal_rpc_who(const portal_rpc *r, struct portal_who *ret); /* of the server; as portal_chan_who() */
 /* Sends; *ret_id names the call.  timeout_ns is the call's deadline; the server learns what is left of it when the
  * request goes into the ring.  -EBUSY: 128 calls that were not finished yet. */
 int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *in, int64_t timeout_ns,
@@ -263,7 +281,9 @@ struct portal_rpc_request {
 };
 
 /* For 64 clients at a time (one more has -ECONNREFUSED), with 128 calls each that have no answer, nor were cancelled,
- * nor are late: one more ends the client, whose calls then say -EPIPE. */
+ * nor are late: one more ends the client, whose calls then say -EPIPE.  Clients' rings may have 256 KiB, which is more
+ * than portal_rpc_connect() makes.  When 1 MiB of a client's requests is copied out and not handed out yet, the rest
+ * waits in its ring, and with it what would cancel them. */
 int portal_rpc_serve(portal *p, const char *service, portal_rpc_server **ret);
 void portal_rpc_server_free(portal_rpc_server *s);
 /* The next request, copied out of the ring; in.data is good until the next call.  New clients and broken ones are dealt
@@ -290,6 +310,7 @@ struct portal_host_params {
 	uint32_t segments;   /* address space of the region; 0: 32768 of them, 64 GiB */
 	uint32_t name_slots; /* room in the directory, a power of two; 0: 1024 */
 	uint32_t max_each;   /* most segments that a participant gets for the asking; 0: 512, 1 GiB */
+	uint32_t max_names;  /* most names that a participant has; 0: an eighth of the slots, from 16 to 4096 */
 };
 
 int portal_host_create(const struct portal_host_params *p, portal_host **ret);
@@ -325,10 +346,12 @@ int portal_host_arena_fd(portal_host *h, unsigned arena, int writable);
 #define PORTAL_NOBODY 0u /* as owner: the host */
 #define PORTAL_EVERYBODY UINT64_MAX
 
-/* A named object of whole segments with rights of its own.  readers: a bit per participant. */
+/* A named object of whole segments with rights of its own.  readers: a bit per participant, for as long as that one is
+ * there; with PORTAL_EVERYBODY those who come later read it, too. */
 int portal_host_object(portal_host *h, const char *name, uint32_t segments, unsigned owner, uint64_t readers);
 enum portal_right { PORTAL_NONE = 0, PORTAL_READ = 1, PORTAL_WRITE = 2 };
-/* Of such an object.  PORTAL_WRITE makes the participant its one writer, which first takes it from the old one. */
+/* Of such an object.  PORTAL_WRITE makes the participant its one writer, which first takes it from the old one.  A
+ * right ends with the participant.  PORTAL_NONE where everybody reads excepts the number, whoever has it. */
 int portal_host_grant(portal_host *h, const char *name, unsigned participant, enum portal_right right,
 		      int64_t timeout_ns);
 /* Takes the name away; what of a participant's is left stays with it. */

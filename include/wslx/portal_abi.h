@@ -104,7 +104,7 @@ struct portal_participant {
 enum portal_arena_state {
 	PORTAL_ARENA_FREE = 0,
 	PORTAL_ARENA_LIVE = 1,
-	PORTAL_ARENA_DEAD = 2,   /* its writer is gone; bytes stay until the place is used again */
+	PORTAL_ARENA_DEAD = 2,   /* its writer is gone; bytes stay until place, number or generation change */
 	PORTAL_ARENA_REVOKED = 3 /* its writer writes into nothing now; bytes stay */
 };
 
@@ -330,7 +330,8 @@ struct portal_window_entry {
 
 /* PORTAL_MAX_ARENAS of them, in the order of the region's arena table, at PORTAL_WINDOW_ARENAS_OFF(i). */
 struct portal_window_arena {
-	uint64_t life;           /* shared: the arena's, 0 = not in the window; the rest is fixed while it stays */
+	uint64_t life;           /* shared: the arena's, 0 = not in the window, state 0 = about to be something else;
+				  * the rest is fixed while it stays */
 	uint32_t window_segment; /* the first of as many as the arena has */
 	uint32_t access;
 	uint32_t segments;

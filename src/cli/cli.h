@@ -31,7 +31,7 @@
 struct cli_opts {
 	const char *name, *kernel, *memory, *cpus, *net, *engine, *user, *cd, *size, *modules, *distro;
 	const char *suite, *mirror, *include, *shell_type, *from_file;
-	const char *version, *format, *default_user, *move, *resize, *sparse, *as, *participant;
+	const char *version, *format, *default_user, *move, *resize, *sparse, *as, *participant, *timeout;
 	const char *publish[CLI_PUBLISH_MAX];
 	size_t n_publish;
 	bool ignored; /* asks for what is done anyway */

@@ -11,7 +11,8 @@
 #include "manager/portal.h"
 
 #define ASK_MS 10000
-#define QUIESCE_MS 5000
+#define QUIESCE_S 5
+#define QUIESCE_S_MAX 60 /* as long as the broker waits */
 #define REGION_SIZE_MIN (16 * WSLX_MIB)
 #define REGION_SIZE_MAX (1024 * WSLX_GIB)
 
@@ -299,29 +300,87 @@ static int revoke_participant(struct cli *c, const struct cli_opts *o, struct ws
 
 /* ---- quiesce, resume ------------------------------------------------------------------------ */
 
+static int quiesce_seconds(const char *text, struct wslx_err *err)
+{
+	char *end;
+	long n;
+
+	if (!text)
+		return QUIESCE_S;
+	errno = 0;
+	n = strtol(text, &end, 10);
+	if (errno || end == text || *end || n < 0 || n > QUIESCE_S_MAX)
+		return wslx_err_set(err, EINVAL, "'%s' is no time to wait: 0 to %d seconds", text, QUIESCE_S_MAX);
+	return (int)n;
+}
+
+/* As people know it: a machine by its name, a process by its number; who has left since, by its place. */
+static void put_late(FILE *f, const json_t *participants, long long index)
+{
+	const json_t *p;
+	size_t i;
+
+	json_array_foreach (participants, i, p) {
+		if (number_of(p, "index") != index)
+			continue;
+		if (strcmp(text_of(p, "kind"), "guest") == 0)
+			fprintf(f, "the machine %s", text_of(p, "name"));
+		else
+			fprintf(f, "process %lld (%s)", number_of(p, "pid"), text_of(p, "name"));
+		return;
+	}
+	fprintf(f, "participant %lld, which has left", index);
+}
+
+/* One line has room for so many. */
+#define LATE_NAMED 10
+
+static char *late_text(struct cli *c, const char *region, const json_t *late)
+{
+	cleanup_json json_t *who = NULL;
+	size_t i, n = json_array_size(late), len;
+	const json_t *v;
+	char *text = NULL;
+	FILE *f = open_memstream(&text, &len);
+
+	if (!f)
+		return NULL;
+	/* Without the names there are the numbers. */
+	(void)wslx_region_call(c->m, region, "Participants", NULL, ASK_MS, &who, NULL);
+	json_array_foreach (late, i, v) {
+		if (i == LATE_NAMED)
+			break;
+		fputs(i ? ", " : "", f);
+		put_late(f, json_object_get(who, "participants"), json_integer_value(v));
+	}
+	if (n > LATE_NAMED)
+		fprintf(f, " and %zu more", n - LATE_NAMED);
+	if (fclose(f) == EOF) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
 static int quiesce(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 {
-	json_t *params = json_pack("{s:i}", "timeout_ms", QUIESCE_MS);
 	cleanup_json json_t *reply = NULL;
-	const json_t *late, *v;
-	size_t i;
-	int r = wslx_region_call(c->m, o->pos[1], "Quiesce", params, QUIESCE_MS + ASK_MS, &reply, err);
+	cleanup_free char *text = NULL;
+	const json_t *late;
+	int seconds = quiesce_seconds(o->timeout, err), r;
 
+	if (seconds < 0)
+		return seconds;
+	r = wslx_region_call(c->m, o->pos[1], "Quiesce", json_pack("{s:i}", "timeout_ms", seconds * 1000),
+			     (unsigned)seconds * 1000 + ASK_MS, &reply, err);
 	if (r < 0)
 		return r;
 	late = json_object_get(reply, "late");
 	if (!json_array_size(late))
 		return 0;
-	/* Numbers of at most two digits, at most 63 of them. */
-	char list[256] = "";
-	json_array_foreach (late, i, v) {
-		size_t n = strlen(list);
-
-		snprintf(list + n, sizeof(list) - n, " %d", (int)json_integer_value(v));
-	}
-	return wslx_err_set(err, ETIMEDOUT,
-			    "not at rest yet, after %d s: participants%s; go on with: wslx portal resume %s",
-			    QUIESCE_MS / 1000, list, o->pos[1]);
+	text = late_text(c, o->pos[1], late);
+	return wslx_err_set(err, ETIMEDOUT, "not at rest yet, after %d s: %s; go on with: wslx portal resume %s",
+			    seconds, text ? text : "out of memory", o->pos[1]);
 }
 
 /* ---- the verb --------------------------------------------------------------------------------- */
@@ -366,12 +425,12 @@ static int take_back(struct cli *c, const struct cli_opts *o, struct wslx_err *e
 }
 
 /* Which options a word takes. */
-enum { O_SIZE = 1, O_RO = 2, O_AS = 4, O_WHO = 8, O_JSON = 16 };
+enum { O_SIZE = 1, O_RO = 2, O_AS = 4, O_WHO = 8, O_JSON = 16, O_TIMEOUT = 32 };
 
 static unsigned given(const struct cli_opts *o)
 {
 	return (o->size ? O_SIZE : 0) | (o->read_only ? O_RO : 0) | (o->as ? O_AS : 0) | (o->participant ? O_WHO : 0) |
-	       (o->json ? O_JSON : 0);
+	       (o->json ? O_JSON : 0) | (o->timeout ? O_TIMEOUT : 0);
 }
 
 int cli_portal(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
@@ -382,10 +441,10 @@ int cli_portal(struct cli *c, const struct cli_opts *o, struct wslx_err *err)
 		unsigned opts;
 		int (*run)(struct cli *c, const struct cli_opts *o, struct wslx_err *err);
 	} words[] = {
-		{ "create", 2, O_SIZE, create },    { "list", 1, O_JSON, list },
-		{ "stat", 2, O_JSON, stat_region }, { "grant", 3, O_SIZE | O_RO | O_AS, grant },
-		{ "revoke", 3, 0, take_back },      { "revoke", 2, O_WHO, take_back },
-		{ "quiesce", 2, 0, quiesce },       { "resume", 2, 0, resume },
+		{ "create", 2, O_SIZE, create },      { "list", 1, O_JSON, list },
+		{ "stat", 2, O_JSON, stat_region },   { "grant", 3, O_SIZE | O_RO | O_AS, grant },
+		{ "revoke", 3, 0, take_back },        { "revoke", 2, O_WHO, take_back },
+		{ "quiesce", 2, O_TIMEOUT, quiesce }, { "resume", 2, 0, resume },
 		{ "remove", 2, 0, remove_region },
 	};
 

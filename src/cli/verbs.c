@@ -108,6 +108,7 @@ static const struct cli_opt portal_opts[] = {
 	FLAG("read-only", 0, read_only, "grant: the machine may read only"),
 	TEXT("as", 0, as, "NAME", "grant: what the region is called in the machine (default: its name)"),
 	TEXT("participant", 0, participant, "N", "revoke: from this one, as `stat` numbers them"),
+	TEXT("timeout", 0, timeout, "SECONDS", "quiesce: how long to wait for all of them, at most 60 (default: 5)"),
 	FLAG("json", 0, json, "list, stat: everything, for programs"),
 };
 

@@ -106,14 +106,15 @@ static int let_go(portal *p, unsigned index)
 	return r;
 }
 
-/* The number is another's by now, and nobody tells how the one before ended: if it was revoked, what is mapped of it is
- * memory that its writer still has.  What we write to ourselves is nobody else's. */
+/* The number is another's by now.  If the one before lived when we last heard of it, nobody tells how it ended: if it
+ * was revoked, what is mapped of it is memory that its writer still has.  If it was dead, its last bytes are nobody's
+ * any more, as a channel finds by the number; the dead must not add up.  What we write to ourselves is nobody else's.
+ */
 static int let_go_of_last(portal *p, unsigned index, const struct wslx_portal_msg *m)
 {
 	const struct wslx_portal_view *v = &p->view[index];
 
-	if (PORTAL_LIFE_STATE(v->life) != PORTAL_ARENA_LIVE || v->writable ||
-	    (v->first == m->first && v->segments == m->segments))
+	if (v->writable || (v->first == m->first && v->segments == m->segments))
 		return 0;
 	return let_go(p, index);
 }
@@ -174,11 +175,25 @@ static int map_arena(portal *p, unsigned index, const struct wslx_portal_msg *m,
 	return 0;
 }
 
-/* One answer of the broker: any number of ARENA, then DONE. */
-static int receive_arenas(portal *p)
+/* What one ARENA asks for; n as received. */
+static int take_arena(portal *p, ssize_t n, const struct wslx_portal_msg *m, int fd)
 {
+	if (n == -EMFILE)
+		return -EMFILE;
+	if (!m->segments || !wslx_range_ok(m->first, m->segments, p->length >> PORTAL_SEGMENT_SHIFT) ||
+	    (m->access != PORTAL_ACCESS_NONE && fd < 0))
+		return -EPROTO;
+	return map_arena(p, m->index, m, fd);
+}
+
+/* One answer of the broker: any number of ARENA, then DONE.  For want of descriptors or memory one may not be taken: it
+ * is kept in mind, and the rest is read all the same, as the next answer comes behind it.  The first such error. */
+static int receive_arenas(portal *p, uint32_t *ret_epoch)
+{
+	int first = 0;
+
 	for (;;) {
-		struct wslx_portal_msg m;
+		struct wslx_portal_msg m = { 0 };
 		cleanup_close int fd = -1;
 		size_t n_fds = 1;
 		ssize_t n = wslx_recv_fds(p->sock, &m, sizeof(m), &fd, &n_fds, 0);
@@ -186,36 +201,80 @@ static int receive_arenas(portal *p)
 
 		if (n == 0 || n == -ECONNRESET)
 			return -EPIPE;
-		if (n < 0)
+		if (n < 0 && n != -EMFILE)
 			return n == -EAGAIN ? -ETIMEDOUT : (int)n;
-		if (n != sizeof(m))
+		if (n >= 0 && n != sizeof(m))
 			return -EPROTO;
 		if (m.op == PORTAL_OP_DONE) {
-			PORTAL_STORE_REL(&p->epoch, m.epoch);
-			return 0;
+			*ret_epoch = m.epoch;
+			return first;
 		}
-		if (m.op != PORTAL_OP_ARENA || m.index >= PORTAL_MAX_ARENAS || !m.segments ||
-		    !wslx_range_ok(m.first, m.segments, p->length >> PORTAL_SEGMENT_SHIFT) ||
-		    (m.access != PORTAL_ACCESS_NONE && fd < 0))
+		if (m.op != PORTAL_OP_ARENA || m.index >= PORTAL_MAX_ARENAS)
 			return -EPROTO;
-		r = map_arena(p, m.index, &m, fd);
-		if (r < 0)
+		r = take_arena(p, n, &m, fd);
+		if (r == -EPROTO)
 			return r;
+		p->missed[m.index] = r < 0;
+		first = first ? first : r;
 	}
 }
 
 int wslx_portal_receive_first(portal *p)
 {
-	return receive_arenas(p);
+	uint32_t epoch = 0;
+	int r = receive_arenas(p, &epoch);
+
+	if (r == 0)
+		PORTAL_STORE_REL(&p->epoch, epoch);
+	return r;
 }
 
+static int ask_broker(portal *p, const struct wslx_portal_msg *m, uint32_t *ret_epoch)
+{
+	int r;
+
+	if (send(p->sock, m, sizeof(*m), MSG_NOSIGNAL) != sizeof(*m))
+		return errno == EPIPE || errno == ECONNRESET ? -EPIPE : -errno;
+	r = receive_arenas(p, ret_epoch);
+	/* Its answer may still come, and would be taken for the next one. */
+	if (r == -ETIMEDOUT || r == -EPROTO)
+		__atomic_store_n(&p->broker_lost, true, __ATOMIC_RELEASE);
+	return r == -ETIMEDOUT ? -EPIPE : r;
+}
+
+/* PORTAL_MAX_ARENAS: none. */
+static unsigned next_missed(const portal *p)
+{
+	unsigned i = 0;
+
+	while (i < PORTAL_MAX_ARENAS && !p->missed[i])
+		i++;
+	return i;
+}
+
+/* The epoch is acknowledged only with all that belongs to it. */
 static int sync_broker(portal *p)
 {
-	struct wslx_portal_msg m = { .op = PORTAL_OP_SYNC };
+	uint32_t epoch = 0;
+	unsigned i;
+	int r;
 
-	if (send(p->sock, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m))
-		return errno == EPIPE || errno == ECONNRESET ? -EPIPE : -errno;
-	return receive_arenas(p);
+	do {
+		struct wslx_portal_msg m = { .op = PORTAL_OP_SYNC };
+
+		i = next_missed(p);
+		if (i < PORTAL_MAX_ARENAS) {
+			m.flags = PORTAL_SYNC_AGAIN;
+			m.index = i;
+		}
+		r = ask_broker(p, &m, &epoch);
+		if (r < 0)
+			return r;
+		if (i < PORTAL_MAX_ARENAS)
+			p->missed[i] = false;
+	} while (next_missed(p) < PORTAL_MAX_ARENAS);
+	PORTAL_STORE_REL(&p->epoch, epoch);
+	return 0;
 }
 
 /* Where a transport maps, the table is all there is to take over. */
@@ -259,6 +318,9 @@ int wslx_portal_refresh_locked(portal *p)
 	wslx_portal_close_due(p);
 	if (!wslx_portal_behind(p) || epoch & 1)
 		return wslx_portal_host_up(p) ? 0 : -EPIPE;
+	/* Whatever still comes from it answers another question. */
+	if (p->sock >= 0 && __atomic_load_n(&p->broker_lost, __ATOMIC_ACQUIRE))
+		return -EPIPE;
 	if (p->sock >= 0) {
 		r = sync_broker(p);
 	} else if (p->window) {

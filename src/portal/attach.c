@@ -54,7 +54,18 @@ portal *wslx_portal_new(void)
 	p->sock = -1;
 	p->own_arena = PORTAL_MAX_ARENAS;
 	wslx_portal_fence_register();
+	p->no_membarrier = !wslx_portal_fence_works();
 	return p;
+}
+
+static void limit_answers(const portal *p, int64_t ns)
+{
+	struct timeval tv = { .tv_sec = ns / 1000000000, .tv_usec = ns % 1000000000 / 1000 };
+
+	/* 0 would be no limit. */
+	if (!tv.tv_sec && !tv.tv_usec)
+		tv.tv_usec = 1;
+	setsockopt(p->sock, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
 }
 
 static int hello(portal *p, const struct portal_attach *a, struct wslx_portal_msg *ret)
@@ -66,14 +77,13 @@ static int hello(portal *p, const struct portal_attach *a, struct wslx_portal_ms
 		.segments = a->segments ? a->segments : DEFAULT_SEGMENTS,
 	};
 	int64_t ns = a->timeout_ns ? a->timeout_ns : PORTAL_ATTACH_TIMEOUT_NS;
-	struct timeval tv = { .tv_sec = ns / 1000000000, .tv_usec = ns % 1000000000 / 1000 };
 	ssize_t n;
 	int r = wslx_portal_name_set(m.name, a->name ? a->name : "process");
 
 	if (r < 0)
 		return r;
 	if (ns > 0)
-		setsockopt(p->sock, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+		limit_answers(p, ns);
 	if (send(p->sock, &m, sizeof(m), MSG_NOSIGNAL) != sizeof(m))
 		return -errno;
 	n = recv(p->sock, ret, sizeof(*ret), 0);
@@ -143,7 +153,12 @@ static int attach(portal *p, const struct portal_attach *a)
 	if (r < 0)
 		return r;
 	/* What came in between is asked for at once. */
-	return wslx_portal_refresh(p);
+	r = wslx_portal_refresh(p);
+	if (r < 0)
+		return r == -EPIPE && p->broker_lost ? -ETIMEDOUT : r;
+	/* How long attaching may take says nothing about later questions. */
+	limit_answers(p, PORTAL_SYNC_LIMIT_NS);
+	return 0;
 }
 
 /* sock is taken. */

@@ -8,6 +8,9 @@
 
 #define LOOKS 1000
 #define TRIES 200
+/* So many names are removed one by one; not in a small directory. */
+#define FEW 32u
+#define FEW_SHARE 64u
 
 uint64_t wslx_portal_name_hash(const char *name)
 {
@@ -166,12 +169,22 @@ static uint32_t home_of(const struct wslx_portal_directory *d, uint32_t e)
 	return (uint32_t)wslx_portal_name_hash(d->table[(e & PORTAL_INDEX_SLOT) - 1].name) & (d->index_slots - 1);
 }
 
+static void begin_move(struct wslx_portal_directory *d)
+{
+	PORTAL_STORE_SEQ(d->index_seq, PORTAL_LOAD(d->index_seq) + 1);
+}
+
+static void end_move(struct wslx_portal_directory *d)
+{
+	PORTAL_STORE_REL(d->index_seq, PORTAL_LOAD(d->index_seq) + 1);
+}
+
 /* Takes that place out of the index: what comes behind moves up, unless that would put it before its beginning. */
 static void close_gap(struct wslx_portal_directory *d, uint32_t gap)
 {
 	uint32_t mask = d->index_slots - 1, at = gap, e;
 
-	PORTAL_STORE_SEQ(d->index_seq, PORTAL_LOAD(d->index_seq) + 1);
+	begin_move(d);
 	while ((e = PORTAL_LOAD(&d->index[at = (at + 1) & mask]))) {
 		if (((at - home_of(d, e)) & mask) < ((at - gap) & mask))
 			continue;
@@ -179,19 +192,87 @@ static void close_gap(struct wslx_portal_directory *d, uint32_t gap)
 		gap = at;
 	}
 	PORTAL_STORE_REL(&d->index[gap], 0);
-	PORTAL_STORE_REL(d->index_seq, PORTAL_LOAD(d->index_seq) + 1);
+	end_move(d);
+}
+
+static void empty_slot(struct wslx_portal_directory *d, uint32_t slot)
+{
+	struct portal_name gone = { .state = PORTAL_NAME_EMPTY, .generation = d->table[slot].generation };
+
+	write_slot(&d->table[slot], &gone);
+	d->free[d->n_free++] = slot;
+	d->used--;
 }
 
 void wslx_portal_directory_remove(struct wslx_portal_directory *d, uint32_t slot)
 {
 	uint32_t mask = d->index_slots - 1;
 	uint32_t at = (uint32_t)wslx_portal_name_hash(d->table[slot].name) & mask;
-	struct portal_name gone = { .state = PORTAL_NAME_EMPTY, .generation = d->table[slot].generation };
 
 	while ((PORTAL_LOAD(&d->index[at]) & PORTAL_INDEX_SLOT) != slot + 1)
 		at = (at + 1) & mask;
 	close_gap(d, at);
-	write_slot(&d->table[slot], &gone);
-	d->free[d->n_free++] = slot;
-	d->used--;
+	empty_slot(d, slot);
+}
+
+/* The first free place at or behind one.  next[] leads there, by ever shorter ways: of a free place it is that itself.
+ */
+static uint32_t free_place(struct wslx_portal_directory *d, uint32_t at)
+{
+	while (d->next[at] != at) {
+		d->next[at] = d->next[d->next[at]];
+		at = d->next[at];
+	}
+	return at;
+}
+
+/* The index of the names that there are, in about as many steps, wherever their searches begin. */
+static void lay_out(struct wslx_portal_directory *d)
+{
+	uint32_t mask = d->index_slots - 1;
+
+	for (uint32_t at = 0; at < d->index_slots; at++) {
+		PORTAL_STORE_REL(&d->index[at], 0);
+		d->next[at] = at;
+	}
+	for (uint32_t s = 0; s < d->top; s++) {
+		uint64_t hash;
+		uint32_t at;
+
+		if (d->table[s].state != PORTAL_NAME_LIVE)
+			continue;
+		hash = wslx_portal_name_hash(d->table[s].name);
+		at = free_place(d, (uint32_t)hash & mask);
+		PORTAL_STORE_REL(&d->index[at], index_entry(hash, s));
+		d->next[at] = (at + 1) & mask;
+	}
+}
+
+static bool is_of(const struct portal_name *n, uint32_t owner, uint64_t generation)
+{
+	return n->state == PORTAL_NAME_LIVE && n->owner == owner && n->owner_generation == generation &&
+	       n->kind != PORTAL_ARENA_OBJECT;
+}
+
+uint32_t wslx_portal_directory_drop(struct wslx_portal_directory *d, uint32_t owner, uint64_t generation)
+{
+	uint32_t few = d->slots / FEW_SHARE < FEW ? d->slots / FEW_SHARE : FEW, n = 0;
+
+	for (uint32_t s = 0; s < d->top; s++)
+		n += is_of(&d->table[s], owner, generation);
+	if (n > few)
+		begin_move(d);
+	for (uint32_t s = 0; s < d->top; s++) {
+		if (!is_of(&d->table[s], owner, generation))
+			continue;
+		if (n > few)
+			empty_slot(d, s);
+		else
+			wslx_portal_directory_remove(d, s);
+	}
+	if (n > few) {
+		lay_out(d);
+		end_move(d);
+	}
+	return n;
 }

@@ -13,6 +13,14 @@
  * entries move, index_seq is odd: a reader who found nothing looks at it before
  * and after; who found something has checked the name in the slot itself.
  *
+ * Many names of one owner end together: then the index is laid out anew, as one
+ * such change, instead of moving what is behind each of them up in turn.
+ *
+ * Names are chosen by participants, and the hash has no key, as every reader
+ * has to compute it: names can be made whose searches all begin at one place.
+ * What that costs is bounded by how many names a participant may have
+ * (host_names.c): a search passes so many at most of each that takes part in it.
+ *
  * Trust boundary: readers believe the host, but never follow it out of the
  * tables, and a host that died inside a change costs them a bounded number of
  * looks and -EAGAIN, not more.
@@ -48,6 +56,7 @@ struct wslx_portal_directory {
 	uint32_t top;   /* what *end says */
 	uint32_t *free; /* slots below top, n_free of them */
 	uint32_t n_free;
+	uint32_t *next; /* index_slots of them, to lay the index out with */
 };
 
 uint64_t wslx_portal_name_hash(const char *name);
@@ -70,5 +79,7 @@ struct wslx_portal_names wslx_portal_directory_names(const struct wslx_portal_di
 WSLX_MUST_CHECK int wslx_portal_directory_add(struct wslx_portal_directory *d, const struct portal_name *n);
 /* slot: of a live name. */
 void wslx_portal_directory_remove(struct wslx_portal_directory *d, uint32_t slot);
+/* All names of that owner but objects of segments, which are the host's.  Returns how many. */
+uint32_t wslx_portal_directory_drop(struct wslx_portal_directory *d, uint32_t owner, uint64_t generation);
 
 #endif

@@ -1,4 +1,9 @@
-/* Many channels, one reader: looks at each in turn, sleeps on all of them at once. */
+/*
+ * Many channels, one reader: looks at each in turn, sleeps on all of them at once.
+ *
+ * Trust boundary: any participant can make news without end.  So the door and the
+ * channels take turns, and news is no reason to wait longer than was said.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -15,6 +20,7 @@ struct portal_fanin {
 	portal_chan *chans[MAX_CHANS];
 	unsigned n, turn;
 	uint32_t news; /* the event word when it was last looked after */
+	bool door;     /* came up the last time: channels are next */
 	struct wslx_portal_spin spin;
 };
 
@@ -95,7 +101,7 @@ static void sleep_on_all(portal_fanin *f, uint32_t ev, int64_t left)
 }
 
 /* New arenas, the dead, whoever wants to connect.  1: something to return. */
-static int look_after_news(portal_fanin *f, portal_listener *l, portal_chan **ret)
+static int look_after_news(portal_fanin *f, portal_listener *l, uint32_t ev, portal_chan **ret)
 {
 	int r = wslx_portal_refresh(f->p);
 
@@ -104,7 +110,10 @@ static int look_after_news(portal_fanin *f, portal_listener *l, portal_chan **re
 	if (wslx_portal_is_revoked(f->p))
 		return -EACCES;
 	*ret = look_for_dead(f);
-	return *ret || (l && wslx_portal_listener_pending(l));
+	if (*ret)
+		return 1;
+	f->door = l && wslx_portal_listener_knock(l, ev);
+	return f->door;
 }
 
 /* While the region is to rest nothing could be received, nor anybody let in: who came up would come up at once again.
@@ -119,7 +128,9 @@ static int rest(portal *p, int64_t deadline)
 int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, portal_chan **ret)
 {
 	int64_t deadline = NOT_YET, slept_at = 0;
+	bool channels_first = f->door;
 
+	f->door = false;
 	for (;;) {
 		uint32_t ev = wslx_portal_event(f->p);
 		int64_t left;
@@ -135,11 +146,13 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 		}
 		/* However busy the channels are. */
 		if (ev != f->news) {
-			r = look_after_news(f, l, ret);
+			r = look_after_news(f, channels_first ? NULL : l, ev, ret);
 			if (r)
 				return r < 0 ? r : 0;
-			f->news = ev;
+			if (!channels_first)
+				f->news = ev;
 		}
+		channels_first = false;
 		for (unsigned i = 0; i == 0 || (timeout_ns && i < f->spin.limit); i++) {
 			*ret = look(f);
 			if (*ret) {
@@ -153,14 +166,14 @@ int portal_fanin_wait(portal_fanin *f, portal_listener *l, int64_t timeout_ns, p
 			if (wslx_portal_event(f->p) != ev)
 				break;
 		}
-		if (wslx_portal_event(f->p) != ev)
-			continue;
-		r = look_after_news(f, l, ret);
-		if (r)
-			return r < 0 ? r : 0;
 		if (deadline == NOT_YET)
 			deadline = wslx_portal_deadline(timeout_ns);
 		left = wslx_portal_left(deadline);
+		if (left && wslx_portal_event(f->p) != ev)
+			continue;
+		r = look_after_news(f, l, ev, ret);
+		if (r)
+			return r < 0 ? r : 0;
 		if (left == 0 && !timeout_ns)
 			return -EAGAIN;
 		if (left == 0) {

@@ -17,6 +17,14 @@ void wslx_portal_fence_register(void)
 		__atomic_store_n(&among_processes, 1, __ATOMIC_RELAXED);
 }
 
+bool wslx_portal_fence_works(void)
+{
+	int cmd = __atomic_load_n(&in_process, __ATOMIC_RELAXED) ? MEMBARRIER_CMD_PRIVATE_EXPEDITED
+								 : MEMBARRIER_CMD_GLOBAL;
+
+	return syscall(SYS_membarrier, cmd, 0, 0) == 0;
+}
+
 bool wslx_portal_fence_registered(void)
 {
 	return __atomic_load_n(&among_processes, __ATOMIC_RELAXED);
@@ -24,10 +32,7 @@ bool wslx_portal_fence_registered(void)
 
 void wslx_portal_fence_process(void)
 {
-	int cmd = __atomic_load_n(&in_process, __ATOMIC_RELAXED) ? MEMBARRIER_CMD_PRIVATE_EXPEDITED
-								 : MEMBARRIER_CMD_GLOBAL;
-
-	(void)syscall(SYS_membarrier, cmd, 0, 0);
+	(void)wslx_portal_fence_works();
 }
 
 void wslx_portal_fence_all(void)

@@ -12,6 +12,9 @@
 
 /* Once per process, before the first of its channels. */
 void wslx_portal_fence_register(void);
+/* Does wslx_portal_fence_process() do anything?  Not where a filter keeps it from this process; one that came later
+ * than the first channel is not noticed. */
+bool wslx_portal_fence_works(void);
 /* Is this process registered for barriers from others? */
 bool wslx_portal_fence_registered(void);
 /* In every thread of this process. */

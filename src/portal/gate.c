@@ -12,7 +12,8 @@
  * "Set mine, then look at quiesce" against "look at all flags": the first is on
  * the fast path, so its barrier is only the compiler's; the second is rare and
  * runs membarrier(2), which puts a full barrier into every thread of this
- * process.  Either the flag is seen, or the thread sees quiesce odd.
+ * process.  Either the flag is seen, or the thread sees quiesce odd.  Where that
+ * call is forbidden the barrier is on the fast path.
  *
  * Changes under portal.lock need no flag: acknowledging takes the lock too.
  *

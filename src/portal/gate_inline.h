@@ -41,6 +41,8 @@ static inline bool wslx_portal_gate_try(portal *p, struct wslx_portal_gate *g)
 		return true;
 	if (__atomic_load_n(&p->revoked, __ATOMIC_RELAXED))
 		return false;
+	if (p->no_membarrier)
+		PORTAL_STORE_FENCE(&g->busy, 1);
 	PORTAL_STORE(&g->busy, 1);
 	PORTAL_LIGHT_FENCE();
 	if (!(PORTAL_LOAD_ACQ(&p->hdr->quiesce) & 1))
@@ -59,6 +61,8 @@ static inline bool wslx_portal_gate_at_rest(const struct portal_control *ctl, ui
 /* The other half of wslx_portal_gate_try() and _enter(). */
 static inline void wslx_portal_gate_leave(portal *p, struct wslx_portal_gate *g)
 {
+	if (p->no_membarrier)
+		PORTAL_STORE_FENCE(&g->busy, 0);
 	PORTAL_STORE_REL(&g->busy, 0);
 	PORTAL_LIGHT_FENCE();
 	if (PORTAL_LOAD_ACQ(&p->hdr->quiesce) & 1)

@@ -80,6 +80,8 @@ WSLX_MUST_CHECK int wslx_portal_window_entry(const struct wslx_portal_window *w,
 bool wslx_portal_window_same(const struct wslx_portal_window *w);
 /* Maps arena 0, of which nothing is known yet. */
 WSLX_MUST_CHECK int wslx_portal_window_map_host(portal *p);
+/* Was what had been read in that arena's place until now that generation's, be it alive or dead? */
+bool wslx_portal_window_holds(const struct wslx_portal_window *w, unsigned arena, uint64_t generation);
 /* Do the tables say something new?  Also at the same epoch: an arena is there that there was no room for. */
 bool wslx_portal_window_news(const struct wslx_portal_window *w);
 /* Maps what has changed; p.epoch is then what it is as of.  Under the lock. */

@@ -18,6 +18,10 @@
 #define DEFAULT_SEGMENTS 32768u
 #define DEFAULT_SLOTS 1024u
 #define DEFAULT_EACH 512u
+/* Names of a participant: a share of the slots, within limits. */
+#define NAMES_SHARE 8u
+#define NAMES_MIN 16u
+#define NAMES_MAX 4096u
 /* Half empty at least: searches stay short. */
 #define INDEX_PER_SLOT 2u
 
@@ -81,7 +85,8 @@ static int make_tables(portal_host *h, const char name[PORTAL_NAME_SIZE], uint32
 	h->hdr = (struct portal_header *)(void *)h->base;
 	h->segment_used = calloc(1, segments);
 	h->names.free = calloc(slots, sizeof(*h->names.free));
-	if (!h->segment_used || !h->names.free)
+	h->names.next = calloc(slots * INDEX_PER_SLOT, sizeof(*h->names.next));
+	if (!h->segment_used || !h->names.free || !h->names.next)
 		return -ENOMEM;
 	memset(h->segment_used, 1, own);
 	write_header(h, slots);
@@ -104,6 +109,11 @@ static int start_listening(portal_host *h, const char *path)
 	return epoll_ctl(h->epoll, EPOLL_CTL_ADD, h->listener, &e) < 0 ? -errno : 0;
 }
 
+static uint32_t default_names(uint32_t slots)
+{
+	return WSLX_MIN(WSLX_MAX(slots / NAMES_SHARE, NAMES_MIN), NAMES_MAX);
+}
+
 static int create(portal_host *h, const struct portal_host_params *p)
 {
 	uint32_t segments = p->segments ? p->segments : DEFAULT_SEGMENTS;
@@ -116,6 +126,7 @@ static int create(portal_host *h, const struct portal_host_params *p)
 	if (segments > PORTAL_MAX_SEGMENTS || slots < 8 || slots > PORTAL_NAME_SLOTS_MAX || (slots & (slots - 1)))
 		return -EINVAL;
 	h->max_each = p->max_each ? p->max_each : DEFAULT_EACH;
+	h->max_names = p->max_names ? p->max_names : default_names(slots);
 	h->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (h->epoll < 0)
 		return -errno;
@@ -185,6 +196,7 @@ void portal_host_destroy(portal_host *h)
 	free(h->path);
 	free(h->segment_used);
 	free(h->names.free);
+	free(h->names.next);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 }
@@ -207,7 +219,7 @@ static void on_event(portal_host *h, uint64_t word, uint32_t events)
 		wslx_host_on_stranger(h, (unsigned)word);
 		break;
 	default:
-		wslx_host_on_socket(h, (unsigned)word, events);
+		wslx_host_on_socket(h, (uint32_t)word, events);
 		break;
 	}
 }

@@ -33,6 +33,9 @@ struct wslx_host_arena {
 	uint64_t life; /* 0: never used */
 	uint32_t first, segments, owner, flags;
 	uint64_t readers;
+	uint64_t died;  /* dead, and its last bytes are there to be read: as which of all; 0: not so */
+	uint64_t left;  /* ... how many bytes of memory those are */
+	bool everybody; /* those that come may read as well, but for the numbers that were excepted */
 };
 
 struct wslx_host_member {
@@ -45,7 +48,8 @@ struct wslx_host_member {
 	bool event_due;  /* ... in an event: the next one must not be an older epoch's */
 	uint32_t polled; /* epoll events asked for; 0: as at first */
 	uint32_t kind;
-	uint32_t pid; /* of the other end of its socket */
+	uint32_t pid;   /* of the other end of its socket */
+	uint32_t names; /* that it has in the directory */
 	unsigned arena;
 	const struct portal_control *ctl; /* read-only */
 	uint32_t synced;                  /* guests with a socket: the epoch that their VMM has put in place */
@@ -62,7 +66,7 @@ struct wslx_host_stranger {
 
 #define WSLX_HOST_STRANGERS 64u
 
-/* epoll's words: a member's index, or one of these (a stranger's with its index). */
+/* epoll's words: a member's (wslx_host_word()), or one of these (a stranger's with its index). */
 #define WSLX_HOST_WHAT 0xffffffff00000000ull
 #define WSLX_HOST_STRANGER 0x100000000ull
 #define WSLX_HOST_LISTENER 0x200000000ull
@@ -86,13 +90,14 @@ struct portal_host {
 	struct portal_participant *parts;
 	struct portal_arena *arenas;
 	struct wslx_portal_directory names;
-	uint32_t max_each;
+	uint32_t max_each, max_names;
 	uint8_t *segment_used;
 	uint32_t next_place; /* where the search for a place begins ... */
 	unsigned next_arena; /* ... and for a number */
 	/* Of the arena made last.  One for all: a handle into one that was in the same place under another number is
 	 * stale. */
 	uint64_t arena_generation;
+	uint64_t arenas_died;
 	struct wslx_host_arena arena[PORTAL_MAX_ARENAS];
 	struct wslx_host_member member[PORTAL_MAX_PARTICIPANTS];
 	struct portal_host_stat count;
@@ -103,6 +108,9 @@ struct portal_host {
 WSLX_MUST_CHECK int wslx_host_arena_memory(portal_host *h, uint32_t segments);
 WSLX_MUST_CHECK int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint32_t flags,
 					uint64_t readers, unsigned *ret);
+/* Whoever gets number i next has none of the rights that were given to the one who leaves.  Between the epoch's begin
+ * and end. */
+void wslx_host_arena_disown(portal_host *h, unsigned a, unsigned i);
 /* Its writer is gone: nobody gets it any more; the place is free for others. */
 void wslx_host_arena_dead(portal_host *h, unsigned a);
 /* New memory with the same bytes, which the old writer cannot reach. */
@@ -128,7 +136,11 @@ void wslx_host_event_all(portal_host *h);
 /* host_socket.c */
 /* Hears a stranger: 0: sock is a member's, or was; 1: it has said nothing yet; -errno: it is to be closed. */
 WSLX_MUST_CHECK int wslx_host_greet(portal_host *h, int sock);
-void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events);
+/* word: a member's. */
+void wslx_host_on_socket(portal_host *h, uint32_t word, uint32_t events);
+/* In epoll: its index, and above 8 bits the generation.  Of two threads that dispatch one may have the end of whoever
+ * had the index before in its hands. */
+uint32_t wslx_host_word(const portal_host *h, unsigned i);
 /* Those that too many descriptors on their way kept from their answers. */
 void wslx_host_answer_late(portal_host *h);
 /* To a guest's VMM: ring the guest. */

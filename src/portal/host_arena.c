@@ -15,6 +15,10 @@
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW)
 
+/* Who reads keeps what is mapped of the dead.  Of that memory so much stays, besides that of the one that died last: a
+ * guest may attach, fill its arena and leave, without end. */
+#define KEPT_BYTES (UINT64_C(64) << 20)
+
 static int new_memory(const char *name, uint64_t size, int more_seals, int *ret_fd, int *ret_ro)
 {
 	cleanup_close int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -147,6 +151,8 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 	a->owner = owner;
 	a->flags = flags;
 	a->readers = readers;
+	a->everybody = readers == UINT64_MAX;
+	a->died = a->left = 0; /* whoever had the number before is forgotten by those who hear of this one */
 	memset(h->segment_used + first, 1, segments);
 	h->next_place = first + segments;
 	h->next_arena = i; /* find_number() begins behind it */
@@ -154,6 +160,57 @@ int wslx_host_arena_new(portal_host *h, uint32_t segments, unsigned owner, uint3
 	wslx_host_epoch_end(h);
 	*ret = i;
 	return 0;
+}
+
+void wslx_host_arena_disown(portal_host *h, unsigned a, unsigned i)
+{
+	struct wslx_host_arena *e = &h->arena[a];
+
+	if (e->owner == i)
+		e->owner = PORTAL_NOBODY;
+	if (!e->everybody)
+		e->readers &= ~(UINT64_C(1) << i);
+	write_table(h, a);
+}
+
+static uint64_t memory_of(const struct wslx_host_arena *a)
+{
+	struct stat st;
+
+	return a->fd >= 0 && wslx_fd_stat(a->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+/* The oldest of the dead that are still read, but for `last`; 0: there is none.  *ret_left: what they all hold. */
+static unsigned oldest_dead(const portal_host *h, unsigned last, uint64_t *ret_left)
+{
+	unsigned oldest = 0;
+
+	*ret_left = 0;
+	for (unsigned i = 1; i < PORTAL_MAX_ARENAS; i++) {
+		const struct wslx_host_arena *a = &h->arena[i];
+
+		if (!a->died || i == last)
+			continue;
+		*ret_left += a->left;
+		if (!oldest || a->died < h->arena[oldest].died)
+			oldest = i;
+	}
+	return oldest;
+}
+
+/* With another generation it is not the one of which somebody may have the last bytes: those are let go. */
+static void forget_old(portal_host *h, unsigned last)
+{
+	uint64_t left;
+	unsigned i;
+
+	while ((i = oldest_dead(h, last, &left)) && left > KEPT_BYTES) {
+		struct wslx_host_arena *a = &h->arena[i];
+
+		a->life = PORTAL_LIFE(++h->arena_generation, PORTAL_ARENA_DEAD);
+		a->died = a->left = 0;
+		write_table(h, i);
+	}
 }
 
 void wslx_host_arena_dead(portal_host *h, unsigned i)
@@ -167,8 +224,11 @@ void wslx_host_arena_dead(portal_host *h, unsigned i)
 		generation = ++h->arena_generation;
 	a->life = PORTAL_LIFE(generation, PORTAL_ARENA_DEAD);
 	memset(h->segment_used + a->first, 0, a->segments);
+	a->died = ++h->arenas_died;
+	a->left = memory_of(a);
 	wslx_host_arena_close(a);
 	write_table(h, i);
+	forget_old(h, i);
 }
 
 /* Only what is there: an arena is mostly holes. */

@@ -1,5 +1,6 @@
 /* What the host decides: objects and grants, revoking, quiesce; and what it can tell. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -154,6 +155,10 @@ static int revoke_locked(portal_host *h, unsigned i)
 		return -ENOENT;
 	/* A want of memory, which may be its own doing, must not let it go on. */
 	m->live = false;
+	/* Dead before its memory is exchanged: who reads in the copy must not take that for what a live one wrote. */
+	wslx_host_drop_names(h, i, generation);
+	h->life[i] = PORTAL_LIFE(generation, PORTAL_PART_DEAD);
+	PORTAL_STORE_SEQ(&h->parts[i].life, h->life[i]);
 	for (unsigned a = 1; a < PORTAL_MAX_ARENAS; a++) {
 		bool main = h->arena[a].flags & PORTAL_ARENA_CONTROL;
 
@@ -163,9 +168,6 @@ static int revoke_locked(portal_host *h, unsigned i)
 			m->notify(m->opaque, (int)a);
 		wslx_host_arena_take(h, a, main ? i : 0, main ? PORTAL_ARENA_REVOKED : PORTAL_ARENA_LIVE);
 	}
-	wslx_host_drop_names(h, i, generation);
-	h->life[i] = PORTAL_LIFE(generation, PORTAL_PART_DEAD);
-	PORTAL_STORE_SEQ(&h->parts[i].life, h->life[i]);
 	h->count.revoked++;
 	wslx_host_event_all(h);
 	return 0;
@@ -273,7 +275,7 @@ int portal_host_arena_fd(portal_host *h, unsigned a, int writable)
 		return -EINVAL;
 	pthread_mutex_lock(&h->lock);
 	if (h->arena[a].fd >= 0) {
-		fd = dup(writable ? h->arena[a].fd : h->arena[a].ro);
+		fd = fcntl(writable ? h->arena[a].fd : h->arena[a].ro, F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)
 			fd = -errno;
 	}
@@ -322,6 +324,7 @@ int portal_host_next_name(portal_host *h, uint32_t *cursor, struct portal_object
 		*ret = (struct portal_object) {
 			.kind = n->kind,
 			.owner = n->owner,
+			.owner_generation = n->owner_generation,
 			.tag = n->tag,
 			.generation = n->generation,
 			.handle = n->handle,

@@ -116,15 +116,16 @@ void wslx_host_leave(portal_host *h, unsigned i, bool died)
 	wslx_host_epoch_begin(h);
 	for (unsigned a = 1; a < PORTAL_MAX_ARENAS; a++) {
 		uint32_t state = PORTAL_LIFE_STATE(h->arena[a].life);
+		bool own = h->arena[a].owner == i;
 
-		if (h->arena[a].owner != i || (state != PORTAL_ARENA_LIVE && state != PORTAL_ARENA_REVOKED))
+		if (state != PORTAL_ARENA_LIVE && state != PORTAL_ARENA_REVOKED)
 			continue;
-		if (m->notify)
+		if (own && m->notify)
 			m->notify(m->opaque, (int)a);
-		if (h->arena[a].flags & PORTAL_ARENA_CONTROL)
+		if (own && h->arena[a].flags & PORTAL_ARENA_CONTROL)
 			wslx_host_arena_dead(h, a);
 		else
-			h->arena[a].owner = 0, h->arenas[a].owner = 0;
+			wslx_host_arena_disown(h, a, i);
 	}
 	if (m->sock >= 0)
 		close(m->sock);

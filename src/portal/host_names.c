@@ -1,8 +1,8 @@
 /*
  * Mailboxes and the directory.
  *
- * Trust boundary: a request is copied between two looks at its number and
- * checked; a participant names only what lies in its own arena.
+ * Trust boundary: a request is copied once, and the copy is checked; who goes on
+ * writing to it gets an answer to some mixture.  A participant names only what lies in its own arena.
  */
 #include <errno.h>
 #include <string.h>
@@ -39,19 +39,13 @@ int wslx_host_name_add(portal_host *h, const struct portal_name *n)
 
 void wslx_host_drop_names(portal_host *h, unsigned owner, uint64_t generation)
 {
-	bool any = false;
+	struct wslx_host_member *m = &h->member[owner];
 
-	for (uint32_t s = 0; s < h->names.top; s++) {
-		const struct portal_name *n = &h->names.table[s];
-
-		if (n->state != PORTAL_NAME_LIVE || n->owner != owner || n->owner_generation != generation ||
-		    n->kind == PORTAL_ARENA_OBJECT)
-			continue;
-		wslx_portal_directory_remove(&h->names, s);
-		any = true;
-	}
-	if (any)
-		changed(h);
+	if (!m->names)
+		return;
+	(void)wslx_portal_directory_drop(&h->names, owner, generation);
+	m->names = 0;
+	changed(h);
 }
 
 /* Is it the arena that an object's name means?  It has had other memory since then if its generation is a later one. */
@@ -104,12 +98,18 @@ static int publish(portal_host *h, unsigned i, const struct portal_request *q)
 		.handle = q->handle,
 		.size = q->size,
 	};
+	struct wslx_host_member *m = &h->member[i];
 	int r = check_place(h, i, q);
 
 	if (r < 0)
 		return r;
+	/* The others need room, too; and names can be made that are all in each other's way. */
+	if (m->names >= h->max_names)
+		return -EDQUOT;
 	memcpy(n.name, q->name, sizeof(n.name));
-	return wslx_host_name_add(h, &n);
+	r = wslx_host_name_add(h, &n);
+	m->names += r == 0;
+	return r;
 }
 
 static int unpublish(portal_host *h, unsigned i, const char *name)
@@ -123,6 +123,8 @@ static int unpublish(portal_host *h, unsigned i, const char *name)
 	if (i && (n.owner != i || n.kind == PORTAL_ARENA_OBJECT))
 		return -EACCES;
 	wslx_portal_directory_remove(&h->names, slot);
+	if (n.owner)
+		h->member[n.owner].names--;
 	changed(h);
 	return 0;
 }

@@ -23,6 +23,13 @@ static int watch(portal_host *h, int op, int fd, uint32_t events, uint64_t word)
 	return epoll_ctl(h->epoll, op, fd, &e) < 0 ? -errno : 0;
 }
 
+uint32_t wslx_host_word(const portal_host *h, unsigned i)
+{
+	return i | (uint32_t)PORTAL_LIFE_GENERATION(h->life[i]) << 8;
+}
+
+_Static_assert(PORTAL_MAX_PARTICIPANTS <= 256, "a member's index is the low byte of epoll's word");
+
 /* What arena a is to member i, as one word to compare. */
 static uint64_t told(const portal_host *h, unsigned i, unsigned a)
 {
@@ -61,7 +68,7 @@ static void poll_member(portal_host *h, unsigned i)
 	if (events == (m->polled ? m->polled : EPOLLIN))
 		return;
 	m->polled = events;
-	(void)!watch(h, EPOLL_CTL_MOD, m->sock, events, i);
+	(void)!watch(h, EPOLL_CTL_MOD, m->sock, events, wslx_host_word(h, i));
 }
 
 /* Who does not read for a while has enough to ring for, but may have missed the
@@ -175,7 +182,7 @@ int wslx_host_greet(portal_host *h, int sock)
 		return r;
 	h->member[i].greeted = true;
 	keep_few_on_their_way(sock);
-	if (n < 0 || watch(h, EPOLL_CTL_MOD, sock, EPOLLIN, i) < 0 || answer(h, i) < 0)
+	if (n < 0 || watch(h, EPOLL_CTL_MOD, sock, EPOLLIN, wslx_host_word(h, i)) < 0 || answer(h, i) < 0)
 		wslx_host_leave(h, i, true);
 	return 0;
 }
@@ -183,11 +190,13 @@ int wslx_host_greet(portal_host *h, int sock)
 static int on_sync(portal_host *h, unsigned i, const struct wslx_portal_msg *q)
 {
 	if (q->flags & PORTAL_SYNC_AGAIN) {
+		uint64_t *sent = h->member[i].sent;
+
 		if (q->index >= PORTAL_MAX_ARENAS)
 			return -EPROTO;
-		/* One that was taken away meanwhile is news by itself. */
-		if (h->member[i].sent[q->index] == told(h, i, q->index))
-			h->member[i].sent[q->index] = 0;
+		/* What has changed meanwhile is news by itself.  Else it is told once more, also that it is gone. */
+		if (sent[q->index] && sent[q->index] == told(h, i, q->index))
+			sent[q->index] = ~sent[q->index];
 	}
 	return answer(h, i);
 }
@@ -234,12 +243,13 @@ static int on_message(portal_host *h, unsigned i)
 	}
 }
 
-void wslx_host_on_socket(portal_host *h, unsigned i, uint32_t events)
+void wslx_host_on_socket(portal_host *h, uint32_t word, uint32_t events)
 {
+	unsigned i = word & 0xff;
 	struct wslx_host_member *m = &h->member[i];
 	int r = 0;
 
-	if (!m->used || m->sock < 0)
+	if (!m->used || m->sock < 0 || word != wslx_host_word(h, i))
 		return;
 	if (m->answering && events & EPOLLOUT)
 		r = answer(h, i);

@@ -5,8 +5,9 @@
  * region and maps each arena it may see at its place; so an offset is an
  * address.  view[] is its private copy of the arena table, refreshed
  * (arenas.c) when the header's epoch moves.  Memory stays mapped once it was,
- * until its place is used again: a pointer into a dead peer's arena is never a
- * fault.  But it may come to show another's bytes: what was read of a peer
+ * until its place or number is used again, or the host gives what is dead another
+ * generation: a pointer into a dead peer's arena is never a fault.  But it may
+ * come to show another's bytes, or zeros: what was read of a peer
  * counts only if that one is alive after reading, or nothing took its place.
  *
  * The host tells of everything rare (arenas, deaths, answers, links, names,
@@ -22,7 +23,7 @@
  * of the mapping.  Everything in other arenas is hostile.
  *
  * Lock order: portal.lock is a leaf; nothing is waited for under it but the
- * broker's answer to SYNC.
+ * broker's answer to SYNC, and for that not without end.
  */
 #ifndef WSLX_PORTAL_INTERNAL_H
 #define WSLX_PORTAL_INTERNAL_H
@@ -87,17 +88,20 @@ struct portal {
 	uint32_t epoch;     /* of view[] */
 	uint16_t *arena_of; /* per segment */
 	struct wslx_portal_view view[PORTAL_MAX_ARENAS];
+	bool missed[PORTAL_MAX_ARENAS]; /* the broker has told, and it could not be taken */
 	unsigned own_arena;
 	uint64_t own_off;
 	bool revoked;
-	bool broker_lost; /* killed, as its socket or the doorbell says */
+	bool broker_lost; /* killed, as its socket or the doorbell says; or it does not answer */
 	bool asking;      /* a thread uses the mailbox */
 	struct portal_control *ctl;
 	struct portal_link *links;
 	uint64_t link_generation;
 	bool link_used[PORTAL_MAX_LINKS];
+	bool link_wanted; /* an offer waits for an entry */
 	struct wslx_portal_heap heap;
 	struct wslx_portal_gate *gates;
+	bool no_membarrier; /* each publication has its own barrier at the gate */
 	struct portal_chan *zombies;
 	struct portal_chan *closing; /* freed while the region was to rest: the peer is not told yet */
 };
@@ -117,7 +121,6 @@ struct portal_chan {
 	const struct portal_link *peer_link;
 	uint64_t peer_link_life;
 	/* Where its memory was when we met. */
-	uint32_t peer_segment;
 	uint16_t peer_arena;
 	uint64_t peer_arena_generation;
 	struct portal_handle block_h, data_h;
@@ -136,11 +139,16 @@ struct portal_listener {
 	/* links_seq when a table had nothing more for us, and whose table it was. */
 	uint32_t seen[PORTAL_MAX_PARTICIPANTS];
 	uint64_t seen_life[PORTAL_MAX_PARTICIPANTS];
-	bool dirty; /* look at everybody */
-	bool full;  /* an offer had to wait, as its maker has PER_PEER channels */
+	bool dirty;    /* look at everybody */
+	bool full;     /* an offer had to wait, as its maker has PER_PEER channels */
+	bool more;     /* an offer was answered, and there may be others */
+	uint32_t told; /* the event word when it was last said that somebody is at the door */
 };
 
 #define PORTAL_ATTACH_TIMEOUT_NS INT64_C(5000000000)
+/* Of one that is there the answer to SYNC waits for other work, such as copying what is revoked.  After that long it is
+ * lost. */
+#define PORTAL_SYNC_LIMIT_NS INT64_C(60000000000)
 
 /* attach.c */
 portal *wslx_portal_new(void);
@@ -222,17 +230,20 @@ void wslx_portal_close_due(portal *p);
 /* Puts it into the link table; under the lock. */
 WSLX_MUST_CHECK int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state state,
 					   const struct portal_link *l);
+void wslx_portal_link_free(portal *p, unsigned link);
 /* Checks the peer's blocks and joins the rings. */
 WSLX_MUST_CHECK int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity);
-/* The peer is dead.  0: what we have read was its own; -EPIPE: its place may be someone else's by now. */
+/* The peer is dead.  Takes note of what is new: 0: what we have read was its own; -EPIPE: it was revoked, or its place
+ * may be someone else's by now. */
 WSLX_MUST_CHECK int wslx_portal_chan_place(portal_chan *c);
 /* connect.c: the server's entry that answers our offer, if there is one; under the lock. */
 bool wslx_portal_find_answer(portal_chan *c, struct portal_link *ret);
 /* A consistent copy of an entry; false if it changed meanwhile. */
 bool wslx_portal_link_read(const struct portal_link *shared, struct portal_link *ret);
 const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
-/* Is somebody waiting at the door? */
-bool wslx_portal_listener_pending(portal_listener *l);
+/* Is somebody waiting at the door?  Once for each event, the word for which is ev, unless there is reason to think that
+ * an offer is there: who offers kicks, and a count that moves without is no news. */
+bool wslx_portal_listener_knock(portal_listener *l, uint32_t ev);
 /* A channel of its is about to be freed, by any thread. */
 void wslx_portal_listener_left(portal_listener *l);
 

@@ -30,6 +30,7 @@
 #include "portal/atomic.h"
 #include "portal/fence.h"
 #include "portal/gate_inline.h"
+#include "portal/guest.h"
 #include "portal/internal.h"
 
 #define RX_IN_BLOCK 128u /* a block is a portal_tx, then a portal_rx */
@@ -57,15 +58,40 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer)
 				      PORTAL_MAX_LINKS * sizeof(struct portal_link));
 }
 
+/* Of a dead one's place a part may be another's: that with the blocks, or with the data. */
+static bool has_whole_place(const portal *p, unsigned arena)
+{
+	const struct wslx_portal_view *v = &p->view[arena];
+
+	for (uint32_t s = v->first; s < v->first + v->segments; s++)
+		if (p->arena_of[s] != arena)
+			return false;
+	return true;
+}
+
+/* A revoked one's generation stays, but what is mapped of it is the host's copy, in which the rings may be earlier than
+ * they were. */
+static bool is_last_of(const portal *p, const portal_chan *c)
+{
+	uint64_t life = p->view[c->peer_arena].life;
+
+	return PORTAL_LIFE_GENERATION(life) == c->peer_arena_generation &&
+	       PORTAL_LIFE_STATE(life) != PORTAL_ARENA_REVOKED && has_whole_place(p, c->peer_arena) &&
+	       /* In a machine the memory under a place may be exchanged before the view is. */
+	       (!p->window || wslx_portal_window_holds(p->window, c->peer_arena, c->peer_arena_generation));
+}
+
 int wslx_portal_chan_place(portal_chan *c)
 {
 	portal *p = c->p;
 	bool same;
+	int r;
 
-	/* Places change under the lock only. */
+	/* Places change under the lock only.  Who reads what is there all the time has not looked for news; until it
+	 * does, a revoked one goes on writing to it. */
 	pthread_mutex_lock(&p->lock);
-	same = p->arena_of[c->peer_segment] == c->peer_arena &&
-	       PORTAL_LIFE_GENERATION(p->view[c->peer_arena].life) == c->peer_arena_generation;
+	r = wslx_portal_refresh_locked(p);
+	same = (r == 0 || !wslx_portal_behind(p)) && is_last_of(p, c);
 	pthread_mutex_unlock(&p->lock);
 	return same ? 0 : -EPIPE;
 }
@@ -74,13 +100,6 @@ int wslx_portal_chan_place(portal_chan *c)
 static bool peer_done(const portal_chan *c)
 {
 	return !c->peer_link || wslx_portal_chan_alive(c) < 0;
-}
-
-/* FREE before it is written again: what is copied meanwhile is then no entry, however its halves go together. */
-static void free_link(portal *p, unsigned link)
-{
-	PORTAL_STORE_SEQ(&p->links[link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-	p->link_used[link] = false;
 }
 
 static void give_back(portal_chan *c)
@@ -95,7 +114,7 @@ static void give_back(portal_chan *c)
 			(void)!wslx_portal_heap_release(&c->p->heap, off - own, h[i]->generation);
 	}
 	if (c->link < PORTAL_MAX_LINKS)
-		free_link(c->p, c->link);
+		wslx_portal_link_free(c->p, c->link);
 	free(c);
 }
 
@@ -218,6 +237,17 @@ int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state sta
 	return (int)i;
 }
 
+/* FREE before it is written again: what is copied meanwhile is then no entry, however its halves go together. */
+void wslx_portal_link_free(portal *p, unsigned link)
+{
+	PORTAL_STORE_SEQ(&p->links[link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
+	p->link_used[link] = false;
+	if (p->link_wanted) {
+		p->link_wanted = false;
+		wslx_portal_kick(p, p->self);
+	}
+}
+
 /* kind and capacity as the peer's block says, read once. */
 int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64_t max_capacity)
 {
@@ -234,8 +264,7 @@ int wslx_portal_chan_join(portal_chan *c, const struct portal_link *peer, uint64
 	if (!tx || !rx || PORTAL_LOAD(&tx->magic) != PORTAL_TX_MAGIC || PORTAL_LOAD(&rx->magic) != PORTAL_RX_MAGIC ||
 	    PORTAL_LOAD(&tx->kind) != c->kind || PORTAL_LOAD(&rx->kind) != c->kind)
 		return -EPROTO;
-	c->peer_segment = (uint32_t)(peer->tx >> PORTAL_SEGMENT_SHIFT);
-	c->peer_arena = p->arena_of[c->peer_segment];
+	c->peer_arena = p->arena_of[peer->tx >> PORTAL_SEGMENT_SHIFT];
 	c->peer_arena_generation = PORTAL_LIFE_GENERATION(p->view[c->peer_arena].life);
 	capacity = PORTAL_LOAD(&tx->capacity);
 	at = PORTAL_LOAD(&tx->data);
@@ -297,8 +326,8 @@ static void close_locked(portal_chan *c)
 	if (c->link < PORTAL_MAX_LINKS)
 		end_link(c);
 	zombie = !peer_done(c);
-	/* A server that closed first may have our offers wait until there are fewer of them. */
-	if (c->peer_link && wslx_portal_peer_alive(p, c->peer, c->peer_generation))
+	/* It may have been waiting for that, to forget its end: until then our offers may have to wait. */
+	if (c->link < PORTAL_MAX_LINKS)
 		wslx_portal_kick(p, c->peer);
 	if (zombie) {
 		c->next = p->zombies;

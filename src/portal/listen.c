@@ -2,9 +2,11 @@
  * The server's half of making links; see link.c.
  *
  * Trust boundary: offers are whatever clients wrote.  One participant holds at
- * most PER_PEER of our entries, so a client that offers without end costs its
- * own service only.  What it offers beyond that waits until one of them is free;
- * as nothing changes in its table then, we look at all again.
+ * most PER_PEER of our entries and channels, those that only we have closed among
+ * them: with the usual rings 2 MiB of our arena, and an eighth of our link table.
+ * So one that offers without end costs its own service only; several together may
+ * use up either.  What it offers beyond that waits until one of them is free; if
+ * that is our doing nothing changes in its table, so we look at all again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -42,11 +44,15 @@ int portal_listen(portal *p, const char *name, const struct portal_listen *param
 	l->p = p;
 	l->params = q;
 	l->dirty = true;
+	l->told = wslx_portal_event(p) - 1;
 	r = wslx_portal_name_set(l->name, name);
 	if (r == 0)
 		r = wslx_portal_publish_kind(p, PORTAL_SERVICE, name, (struct portal_handle) { 0 }, 0, q.kind);
-	if (r == 0)
+	if (r == 0) {
 		r = wslx_portal_find(p, l->name, &n, &l->slot);
+		if (r < 0)
+			(void)portal_unpublish(p, l->name);
+	}
 	if (r < 0) {
 		free(l);
 		return r;
@@ -64,8 +70,16 @@ void portal_listener_free(portal_listener *l)
 	free(l);
 }
 
-/* Our entries for that peer; those whose offer is gone are freed (channels do that themselves, the closed ones when the
- * next one is made). */
+/* What was found at the door. */
+struct offer {
+	unsigned peer, link;
+	uint64_t generation;
+	struct portal_link o;
+	const struct portal_link *theirs;
+};
+
+/* Our entries for that peer, those that only we have closed among them; refused ones whose offer is gone are freed
+ * (channels do that themselves, the closed ones when the next one is made). */
 static unsigned entries_for(portal *p, unsigned peer, const struct portal_link *theirs)
 {
 	unsigned n = 0;
@@ -80,47 +94,43 @@ static unsigned entries_for(portal *p, unsigned peer, const struct portal_link *
 		gone = mine->peer_link >= PORTAL_MAX_LINKS ||
 		       PORTAL_LOAD_ACQ(&theirs[mine->peer_link].life) != mine->peer_life;
 		if (gone && state == PORTAL_LINK_REFUSED) {
-			PORTAL_STORE_REL(&p->links[i].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));
-			p->link_used[i] = false;
+			wslx_portal_link_free(p, i);
+			continue;
 		}
 		n += !gone || state == PORTAL_LINK_OPEN;
 	}
 	return n;
 }
 
-static bool answered(const portal *p, unsigned peer, unsigned link, uint64_t life)
+/* Also if the channel is closed at our end: its records would come once more.  So the entry stays until it is at
+ * theirs. */
+static bool answered(const portal *p, const struct offer *f, unsigned link, uint64_t life)
 {
 	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++) {
 		const struct portal_link *mine = &p->links[i];
 
-		if (p->link_used[i] && mine->peer == peer && mine->peer_link == link && mine->peer_life == life)
+		if (p->link_used[i] && mine->peer == f->peer && mine->peer_link == link && mine->peer_life == life)
 			return true;
 	}
 	return false;
 }
 
-/* The next offer of that peer to this service that has no answer; its number, or -1. */
-static int find_offer(portal_listener *l, unsigned peer, const struct portal_link *table, struct portal_link *ret)
+/* The next offer of f->peer to this service that has no answer, into f->o; its number, or -1. */
+static int find_offer(portal_listener *l, const struct portal_link *table, struct offer *f)
 {
+	struct portal_link *ret = &f->o;
+
 	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++) {
 		if (PORTAL_LIFE_STATE(PORTAL_LOAD_ACQ(&table[i].life)) != PORTAL_LINK_OFFER ||
 		    !wslx_portal_link_read(&table[i], ret))
 			continue;
 		if (PORTAL_LIFE_STATE(ret->life) == PORTAL_LINK_OFFER && ret->peer == l->p->self &&
 		    ret->service == l->slot && ret->service_generation == l->generation &&
-		    !answered(l->p, peer, i, ret->life))
+		    !answered(l->p, f, i, ret->life))
 			return (int)i;
 	}
 	return -1;
 }
-
-/* What was found at the door. */
-struct offer {
-	unsigned peer, link;
-	uint64_t generation;
-	struct portal_link o;
-	const struct portal_link *theirs;
-};
 
 /* One channel for one offer; anything below 0: none. */
 static int open_for(portal_listener *l, const struct offer *f, const struct portal_link *mine, portal_chan **ret)
@@ -164,13 +174,19 @@ static int answer(portal_listener *l, const struct offer *f, int64_t deadline, p
 	struct portal_link mine = { .peer = f->peer, .peer_link = f->link, .peer_life = f->o.life };
 	portal *p = l->p;
 	portal_chan *c = NULL;
+	bool had_more = l->more;
 	int r = wslx_portal_lock_to_write(p, deadline);
 
 	if (r < 0)
 		return r;
 	r = open_for(l, f, &mine, &c);
+	l->more = true;
 	if (r < 0) {
-		(void)!wslx_portal_link_write(p, NULL, PORTAL_LINK_REFUSED, &mine);
+		/* Without an entry there is no answer; nor anything to do until one is free. */
+		if (wslx_portal_link_write(p, NULL, PORTAL_LINK_REFUSED, &mine) < 0) {
+			p->link_wanted = true;
+			l->more = had_more;
+		}
 	} else if (!was_seen(f->theirs, f->o.life)) {
 		wslx_portal_chan_close(c);
 		r = -ECANCELED;
@@ -214,7 +230,7 @@ static int look_at(portal_listener *l, unsigned peer, bool anyway, int64_t deadl
 		seq = PORTAL_LOAD_ACQ(&ctl->links_seq);
 		if (anyway || has_news(l, peer, f.generation, seq)) {
 			if (entries_for(p, peer, table) < PER_PEER)
-				link = find_offer(l, peer, table, &f.o);
+				link = find_offer(l, table, &f);
 			else
 				__atomic_store_n(&l->full, true, __ATOMIC_RELAXED);
 		}
@@ -235,6 +251,7 @@ static int look_around(portal_listener *l, int64_t deadline, portal_chan **ret)
 {
 	bool all = __atomic_exchange_n(&l->dirty, false, __ATOMIC_ACQ_REL);
 
+	l->more = false;
 	for (unsigned i = 0; i < PORTAL_MAX_PARTICIPANTS; i++) {
 		unsigned peer = (l->turn + i) % PORTAL_MAX_PARTICIPANTS;
 		int r = look_at(l, peer, all, deadline, ret);
@@ -260,10 +277,10 @@ void wslx_portal_listener_left(portal_listener *l)
 	wslx_portal_kick(l->p, l->p->self);
 }
 
-bool wslx_portal_listener_pending(portal_listener *l)
+static bool any_news(portal_listener *l)
 {
 	portal *p = l->p;
-	bool any = __atomic_load_n(&l->dirty, __ATOMIC_ACQUIRE);
+	bool any = false;
 
 	pthread_mutex_lock(&p->lock);
 	for (unsigned peer = 1; !any && peer < PORTAL_MAX_PARTICIPANTS; peer++) {
@@ -281,6 +298,18 @@ bool wslx_portal_listener_pending(portal_listener *l)
 	}
 	pthread_mutex_unlock(&p->lock);
 	return any;
+}
+
+bool wslx_portal_listener_knock(portal_listener *l, uint32_t ev)
+{
+	bool dirty = __atomic_load_n(&l->dirty, __ATOMIC_ACQUIRE);
+
+	if (!dirty && ev == l->told && !l->more)
+		return false;
+	if (!dirty && !any_news(l))
+		return false;
+	l->told = ev;
+	return true;
 }
 
 int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret)

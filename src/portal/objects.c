@@ -138,16 +138,20 @@ int portal_resolve(portal *p, struct portal_handle h, size_t len, const void **r
 static int ask_host(portal *p, const struct portal_request *q)
 {
 	const struct portal_participant *me = &p->parts[p->self];
-	int64_t deadline = wslx_portal_deadline(INT64_C(5000000000));
+	/* What was taken back must not stay there: it is asked for when the region goes on, however long that takes. */
+	bool patient = q->op == PORTAL_REQ_UNPUBLISH;
+	int64_t deadline = patient ? 0 : wslx_portal_deadline(INT64_C(5000000000));
 	uint32_t seq;
 	int r;
 
 	for (;;) {
 		uint32_t ev = wslx_portal_event(p);
 
-		r = wslx_portal_lock_to_write(p, deadline);
+		r = wslx_portal_lock_to_write(p, patient ? -1 : deadline);
 		if (r < 0)
 			return r;
+		if (!deadline)
+			deadline = wslx_portal_deadline(INT64_C(5000000000));
 		seq = PORTAL_LOAD(&p->ctl->request_seq);
 		if (PORTAL_LOAD_ACQ(&me->reply_seq) == seq && !p->asking)
 			break;
@@ -228,6 +232,7 @@ static void to_object(const struct portal_name *n, struct portal_object *ret)
 	*ret = (struct portal_object) {
 		.kind = n->kind,
 		.owner = n->owner,
+		.owner_generation = n->owner_generation,
 		.tag = n->tag,
 		.generation = n->generation,
 		.handle = n->handle,

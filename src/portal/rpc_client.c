@@ -36,6 +36,11 @@ struct portal_rpc {
 	unsigned n_owed;
 };
 
+int portal_rpc_who(const portal_rpc *r, struct portal_who *ret)
+{
+	return portal_chan_who(r->c, ret);
+}
+
 int portal_rpc_connect(portal *p, const char *service, int64_t timeout_ns, portal_rpc **ret)
 {
 	portal_rpc *r = calloc(1, sizeof(*r));
@@ -225,22 +230,34 @@ static int take(portal_rpc *r, const struct call *wanted, void *buf, size_t cap,
 	return c == wanted && c->done ? 0 : e;
 }
 
+/* Whatever comes that is not its answer, it waits no longer than was said.  What was in the ring when time was over may
+ * be the answer: a ring's length is looked at. */
+static int await(portal_rpc *r, const struct call *c, void *buf, size_t cap)
+{
+	const struct wslx_portal_rxe *rx = &r->c->rx;
+	uint64_t last = UINT64_MAX;
+	int e = 0;
+
+	while (!c->done && e == 0) {
+		int64_t left = left_of(c->deadline);
+
+		if (left == 0 && last == UINT64_MAX)
+			last = rx->pos + rx->mask;
+		e = rx->pos <= last ? take(r, c, buf, cap, left) : -EAGAIN;
+	}
+	return e == -EAGAIN ? -ETIMEDOUT : e;
+}
+
 int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct portal_bytes *out, int *ret_status)
 {
 	struct call *c = call_of(r, id);
-	int e = 0;
+	int e;
 
 	if (!c)
 		return -ENOENT;
 	if (!c->done && !c->cancelled)
 		(void)pay(r, 0);
-	while (!c->done && !c->cancelled && e == 0) {
-		e = take(r, c, buf, cap, left_of(c->deadline));
-		if (e == -EAGAIN)
-			e = -ETIMEDOUT;
-	}
-	if (c->cancelled)
-		e = -ECANCELED;
+	e = c->cancelled ? -ECANCELED : await(r, c, buf, cap);
 	if (e == -ETIMEDOUT)
 		(void)portal_rpc_cancel(r, id);
 	/* The answer is here, or still in the ring. */

@@ -5,8 +5,10 @@
  * requests that nobody has seen yet, and a table of those that were handed out
  * and have no answer.  Everything in a client's ring goes into its queue before
  * the next request is taken from there, so that one which it has cancelled since
- * is not begun.  What it cancels leaves queue and table at once: an honest client
- * with as many calls under way as it can have never has more in both.
+ * is not begun.  But a queue has no more than MAX_BYTES: the rest stays in the
+ * ring, which nobody looks at until some of the queue are handed out.  What it
+ * cancels leaves queue and table at once: an honest client with as many calls
+ * under way as it can have never has more in both.
  *
  * A request's time runs from when it is in the queue: the client's clock is not
  * ours.  One whose time is over when its turn comes is answered here.
@@ -19,7 +21,8 @@
  * holds up itself alone.
  *
  * Trust boundary: clients.  Whatever breaks the format costs its sender the
- * connection.
+ * connection.  What fills its ring as fast as it is read costs others no more
+ * than a ring's length between two looks at them and at the clock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -31,11 +34,12 @@
 #include "portal/internal.h"
 #include "portal/ring_inline.h"
 
-#define MAX_CLIENTS 64u          /* bits */
-#define MAX_OPEN 128u            /* requests of one client without an answer */
-#define MAX_KEPT 128u            /* answers of one client that were not sent yet, or may come to that */
-#define MAX_PULL 2048u           /* records at a time: a ring of the size that portal_rpc_connect() makes has fewer */
-#define ROUNDS (2 * MAX_CLIENTS) /* that bring nothing to hand out, for one who does not wait */
+#define MAX_CLIENTS 64u                    /* bits */
+#define MAX_OPEN 128u                      /* requests of one client without an answer */
+#define MAX_KEPT 128u                      /* answers of one client that were not sent yet, or may come to that */
+#define MAX_BYTES (UINT64_C(1) << 20)      /* of one client's requests in its queue, and less than one record more */
+#define MAX_CAPACITY (UINT64_C(256) << 10) /* of its ring; portal_rpc_connect() makes a quarter of that */
+#define ROUNDS (2 * MAX_CLIENTS)           /* that bring nothing to hand out, for one who does not wait */
 #define RETRY_NS INT64_C(200000)
 
 struct kept {
@@ -48,6 +52,7 @@ struct kept {
 struct queue {
 	struct kept *first, **last;
 	unsigned n;
+	uint64_t bytes;
 };
 
 struct open_request {
@@ -59,6 +64,7 @@ struct client {
 	portal_chan *c; /* NULL: free */
 	uint64_t serial;
 	struct queue in, out;
+	bool stopped; /* not in the fan-in, as `in` is full */
 	unsigned n_open;
 	struct open_request open[MAX_OPEN];
 };
@@ -84,6 +90,7 @@ static void queue_add(struct queue *q, struct kept *k)
 	*q->last = k;
 	q->last = &k->next;
 	q->n++;
+	q->bytes += k->size;
 }
 
 static struct kept *queue_take(struct queue *q)
@@ -93,6 +100,7 @@ static struct kept *queue_take(struct queue *q)
 	if (k) {
 		q->first = k->next;
 		q->n--;
+		q->bytes -= k->size;
 	}
 	return k;
 }
@@ -116,6 +124,7 @@ static struct kept *new_kept(size_t n)
 
 int portal_rpc_serve(portal *p, const char *service, portal_rpc_server **ret)
 {
+	const struct portal_listen params = { .size = sizeof(params), .max_capacity = MAX_CAPACITY };
 	portal_rpc_server *s = calloc(1, sizeof(*s));
 	int r;
 
@@ -124,7 +133,7 @@ int portal_rpc_serve(portal *p, const char *service, portal_rpc_server **ret)
 	s->p = p;
 	r = portal_fanin_new(p, &s->f);
 	if (r == 0)
-		r = portal_listen(p, service, NULL, &s->l);
+		r = portal_listen(p, service, &params, &s->l);
 	if (r < 0) {
 		portal_fanin_free(s->f);
 		free(s);
@@ -327,6 +336,7 @@ static void remove_queued(portal_rpc_server *s, struct client *cl, uint64_t id)
 		if (!*at)
 			cl->in.last = at;
 		cl->in.n--;
+		cl->in.bytes -= k->size;
 		free(k);
 	}
 	if (!cl->in.first)
@@ -349,13 +359,16 @@ static bool has_place(portal_rpc_server *s, struct client *cl)
 	return cl->in.n + cl->n_open < MAX_OPEN;
 }
 
-static int enqueue(portal_rpc_server *s, struct client *cl, struct kept *k, const struct portal_rpc_header *h)
+static int enqueue(portal_rpc_server *s, struct client *cl, struct kept *k)
 {
+	struct portal_rpc_header h;
+
+	memcpy(&h, k->data, sizeof(h));
 	if (!has_place(s, cl)) {
 		free(k);
 		return -EPROTO;
 	}
-	k->deadline = deadline_of(s, h->budget_ns);
+	k->deadline = deadline_of(s, h.budget_ns);
 	queue_add(&cl->in, k);
 	s->asking |= bit_of(s, cl);
 	return 0;
@@ -376,18 +389,23 @@ static int pull(portal_rpc_server *s, struct client *cl)
 		return r;
 	if (n < sizeof(h) || (type != PORTAL_RPC_REQUEST && type != PORTAL_RPC_CANCEL))
 		return -EPROTO;
+	if (type == PORTAL_RPC_CANCEL) {
+		wslx_portal_copy_in(&h, at, sizeof(h));
+		r = wslx_portal_received(cl->c, before, 0);
+		if (r == 0)
+			cancel(s, cl, h.id);
+		return r;
+	}
 	k = new_kept(n);
 	if (!k)
 		return -ENOMEM;
 	wslx_portal_copy_in(k->data, at, n);
-	memcpy(&h, k->data, sizeof(h));
 	r = wslx_portal_received(cl->c, before, 0);
-	if (r == 0 && type == PORTAL_RPC_REQUEST)
-		return enqueue(s, cl, k, &h);
-	free(k);
-	if (r == 0)
-		cancel(s, cl, h.id);
-	return r;
+	if (r < 0) {
+		free(k);
+		return r;
+	}
+	return enqueue(s, cl, k);
 }
 
 static bool can_be_served(const struct client *cl)
@@ -395,18 +413,36 @@ static bool can_be_served(const struct client *cl)
 	return cl->in.first && can_answer(cl);
 }
 
-/* All that is there.  Below 0: drop the client; one that has gone only when its last request was handed out. */
+static bool has_room(const struct client *cl)
+{
+	return cl->in.bytes < MAX_BYTES;
+}
+
+/* Who has no room does not come up: it would again and again. */
+static void watch(portal_rpc_server *s, struct client *cl)
+{
+	if (has_room(cl) != cl->stopped)
+		return;
+	cl->stopped = !cl->stopped;
+	if (cl->stopped)
+		portal_fanin_remove(s->f, cl->c);
+	else
+		(void)!portal_fanin_add(s->f, cl->c); /* there is a place for each client */
+}
+
+/* All that there is room for, of what was in the ring when this began: a ring's length.  Below 0: drop the client; one
+ * that has gone only when its last request was handed out. */
 static int pull_all(portal_rpc_server *s, struct client *cl)
 {
-	for (unsigned i = 0; i < MAX_PULL; i++) {
-		int r = wslx_portal_rx_ready(&cl->c->rx) ? pull(s, cl) : -EAGAIN;
+	uint64_t last = cl->c->rx.pos + cl->c->rx.mask;
+	int r = 0;
 
-		if (r == -EAGAIN)
-			return can_be_served(cl) ? 0 : wslx_portal_chan_alive(cl->c);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	while (r == 0 && has_room(cl) && cl->c->rx.pos <= last)
+		r = wslx_portal_rx_ready(&cl->c->rx) ? pull(s, cl) : -EAGAIN;
+	watch(s, cl);
+	if (r == -EAGAIN || cl->stopped)
+		return can_be_served(cl) ? 0 : wslx_portal_chan_alive(cl->c);
+	return r;
 }
 
 /* ---- from the queue to the caller ---- */
@@ -437,6 +473,7 @@ static int hand_out(portal_rpc_server *s, struct client *cl, struct portal_rpc_r
 
 		if (!cl->in.first)
 			s->asking &= ~bit_of(s, cl);
+		watch(s, cl);
 		memcpy(&h, k->data, sizeof(h));
 		if (find_open(cl, h.id)) {
 			free(k);

@@ -206,6 +206,9 @@ static int take_away(portal *p, unsigned index, const struct portal_arena *a)
 	if (a->owner == p->self && a->flags & PORTAL_ARENA_CONTROL) {
 		if (index != p->own_arena)
 			return 0;
+		/* All rows are cleared when the grant ends, as when the broker is gone; that is said first. */
+		if (!wslx_portal_window_same(p->window))
+			return -EPIPE;
 		__atomic_store_n(&p->revoked, true, __ATOMIC_RELEASE);
 		v.readable = true;
 	} else if (!have->mapped) {
@@ -257,9 +260,19 @@ static int sync_arena(portal *p, unsigned index)
 	if (have->mapped && have->life == a.life && have->readable == here)
 		return 0;
 	/* A gap in the tables while one arena becomes another: the event after it brings us back. */
-	if (!here && at.life && have->life == at.life)
+	if (!here && at.life && (have->life == at.life || PORTAL_LIFE_STATE(at.life) == PORTAL_ARENA_FREE))
 		return 0;
 	return here ? put_in_place(p, index, &a, &at) : take_away(p, index, &a);
+}
+
+bool wslx_portal_window_holds(const struct wslx_portal_window *w, unsigned arena, uint64_t generation)
+{
+	uint64_t life = PORTAL_LOAD_SEQ(&w->arenas[arena].life);
+
+	/* Of another grant's entry the generations mean something else. */
+	return (life == PORTAL_LIFE(generation, PORTAL_ARENA_LIVE) ||
+		life == PORTAL_LIFE(generation, PORTAL_ARENA_DEAD)) &&
+	       wslx_portal_window_same(w);
 }
 
 bool wslx_portal_window_news(const struct wslx_portal_window *w)

@@ -21,7 +21,7 @@ enum wslx_portal_op {
 	PORTAL_OP_SYNCED = 8,  /* a guest's VMM: epoch: the guest's window is as of it; no answer */
 };
 
-/* flags of SYNC: and arena `index` once more, though nothing about it is new: there was no room for it. */
+/* flags of SYNC: and arena `index` once more, though nothing about it is new: it could not be taken. */
 #define PORTAL_SYNC_AGAIN 1u
 
 enum wslx_portal_access { PORTAL_ACCESS_NONE = 0, PORTAL_ACCESS_READ = 1, PORTAL_ACCESS_WRITE = 2 };

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 
@@ -14,8 +15,10 @@ import pytest
 
 from conftest import BUILD, TOP, free_port, wait_for
 
-sys.path.insert(0, os.path.join(TOP, "tools"))
+sys.path[:0] = [os.path.join(TOP, "tools"), os.path.join(TOP, "tests/portal")]
+import client
 import soak_guests
+import soak_portal
 
 EXAMPLES = os.path.join(BUILD, "examples/portal")
 ANSWER = "42\n1999998\n"
@@ -36,7 +39,7 @@ class Shared:
         for d in self.distros:
             wslx.ok("import", d, tar, "--kernel", "cloud", "--size", "1G")
             wslx.ok("portal", "grant", self.region, d, "--size", "16M")
-            for name in ("client", "server", "direct"):
+            for name in ("client", "server", "direct", "save", "records"):
                 put(wslx, d, os.path.join(EXAMPLES, f"portal_{name}_musl"), f"/usr/bin/{name}")
 
     def close(self):
@@ -76,6 +79,21 @@ def test_host_and_two_machines(shared):
     shared.asks(shared.host("client"), shared.inside(1, "server"))
 
 
+def test_host_and_two_machines_at_once(shared):
+    """Three send each other records in lock-step; each has all of both others, in order, and says from whom."""
+    names = ["first", "host", "second"]
+    others = lambda name: [n for n in names if n != name]
+    programs = [shared.inside(0, "records", "first", *others("first")), shared.host("records", "host", *others("host")),
+                shared.inside(1, "records", "second", *others("second"))]
+    for name, program in zip(names, programs):
+        out, err = program.communicate(timeout=120)
+        assert program.returncode == 0, (name, err)
+        lines = out.decode().splitlines()
+        assert len(lines) == 2000, (name, len(lines))
+        for other in others(name):
+            assert [x for x in lines if x.startswith(f"{other} ")] == [f"{other} {i}" for i in range(1000)], (name, other)
+
+
 def test_one_process_at_a_time(shared):
     server = shared.inside(0, "server")
     wait_for("the server has attached", lambda: owner(shared, "double") is not None)
@@ -96,6 +114,93 @@ def test_quiesce_without_a_program(shared):
     assert owner(shared, "double") is None
     w.ok("portal", "resume", shared.region)
     shared.asks(client, server)
+
+
+SLEEPING = {b"WLTX": 24, b"WLRX": 8}  # in the blocks of rings: what may change all the same
+
+
+def all_bytes(reader):
+    """Of every arena, as docs/portal.md has it: without control areas, and what belongs to waiting."""
+    reader.sync()
+    out = []
+    for index, arena in sorted(reader.arenas.items()):
+        if arena["map"] is None:
+            continue
+        data = bytearray(arena["map"])
+        if arena["owner"] == 0:
+            for i in range(64):
+                struct.pack_into("<I", data, reader.parts + 256 * i + 128, 0)
+        else:
+            del data[:65536]
+        for magic, at in SLEEPING.items():
+            block = data.find(magic)
+            while block >= 0:
+                if block % 64 == 0:
+                    struct.pack_into("<I", data, block + at, 0)
+                block = data.find(magic, block + 4)
+        out.append((index, arena["life"], hashlib.sha256(data).hexdigest()))
+    return out
+
+
+@pytest.fixture
+def exchanging(shared):
+    """A program in a machine and one on the host, which exchange checked records and calls until they are told to end."""
+    exe = os.path.join(BUILD, "tests/portal/portal_soak")
+    put(shared.wslx, shared.distros[0], exe + "_musl", "/usr/bin/soak")
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = dict(os.environ, WSLX_HOME=shared.wslx.home)
+    start = [lambda: subprocess.Popen([exe, shared.region, "0", "2"], env=env, **pipes),
+             lambda: shared.inside(0, "soak", "1", "2", **pipes)]
+    programs = [soak_portal.Participant([], i, s) for i, s in enumerate(start)]
+    yield programs
+    for p in programs:
+        p.p.kill()
+        p.p.wait(60)
+
+
+def go_on(programs):
+    """All of them finish another few exchanges."""
+    before = [p.exchanges for p in programs]
+    for p, n in zip(programs, before):
+        wait_for(f"participant {p.number} goes on", lambda: p.check() or p.exchanges > n + 3)
+
+
+def test_nothing_changes_while_quiesced(shared, exchanging):
+    """A host process and a machine's program come to rest in the middle of their exchanges, and go on afterwards."""
+    reader = client.Portal(os.path.join(shared.wslx.home, f"run/portal/{shared.region}.sock"), b"reader", attach=False)
+    try:
+        go_on(exchanging)
+        before = all_bytes(reader)
+        go_on(exchanging)
+        assert all_bytes(reader) != before
+        for _ in range(3):
+            shared.wslx.ok("portal", "quiesce", shared.region, "--timeout", "60")
+            still = all_bytes(reader)
+            for _ in range(5):
+                assert stat_of(shared)["region"]["quiesced"]
+                assert all_bytes(reader) == still
+            shared.wslx.ok("portal", "resume", shared.region)
+            go_on(exchanging)
+            assert all_bytes(reader) != still
+    finally:
+        reader.sock.close()
+    for p in exchanging:
+        p.end()
+
+
+def test_quiesce_names_the_late_machine(shared, exchanging):
+    """Its program is stopped in the middle of what it does: everybody else is at rest."""
+    d = shared.distros[0]
+    go_on(exchanging)
+    stopped = "for p in $(ps -o pid,comm | while read p c; do test $c = soak && echo $p; done); do kill -%s $p; done"
+    shared.wslx.sh(stopped % "STOP", distro=d)
+    err = shared.wslx.fails("portal", "quiesce", shared.region, "--timeout", "1")
+    assert f"after 1 s: the machine {d}; go on with" in err
+    shared.wslx.ok("portal", "resume", shared.region)
+    shared.wslx.sh(stopped % "CONT", distro=d)
+    go_on(exchanging)
+    for p in exchanging:
+        p.end()
 
 
 def stat_of(shared):
@@ -122,18 +227,23 @@ def test_machines_killed(wslx, mini_tar):
     soak_guests.run(wslx, BUILD, mini_tar, 2, random.Random(1))
 
 
-def test_direct_io_into_a_region(shared):
-    """The guest's disk reads into a Portal page, not into a buffer to be copied from; a host process has the bytes."""
-    d = shared.distros[1]
-    counted = lambda: sum(v for k, v in json.loads(shared.wslx.ok("stats", d, "--json")).items() if k.endswith(".window_bytes"))
+def test_direct_io(shared):
+    """A guest's disk reads into a Portal page, not into a buffer to be copied from; a host process has the bytes, and
+    another guest's disk writes them from the same page."""
+    d, other = shared.distros[1], shared.distros[0]
+    counted = lambda d: sum(v for k, v in json.loads(shared.wslx.ok("stats", d, "--json")).items() if k.endswith(".window_bytes"))
     want = shared.wslx.sh("dd if=/dev/urandom of=/root/f bs=1048576 count=1 2>/dev/null && sync && sha256sum </root/f",
                           distro=d).split()[0]
-    before = counted()
+    before = counted(d), counted(other)
     with shared.inside(1, "direct", "/root/f", "disk", stdin=subprocess.PIPE) as direct:
         assert direct.stdout.readline() == b"1048576\n"
-        assert counted() - before == 1048576
+        assert counted(d) - before[0] == 1048576
         out, err = shared.host("cat", "disk").communicate(timeout=60)
         assert hashlib.sha256(out).hexdigest() == want, err
+        out, err = shared.inside(0, "save", "disk", "/root/g").communicate(timeout=60)
+        assert out == b"1048576\n", err
+        assert counted(other) - before[1] == 1048576 and counted(d) - before[0] == 1048576
+        assert shared.wslx.sh("sync && echo 3 >/proc/sys/vm/drop_caches && sha256sum </root/g", distro=other).split()[0] == want
         direct.stdin.close()
         assert direct.wait(60) == 0
 

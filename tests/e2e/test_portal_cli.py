@@ -214,13 +214,26 @@ def test_participants_are_seen_and_revoked(host):
 def test_quiesce_says_who_is_late(host):
     host.ok("portal", "create", "r")
     with peer(host, "r") as p:
-        wait_for("its service is there", lambda: stat(host, "r")["names"])
-        os.kill(p.pid, signal.SIGSTOP)
-        err = host.fails("portal", "quiesce", "r", needle="participants 1")
-        assert "resume r" in err
-        host.ok("portal", "resume", "r")
-        p.kill()
-        p.wait(60)
+        try:
+            wait_for("its service is there", lambda: stat(host, "r")["names"])
+            os.kill(p.pid, signal.SIGSTOP)
+            for seconds in (0, 1):
+                err = host.fails("portal", "quiesce", "r", "--timeout", str(seconds))
+                assert err == f"wslx: not at rest yet, after {seconds} s: process {p.pid} (peer); go on with: wslx portal resume r\n"
+            host.ok("portal", "resume", "r")
+        finally:
+            p.kill()
+            p.wait(60)
+
+
+def test_how_long_quiesce_waits(host):
+    host.ok("portal", "create", "r")
+    for bad in ("-1", "61", "1s", "", "x"):
+        host.fails("portal", "quiesce", "r", f"--timeout={bad}", needle="0 to 60 seconds")
+    host.fails("portal", "resume", "r", "--timeout", "1", needle="usage")
+    assert not regions(host)["r"]["quiesced"]
+    host.ok("portal", "quiesce", "r", "--timeout", "60")
+    assert regions(host)["r"]["quiesced"]
 
 
 def test_kill_storm(host):
@@ -237,6 +250,8 @@ def test_control_protocol(host):
     assert ask(host, "r", "Names")["parameters"]["names"][0]["size"] == 4 << 20
     for params in ({}, {"name": "x"}, {"name": "x", "size": -1}, {"name": "x", "size": 1, "writer": 64},
                    {"name": "x", "size": 1, "readers": [0]}, {"name": "x", "size": 1, "readers": 3}, {"name": 3, "size": 1},
+                   {"name": "x", "size": 1, "readers": [1], "reader_generations": []},
+                   {"name": "x", "size": 1, "reader_generations": [1]},
                    {"name": "", "size": 1}, {"name": "x", "size": 1 << 62}):
         assert ask(host, "r", "CreateObject", **params)["error"] == bad, params
     assert ask(host, "r", "CreateObject", name="a/b", size=1)["error"] == failed
@@ -247,6 +262,13 @@ def test_control_protocol(host):
     with peer(host, "r") as p:
         wait_for("its service is there", lambda: len(ask(host, "r", "Names")["parameters"]["names"]) == 2)
         assert ask(host, "r", "Revoke", participant=1, generation=99)["parameters"]["code"] == 2
+        assert ask(host, "r", "Grant", name="table", participant=1, generation=99, right="read")["parameters"]["code"] == 2
+        assert ask(host, "r", "Grant", name="table", participant=1, generation=1, right="read")["parameters"] == {}
+        for readers in ({"writer": 1, "writer_generation": 99}, {"readers": [1], "reader_generations": [99]}):
+            assert ask(host, "r", "CreateObject", name="other", size=1, **readers)["parameters"]["code"] == 2
+        assert ask(host, "r", "CreateObject", name="other", size=1, writer=1, writer_generation=1,
+                   readers=[1], reader_generations=[1])["parameters"] == {}
+        assert ask(host, "r", "Unpublish", name="other")["parameters"] == {}
         # It has not asked for anything since, and does so when it is told.
         assert ask(host, "r", "Grant", name="table", participant=1, right="write")["parameters"] == {}
         assert [q["segments"] for q in ask(host, "r", "Participants")["parameters"]["participants"]][1] == 6

@@ -91,7 +91,9 @@ static void setup_doors(void)
 		p->links = (struct portal_link *)(void *)(land[i] + PORTAL_LINKS_OFF);
 		got[i] = 0;
 	}
-	door = (struct portal_listener) { .p = &side[2], .slot = SLOT, .generation = 1, .dirty = true };
+	door = (struct portal_listener) {
+		.p = &side[2], .slot = SLOT, .generation = 1, .dirty = true, .told = UINT32_MAX
+	};
 	door.params = (struct portal_listen) { sizeof(door.params), PORTAL_RECORDS, 64, PORTAL_RING_MIN, 0 };
 }
 

@@ -64,6 +64,7 @@ void ex_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn
 		if (!(x))                                                                                              \
 			ex_fail("%s:%d: %s", __FILE__, __LINE__, #x);                                                  \
 	} while (0)
+extern bool ex_no_membarrier; /* a filter forbids it: wslx_portal_fence_process() does nothing */
 bool ex_crashed(unsigned fiber);
 unsigned ex_self(void);
 /* Until fn, which touches nothing, says so. */

@@ -22,12 +22,27 @@ static void setup_quiesce_late(void)
 	m.ctl[1].state = 0;
 }
 
+/* membarrier is forbidden: nothing is flushed by it. */
+static void setup_quiesce_alone(void)
+{
+	setup_quiesce();
+	side[1].no_membarrier = ex_no_membarrier = true;
+}
+
 static void sender(unsigned c)
 {
 	uint64_t r[2] = { 1, 2 };
 
 	ex_assert(portal_send(&chan[c], 0, r, sizeof(r), PORTAL_FOREVER) == 0);
 	linger(1);
+}
+
+/* Nobody waits for news there: the one who is last at rest has to find that he is. */
+static void sends_and_goes(void)
+{
+	uint64_t r[2] = { 1, 2 };
+
+	ex_assert(portal_send(&chan[0], 0, r, sizeof(r), PORTAL_FOREVER) == 0);
 }
 
 static void sender_a(void)
@@ -245,6 +260,13 @@ const struct scenario rest_scenarios[] = {
 	  .crashable = 1,
 	  .setup = setup_quiesce_pair,
 	  .fiber = { sender_that_dies, receiver_at_rest, quiescer_of_two } },
+	{ .name = "quiesce-alone",
+	  .fibers = 3,
+	  .preemptions = 2,
+	  .store_points = true,
+	  .together = 3,
+	  .setup = setup_quiesce_alone,
+	  .fiber = { sends_and_goes, sender_b, quiescer } },
 	{ .name = "quiesce-recv",
 	  .fibers = 3,
 	  .preemptions = 2,

@@ -22,7 +22,6 @@ void join(unsigned i, portal *p, unsigned peer, uint32_t kind, unsigned mine, un
 	portal_chan *c = &chan[i];
 
 	*c = (portal_chan) { .p = p, .kind = kind, .peer = peer, .peer_generation = 1 };
-	c->peer_segment = peer;
 	c->peer_arena = (uint16_t)peer;
 	c->peer_arena_generation = 1;
 	c->peer_link = &m.links[peer];
@@ -45,6 +44,8 @@ static void setup_side(unsigned i)
 	p->arena_of = arena_of[i];
 	for (unsigned k = 0; k < PARTS; k++) {
 		p->view[k].life = PORTAL_LIFE(1, PORTAL_ARENA_LIVE);
+		p->view[k].first = k;
+		p->view[k].segments = 1;
 		arena_of[i][k] = (uint16_t)k;
 	}
 	m.parts[i].life = PORTAL_LIFE(1, PORTAL_PART_LIVE);
@@ -63,7 +64,7 @@ void setup_base(void)
 	ex_quiet(&m.parts[PARTS], sizeof(m) - offsetof(struct world, parts[PARTS]));
 	m.hdr.host = PORTAL_HOST_UP;
 	received = 0;
-	over = false;
+	over = ex_no_membarrier = false;
 	for (unsigned i = 1; i < PARTS; i++)
 		setup_side(i);
 }
@@ -374,7 +375,7 @@ static void steady_consumer(void)
 
 /* ---- names: a copy belongs together ---- */
 
-static uint32_t free_slots[4];
+static uint32_t free_slots[4], next_places[8];
 static struct wslx_portal_directory directory;
 static struct wslx_portal_names readers;
 
@@ -422,7 +423,8 @@ static void setup_names(void)
 						     .end = &m.hdr.names_end,
 						     .slots = 4,
 						     .index_slots = 8,
-						     .free = free_slots };
+						     .free = free_slots,
+						     .next = next_places };
 	readers = wslx_portal_directory_names(&directory);
 	behind[0] = 0;
 	for (char c = 'A'; n < 2 || !behind[0]; c++) {
@@ -488,6 +490,28 @@ static void name_reader_of_one(void)
 	struct portal_name n;
 
 	ex_assert(wslx_portal_lookup(&readers, collide[1], &n, NULL) == 0 && n.size == 101 && n.tag == 101);
+}
+
+/* Its owner leaves: the index is laid out anew, and what lay behind the name moves up. */
+static void setup_names_drop(void)
+{
+	setup_names();
+	m.names[0].owner = 1;
+	m.names[0].owner_generation = 1;
+}
+
+static void name_dropper(void)
+{
+	ex_assert(wslx_portal_directory_drop(&directory, 1, 1) == 1);
+}
+
+static void name_reader_of_dropped(void)
+{
+	struct portal_name n;
+	int e = wslx_portal_lookup(&readers, collide[0], &n, NULL);
+
+	ex_assert(e == -ENOENT || (e == 0 && n.size == 100 && n.owner == 1));
+	look_for_those_that_stay();
 }
 
 const struct scenario basic_scenarios[] = {
@@ -583,6 +607,17 @@ const struct scenario basic_scenarios[] = {
 	  .preemptions = 3,
 	  .setup = setup_names,
 	  .fiber = { name_remover, name_reader_of_one } },
+	{ .name = "names-drop",
+	  .fibers = 2,
+	  .preemptions = 3,
+	  .setup = setup_names_drop,
+	  .fiber = { name_dropper, name_reader_of_dropped } },
+	{ .name = "names-drop-pso",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .pso = true,
+	  .setup = setup_names_drop,
+	  .fiber = { name_dropper, name_reader_of_dropped } },
 	{ .name = "names-crash",
 	  .fibers = 2,
 	  .preemptions = 1,

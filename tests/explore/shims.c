@@ -60,6 +60,11 @@ bool wslx_portal_window_news(const struct wslx_portal_window *w)
 	return false;
 }
 
+bool wslx_portal_window_holds(const struct wslx_portal_window *w, unsigned index, uint64_t generation)
+{
+	return false;
+}
+
 int wslx_portal_window_sync(portal *p)
 {
 	return -EPIPE;

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """A Portal client from docs/portal.md and Python's standard library alone; exchanges records with peer.c.
 
-usage: client.py BROKER PEER
+usage: client.py BROKER PEER [WSLX], the latter for a region that is quiesced meanwhile
 
 Python has no fences and no futex.  It needs neither: stores are single aligned words, which this machine shows in order;
 it wakes the peer's event through the broker after each record, whether the peer sleeps or not, and waits by looking
-again.
+again.  Its one thread comes to rest where it waits and before it publishes.
 """
 
 import mmap
@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 SEG = 1 << 21
@@ -31,7 +32,9 @@ def fnv(name):
 
 
 class Portal:
-    def __init__(self, path, name):
+    """attach: without it only looks on, and keeps no quiesce waiting."""
+
+    def __init__(self, path, name, attach=True):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(20)
         self.sock.connect(path)
@@ -51,7 +54,29 @@ class Portal:
         self.index, self.places = struct.unpack_from("<QI", self.host, 136)
         # The control area: magic last field first would do as well, nobody looks before state is 1.
         struct.pack_into("<QIIQ", self.own, 0, 0x4c525443584c5357, 1, 0, self.generation)
-        self.put32(12, 1)
+        if attach:
+            self.put32(12, 1)
+            # A system call that takes locks is the barrier between this and the look at quiesce.
+            self.kick(0)
+            self.rest()
+
+    def rest(self):
+        """Before whatever is published: while the region is quiesced nothing is."""
+        q = self.quiesced()
+        if q & 1:
+            self.put32(68, q)
+            self.kick(0)
+            until(lambda: not self.quiesced() & 1)
+
+    def quiesced(self):
+        return memoryview(self.host)[260:264].cast("I")[0]
+
+    def until(self, fn):
+        def look():
+            self.rest()
+            return fn()
+
+        return until(look)
 
     def send(self, op, index=0, version=0, kind=0, segments=0, name=b""):
         self.sock.send(MSG.pack(op, version, 0, index, kind, 0, segments, 0, 0, 0, 0, 0, 0, name))
@@ -139,7 +164,7 @@ class Channel:
 
     def __init__(self, p, name):
         self.p = p
-        s = until(lambda: p.lookup(name))
+        s = p.until(lambda: p.lookup(name))
         p.sync()
         self.to = s["owner"]
         b = p.base
@@ -150,7 +175,7 @@ class Channel:
         p.put64(4096, life)
         p.put32(72, 1)  # links_seq
         p.kick(self.to)
-        self.link = until(lambda: self.find(life))
+        self.link = p.until(lambda: self.find(life))
         self.tail_at = self.link["rx"] + 64
         tx = p.peer(self.link["tx"], 128)
         _, _, self.cap, data = struct.unpack_from("<IIQQ", tx)
@@ -172,7 +197,7 @@ class Channel:
         size = 8 + len(payload) + 7 & ~7
         end = self.CAP - self.head % self.CAP
         pad = end if size > end else 0
-        until(lambda: self.head + pad + size - self.tail_word[0] <= self.CAP)
+        self.p.until(lambda: self.head + pad + size - self.tail_word[0] <= self.CAP)
         if pad:
             struct.pack_into("<II", self.p.own, self.DATA + self.head % self.CAP, 0xffffffff, 0)
             self.head += pad
@@ -184,7 +209,7 @@ class Channel:
         self.p.kick(self.to)
 
     def recv(self):
-        until(lambda: self.head_word[0] != self.tail)
+        self.p.until(lambda: self.head_word[0] != self.tail)
         at = self.tail % self.cap
         length, type = struct.unpack_from("<II", self.data, at)
         if length == 0xffffffff:
@@ -198,31 +223,82 @@ class Channel:
         return type, payload
 
 
-def main():
-    with tempfile.TemporaryDirectory(prefix="portal-python-") as tmp:
-        path = os.path.join(tmp, "sock")
-        broker = subprocess.Popen([sys.argv[1], path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert broker.stdout.readline() == "ready\n"
-        peer = subprocess.Popen([sys.argv[2], path])
+def echoed(c, i):
+    text = b"record %d " % i * (1 + i % 39)
+    c.send(i, text)
+    assert c.recv() == (i + 1, text.upper()), i
+
+
+def several(broker_path, peer_path, path):
+    broker = subprocess.Popen([broker_path, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert broker.stdout.readline() == "ready\n"
+    peer = subprocess.Popen([peer_path, path])
+    try:
+        c = Channel(Portal(path, b"python"), b"echo")
+        for i in range(2000):
+            echoed(c, i)
+        # Several on their way at once.
+        for i in range(8):
+            c.send(i, b"abc" * (i + 1))
+        for i in range(8):
+            assert c.recv() == (i + 1, b"ABC" * (i + 1))
+        c.send(0, b"")
+        assert peer.wait(timeout=20) == 0
+    finally:
+        peer.kill()
+        broker.stdin.close()
+        assert broker.wait(timeout=20) == 0
+
+
+def quiesced(wslx, peer_path, home):
+    """It comes to rest in the middle of an exchange, its arena does not change then, and it goes on."""
+    def w(*argv):
+        subprocess.run([wslx, "portal", *argv], env=dict(os.environ, WSLX_HOME=home), stdout=subprocess.DEVNULL,
+                       timeout=60, check=True)
+
+    def between(c, count):
         try:
-            c = Channel(Portal(path, b"python"), b"echo")
-            for i in range(2000):
-                text = b"record %d " % i * (i % 40)
-                if not text:
-                    continue
-                c.send(i, text)
-                assert c.recv() == (i + 1, text.upper()), i
-            # Several on their way at once.
-            for i in range(8):
-                c.send(i, b"abc" * (i + 1))
-            for i in range(8):
-                assert c.recv() == (i + 1, b"ABC" * (i + 1))
-            c.send(0, b"")
-            assert peer.wait(timeout=20) == 0
+            for _ in range(10):
+                before = count[0]
+                until(lambda: count[0] > before + 20)
+                w("quiesce", "example", "--timeout", "20")
+                own, before = c.p.own[:], count[0]
+                w("stat", "example", "--json")
+                assert c.p.own[:] == own and count[0] == before
+                w("resume", "example")
+        except BaseException as e:
+            failed.append(e)
         finally:
-            peer.kill()
-            broker.stdin.close()
-            assert broker.wait(timeout=20) == 0
+            over.set()
+
+    failed, over, count = [], threading.Event(), [0]
+    w("create", "example")
+    path = os.path.join(home, "run/portal/example.sock")
+    peer = subprocess.Popen([peer_path, path])
+    try:
+        c = Channel(Portal(path, b"python"), b"echo")
+        other = threading.Thread(target=between, args=(c, count))
+        other.start()
+        while not over.is_set():
+            echoed(c, count[0])
+            count[0] += 1
+        other.join()
+        if failed:
+            raise failed[0]
+        c.send(0, b"")
+        assert peer.wait(timeout=20) == 0
+    finally:
+        peer.kill()
+        w("remove", "example")
 
 
-main()
+def main():
+    broker_path, peer_path, *wslx = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="portal-python-") as tmp:
+        several(broker_path, peer_path, os.path.join(tmp, "sock"))
+        if wslx:
+            quiesced(wslx[0], peer_path, tmp)
+
+
+if __name__ == "__main__":
+    main()

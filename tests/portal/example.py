@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """The examples: a broker, a server, a client, what each says when something is missing or taken away, and that each is
-short.  usage: example.py BROKER SERVER CLIENT [CAT WSLX]"""
+short.  usage: example.py BROKER SERVER CLIENT RECORDS [CAT WSLX]"""
 
 import json
 import os
@@ -13,13 +13,14 @@ LIMIT = 60
 LINES, WIDTH = 40, 120
 PIPE, EACCES, ENOENT, ETIMEDOUT = ("it was revoked (EPIPE)", "it was revoked, or not granted to this user (EACCES)",
                                    "there is no such region, name or file (ENOENT)", "in time (ETIMEDOUT)")
-broker_path, server_path, client_path, *more = sys.argv[1:]
+broker_path, server_path, client_path, records_path, *more = sys.argv[1:]
 
 
 def short(folder):
     """What a side of an exchange takes: all of it fits on a screen."""
     files = [path for path in folder.iterdir() if path.suffix in (".c", ".h")]
-    assert {"broker.c", "server.c", "client.c", "cat.c", "direct.c"} <= {path.name for path in files}, files
+    known = {"broker.c", "server.c", "client.c", "records.c", "cat.c", "direct.c", "save.c"}
+    assert known <= {path.name for path in files}, files
     for path in files:
         lines = path.read_text().splitlines()
         assert len(lines) <= LINES, f"{path}: {len(lines)} lines, which were to be {LINES} at most"
@@ -45,6 +46,19 @@ def serves(server, client):
     out = subprocess.run([client_path, client], stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True).stdout
     assert out == "42\n1999998\n", out
     assert server.wait(timeout=LIMIT) == 0, server.stderr.read()
+
+
+def exchanged():
+    """Each has all records of all others, in order, whoever comes first."""
+    names = ["one", "two", "three", "four"]
+    running = {name: start(records_path, "example", name, *(n for n in names if n != name)) for name in names}
+    for name, process in running.items():
+        out, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, (name, err)
+        lines = out.splitlines()
+        assert len(lines) == 1000 * (len(names) - 1), (name, len(lines))
+        for other in set(names) - {name}:
+            assert [line for line in lines if line.startswith(f"{other} ")] == [f"{other} {i}" for i in range(1000)], (name, other)
 
 
 def revoked(cat, wslx):
@@ -85,6 +99,7 @@ with tempfile.TemporaryDirectory(prefix="portal-example-") as tmp:
     assert broker.stdout.readline() == "ready\n"
     try:
         serves(start(server_path, "example"), "example")
+        exchanged()
         says(start(client_path, "example"), "client: portal_rpc_connect to 'double'", ETIMEDOUT)
     finally:
         broker.stdin.close()

@@ -46,7 +46,7 @@ with tempfile.TemporaryDirectory(prefix="portal-installed-") as tmp:
     warn = ["-Wall", "-Wextra", "-Werror"]
     for kind, head, tail in (("shared", ["gcc", *warn], shared), ("static", ["gcc", "-static", *warn], static),
                              ("musl", ["musl-gcc", "-static", *warn], musl)):
-        programs = [os.path.join(tmp, f"{kind}-{name}") for name in ("broker", "server", "client")]
+        programs = [os.path.join(tmp, f"{kind}-{name}") for name in ("broker", "server", "client", "records")]
         for path in programs:
             run(*head, os.path.join(examples, path.rsplit("-", 1)[1] + ".c"), "-o", path, *tail)
         run(sys.executable, os.path.join(source, "tests/portal/example.py"), *programs, env=env)

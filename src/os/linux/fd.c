@@ -182,7 +182,7 @@ ssize_t wslx_send_fds(int sock, const void *buf, size_t n, const int *fds, size_
 
 static int collect_fds(struct msghdr *msg, int *fds, size_t max, size_t *ret_n)
 {
-	int r = msg->msg_flags & MSG_CTRUNC ? -EPROTO : 0;
+	int r = 0;
 	size_t got = 0;
 
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
@@ -203,9 +203,11 @@ static int collect_fds(struct msghdr *msg, int *fds, size_t max, size_t *ret_n)
 			}
 		}
 	}
-	if (r < 0)
-		while (got)
-			close(fds[--got]);
+	/* Less than was sent: there were no numbers for them, or they were more than anybody sends. */
+	if (r == 0 && msg->msg_flags & MSG_CTRUNC)
+		r = got < WSLX_SCM_MAX ? -EMFILE : -EPROTO;
+	while (r < 0 && got)
+		wslx_close(&fds[--got]);
 	*ret_n = got;
 	return r;
 }

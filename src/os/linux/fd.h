@@ -32,8 +32,9 @@ WSLX_MUST_CHECK int wslx_fd_stat(int fd, struct stat *ret);
 /* One message with descriptors (borrowed).  Returns bytes sent or -errno. */
 WSLX_MUST_CHECK ssize_t wslx_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fds, int flags);
 /* Receives up to *n_fds descriptors (close-on-exec), sets *n_fds to the number
- * received.  Surplus descriptors are closed and -EPROTO returned.  Returns
- * bytes (0 = end of stream) or -errno. */
+ * received.  Surplus descriptors are closed and -EPROTO returned; -EMFILE if
+ * this process has no room for them.  In both cases the message is in buf, and
+ * there are no descriptors.  Returns bytes (0 = end of stream) or -errno. */
 WSLX_MUST_CHECK ssize_t wslx_recv_fds(int sock, void *buf, size_t n, int *fds, size_t *n_fds, int flags);
 
 /* Unix stream/seqpacket sockets at paths longer than sun_path allows are

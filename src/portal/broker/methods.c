@@ -45,9 +45,10 @@ static const char description[] =
 	"  attached: int, died: int, requests: int, refused: int, revoked: int, descriptors: int)\n"
 	"method Participants() -> (participants: []Participant)\n"
 	"method Names() -> (names: []Object, more: bool)\n"
-	"method CreateObject(name: string, size: int, writer: ?int, readers: ?[]int) -> ()\n"
+	"method CreateObject(name: string, size: int, writer: ?int, writer_generation: ?int, readers: ?[]int,\n"
+	"  reader_generations: ?[]int) -> ()\n"
 	"method Unpublish(name: string) -> ()\n"
-	"method Grant(name: string, participant: int, right: string, timeout_ms: ?int) -> ()\n"
+	"method Grant(name: string, participant: int, generation: ?int, right: string, timeout_ms: ?int) -> ()\n"
 	"method Revoke(participant: int, generation: ?int, timeout_ms: ?int) -> ()\n"
 	"method Quiesce(timeout_ms: ?int) -> (arrived: []int, late: []int)\n"
 	"method Resume() -> ()\n"
@@ -290,23 +291,65 @@ static void m_names(void *opaque, struct wslx_call *call, json_t *params)
 
 /* ---- deciding ----------------------------------------------------------------------- */
 
-/* Absent: everybody.  False: answered. */
-static bool take_readers(struct wslx_call *call, const json_t *params, uint64_t *ret)
+/* Is that participant the one that was meant?  Its number may be another's by now.  -1: whoever has it.  False:
+ * answered. */
+static bool is_meant(struct broker *b, struct wslx_call *call, unsigned index, int64_t generation)
 {
-	const json_t *list = json_object_get(params, "readers"), *v;
+	struct portal_host_participant p;
+	uint32_t cursor = index;
+
+	if (generation < 0 || (portal_host_next_participant(b->host, &cursor, &p) == 0 && p.index == index &&
+			       p.generation == (uint64_t)generation))
+		return true;
+	fail(call, -ENOENT, "there is no such participant");
+	return false;
+}
+
+static bool take_generation(struct wslx_call *call, const json_t *params, const char *key, int64_t *ret)
+{
+	return take_int(call, params, key, -1, INT64_MAX, -1, ret);
+}
+
+/* An array of whole numbers of that range, or nothing.  False: answered. */
+static bool take_list(struct wslx_call *call, const json_t *params, const char *key, int64_t min, int64_t max,
+		      const json_t **ret)
+{
+	const json_t *v;
 	size_t i;
 
-	*ret = list ? 0 : PORTAL_EVERYBODY;
-	if (list && !json_is_array(list)) {
-		wslx_call_invalid(call, "readers");
+	*ret = json_object_get(params, key);
+	if (*ret && !json_is_array(*ret)) {
+		wslx_call_invalid(call, key);
 		return false;
 	}
-	json_array_foreach (list, i, v) {
-		if (!json_is_integer(v) || json_integer_value(v) < 1 ||
-		    json_integer_value(v) >= (json_int_t)PORTAL_MAX_PARTICIPANTS) {
-			wslx_call_invalid(call, "readers");
+	json_array_foreach (*ret, i, v) {
+		if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max) {
+			wslx_call_invalid(call, key);
 			return false;
 		}
+	}
+	return true;
+}
+
+/* Absent: everybody.  False: answered. */
+static bool take_readers(struct broker *b, struct wslx_call *call, const json_t *params, uint64_t *ret)
+{
+	const json_t *list, *generations, *v;
+	size_t i;
+
+	if (!take_list(call, params, "readers", 1, PORTAL_MAX_PARTICIPANTS - 1, &list) ||
+	    !take_list(call, params, "reader_generations", -1, INT64_MAX, &generations))
+		return false;
+	if (generations && json_array_size(generations) != json_array_size(list)) {
+		wslx_call_invalid(call, "reader_generations");
+		return false;
+	}
+	*ret = list ? 0 : PORTAL_EVERYBODY;
+	json_array_foreach (list, i, v) {
+		const json_t *g = json_array_get(generations, i);
+
+		if (!is_meant(b, call, (unsigned)json_integer_value(v), g ? json_integer_value(g) : -1))
+			return false;
 		*ret |= UINT64_C(1) << json_integer_value(v);
 	}
 	return true;
@@ -316,13 +359,14 @@ static void m_create_object(void *opaque, struct wslx_call *call, json_t *params
 {
 	struct broker *b = opaque;
 	const char *name = take_text(call, params, "name");
-	int64_t size, writer;
+	int64_t size, writer, generation;
 	uint64_t readers;
 
 	if (!name ||
 	    !take_int(call, params, "size", 1, (int64_t)(PORTAL_MAX_SEGMENTS * PORTAL_SEGMENT_SIZE), 0, &size) ||
 	    !take_int(call, params, "writer", 0, PORTAL_MAX_PARTICIPANTS - 1, PORTAL_NOBODY, &writer) ||
-	    !take_readers(call, params, &readers))
+	    !take_generation(call, params, "writer_generation", &generation) ||
+	    !take_readers(b, call, params, &readers) || !is_meant(b, call, (unsigned)writer, generation))
 		return;
 	finish(call, portal_host_object(b->host, name,
 					(uint32_t)(((uint64_t)size + PORTAL_SEGMENT_SIZE - 1) >> PORTAL_SEGMENT_SHIFT),
@@ -343,12 +387,12 @@ static void m_grant(void *opaque, struct wslx_call *call, json_t *params)
 	static const char *const rights[] = { "none", "read", "write" };
 	struct broker *b = opaque;
 	const char *name = take_text(call, params, "name"), *right = name ? take_text(call, params, "right") : NULL;
-	int64_t participant, timeout;
+	int64_t participant, generation, timeout;
 	unsigned i = 0;
 	int r;
 
 	if (!right || !take_int(call, params, "participant", 1, PORTAL_MAX_PARTICIPANTS - 1, 0, &participant) ||
-	    !take_timeout(call, params, &timeout))
+	    !take_generation(call, params, "generation", &generation) || !take_timeout(call, params, &timeout))
 		return;
 	while (i < ARRAY_SIZE(rights) && strcmp(right, rights[i]) != 0)
 		i++;
@@ -356,21 +400,13 @@ static void m_grant(void *opaque, struct wslx_call *call, json_t *params)
 		wslx_call_invalid(call, "right");
 		return;
 	}
+	if (!is_meant(b, call, (unsigned)participant, generation))
+		return;
 	r = portal_host_grant(b->host, name, (unsigned)participant, (enum portal_right)i, 0);
 	if (r == -ETIMEDOUT)
 		await(b, call, WAIT_SEEN, timeout);
 	else
 		finish(call, r);
-}
-
-/* Is that participant the one that was meant?  Its number may be another's by now. */
-static bool is_generation(struct broker *b, unsigned index, int64_t generation)
-{
-	struct portal_host_participant p;
-	uint32_t cursor = index;
-
-	return portal_host_next_participant(b->host, &cursor, &p) == 0 && p.index == index &&
-	       (generation < 0 || p.generation == (uint64_t)generation);
 }
 
 static void m_revoke(void *opaque, struct wslx_call *call, json_t *params)
@@ -380,18 +416,15 @@ static void m_revoke(void *opaque, struct wslx_call *call, json_t *params)
 	int r;
 
 	if (!take_int(call, params, "participant", 1, PORTAL_MAX_PARTICIPANTS - 1, 0, &participant) ||
-	    !take_int(call, params, "generation", -1, INT64_MAX, -1, &generation) ||
-	    !take_timeout(call, params, &timeout))
+	    !take_generation(call, params, "generation", &generation) || !take_timeout(call, params, &timeout))
 		return;
-	if (!is_generation(b, (unsigned)participant, generation)) {
-		fail(call, -ENOENT, "there is no such participant");
+	if (!is_meant(b, call, (unsigned)participant, generation))
 		return;
-	}
 	r = portal_host_revoke(b->host, (unsigned)participant, 0);
 	if (r == -ETIMEDOUT)
 		await(b, call, WAIT_SEEN, timeout);
 	else if (r == -ENOENT)
-		fail(call, r, "it was revoked before");
+		fail(call, r, "there is no such participant, or it was revoked before");
 	else
 		finish(call, r);
 }

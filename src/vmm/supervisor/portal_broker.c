@@ -3,7 +3,9 @@
  *
  * What an ARENA takes (a place given up, another mapped) is done in steps, each
  * of which ends in wslx_vmportal_go_on().  Places that are given up may be taken
- * again once the tables no longer name them.
+ * again once the tables no longer name them; a dead arena's is named until it is
+ * taken, as what was published there is still read, and not any more when
+ * something else is put there.
  *
  * Trust boundary: messages and descriptors are the broker's.  A file must be
  * sealed and long enough, or an access to the window would fail in the machine.
@@ -106,12 +108,48 @@ void wslx_vmportal_flush(struct grant *g)
 
 /* ---- joining and leaving --------------------------------------------------------- */
 
+static uint32_t own_segments(const struct grant *g)
+{
+	return g->config.readonly || !g->config.segments ? 1 : g->config.segments;
+}
+
+static void free_room(struct grant *g)
+{
+	if (g->kept)
+		wslx_vmportal_place_free(&g->p->places, g->index, g->kept, g->kept_segments);
+	g->kept = 0;
+}
+
+/* For the arena without which no program can attach. */
+static void keep_room(struct grant *g)
+{
+	if (g->kept && g->kept_segments == own_segments(g))
+		return;
+	free_room(g);
+	g->kept_segments = own_segments(g);
+	g->kept = wslx_vmportal_place_keep(&g->p->places, g->index, g->kept_segments);
+}
+
+/* As the last resort from those who hold doorbells that have ended, as take_place(): before others' arenas get that. */
+static void keep_room_at_last(struct grant *g)
+{
+	struct grant *old;
+
+	keep_room(g);
+	while (!g->kept && (old = wslx_vmportal_bell_oldest(g->p))) {
+		wslx_vmportal_bell_reclaim(old);
+		keep_room(g);
+	}
+}
+
 static void forget(struct grant *g)
 {
 	wslx_watch_free(g->watch);
 	g->watch = NULL;
 	wslx_close(&g->sock);
 	wslx_close(&g->arena_fd);
+	free_room(g);
+	g->own = 0;
 	memset(g->arenas, 0, sizeof(g->arenas));
 	g->arena_waits = g->shown = g->own_revoked = false;
 	g->say_synced = g->say_sync = g->say_again = false;
@@ -140,7 +178,7 @@ static int connect_broker(struct grant *g)
 		.version = PORTAL_VERSION,
 		.kind = PORTAL_KIND_GUEST,
 		.id = g->p->params.cid,
-		.segments = g->config.readonly || !g->config.segments ? 1 : g->config.segments,
+		.segments = own_segments(g),
 	};
 	int r;
 
@@ -217,8 +255,23 @@ void wslx_vmportal_join(struct grant *g)
 		return;
 	}
 	g->gone_warned = false;
+	keep_room_at_last(g);
 	g->state = GRANT_HELLO;
 	watch(g, EPOLLIN);
+}
+
+/* A dead arena is taken away where room was kept: that is kept somewhere else, as this may have to be asked for again.
+ */
+static void move_kept(struct wslx_vmportal *p, uint32_t first, uint32_t segments)
+{
+	for (size_t i = 0; i < p->n_grants; i++) {
+		struct grant *g = &p->grants[i];
+
+		if (!g->kept || g->kept >= first + segments || first >= g->kept + g->kept_segments)
+			continue;
+		free_room(g);
+		keep_room(g);
+	}
 }
 
 /* The next arena that is still mapped; false: none is. */
@@ -229,7 +282,7 @@ static bool clear_next(struct grant *g)
 	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++) {
 		struct grant_arena *a = &g->arenas[i];
 
-		if (!a->place)
+		if (!a->place || a->dead)
 			continue;
 		wslx_vmportal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
 		wslx_vmportal_place_leave(&g->p->places, a->place, a->segments);
@@ -239,6 +292,7 @@ static bool clear_next(struct grant *g)
 	first = wslx_vmportal_place_stale(&g->p->places, g->index, &n);
 	if (!first)
 		return false;
+	move_kept(g->p, first, n);
 	wslx_vmportal_map(g, first, n, WSLX_WINDOW_OWN, -1);
 	return true;
 }
@@ -253,8 +307,10 @@ static void cleared(struct grant *g)
 	forget(g);
 	wslx_vmportal_page_name(&g->p->page, g->index, g->revoked ? "" : g->config.as);
 	release_places(g);
-	if (again && g->p->running)
+	if (again && g->p->running) {
+		keep_room(g);
 		wslx_vmportal_join(g);
+	}
 	wslx_vmportal_room(g->p);
 }
 
@@ -263,6 +319,8 @@ void wslx_vmportal_leave(struct grant *g, bool join_again)
 	g->join_again = join_again && !g->revoked;
 	if (!join_again)
 		wslx_vmportal_bell_end(g);
+	if (!g->join_again)
+		free_room(g);
 	if (g->state == GRANT_CLEARING || g->state == GRANT_WAITING)
 		return;
 	g->state = GRANT_CLEARING;
@@ -308,6 +366,11 @@ static int read_header(struct grant *g)
 	return 0;
 }
 
+static bool is_own(const struct grant *g, const struct wslx_portal_msg *m)
+{
+	return m->owner == g->participant && m->flags & PORTAL_ARENA_CONTROL;
+}
+
 static int check_arena(struct grant *g)
 {
 	const struct wslx_portal_msg *m = &g->arena;
@@ -320,11 +383,26 @@ static int check_arena(struct grant *g)
 		return -EPROTO;
 	/* Its own is taken from one that is there for no other reason, whatever became of the memory. */
 	if (m->access == PORTAL_ACCESS_NONE) {
-		g->own_revoked |= m->owner == g->participant && m->flags & PORTAL_ARENA_CONTROL;
+		g->own_revoked |= is_own(g, m);
 		return 0;
 	}
 	r = check_file(g->arena_fd, m);
 	return r == 0 && m->index == 0 ? read_header(g) : r;
+}
+
+/* What the dead left there is about to be another's. */
+static void evict(struct wslx_vmportal *p, uint32_t first, uint32_t segments)
+{
+	for (size_t k = 0; k < p->n_grants; k++) {
+		for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++) {
+			struct grant_arena *a = &p->grants[k].arenas[i];
+
+			if (!a->dead || a->place >= first + segments || first >= a->place + a->segments)
+				continue;
+			*a = (struct grant_arena) { 0 };
+			wslx_vmportal_page_arena(&p->page, p->grants[k].index, i, &(struct portal_window_arena) { 0 });
+		}
+	}
 }
 
 /* As the last resort from those who hold doorbells that have ended: they may go on writing there, but what they reach
@@ -341,6 +419,21 @@ static uint32_t take_place(struct grant *g, uint32_t segments)
 	return first;
 }
 
+/* The place that was kept for it, or any. */
+static uint32_t take_own_place(struct grant *g, uint32_t segments)
+{
+	uint32_t first = g->kept;
+
+	g->own = g->arena.index;
+	if (!first || segments != g->kept_segments) {
+		free_room(g);
+		return take_place(g, segments);
+	}
+	wslx_vmportal_place_use(&g->p->places, first, segments);
+	g->kept = 0;
+	return first;
+}
+
 /* One step of what g->arena asks for.  Afterwards a mapping is under way, or it
  * is done. */
 static void arena_step(struct grant *g)
@@ -349,12 +442,21 @@ static void arena_step(struct grant *g)
 	struct grant_arena *a = &g->arenas[m->index];
 
 	/* As on the host: what a dead one published is still read.  But if what is
-	 * mapped is not that one, it was taken away before its writer went. */
+	 * mapped is not that one, it was taken away before its writer went.  And what
+	 * the guest itself wrote it must not write any more: an object of its. */
 	if (a->place && m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
-	    wslx_portal_last_bytes(a->life, m->life)) {
-		wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
-		*a = (struct grant_arena) { 0 };
+	    wslx_portal_last_bytes(a->life, m->life) && a->access != PORTAL_ACCESS_WRITE) {
+		if (!a->dead)
+			wslx_vmportal_place_abandon(&g->p->places, g->index, a->place, a->segments);
+		*a = (struct grant_arena) { .life = m->life, .place = a->place, .segments = a->segments, .dead = true };
+		g->arena_waits = false;
+		return;
 	}
+	if (a->life != m->life || m->access == PORTAL_ACCESS_NONE)
+		wslx_vmportal_page_leave(&g->p->page, g->index, m->index);
+	/* Nobody knows any more of what the number's last one left, though it stays a while: its place is not ours. */
+	if (a->dead)
+		*a = (struct grant_arena) { 0 };
 	if (a->place && (m->access == PORTAL_ACCESS_NONE || a->segments != m->segments)) {
 		wslx_vmportal_place_leave(&g->p->places, a->place, a->segments);
 		wslx_vmportal_map(g, a->place, a->segments, WSLX_WINDOW_OWN, -1);
@@ -363,13 +465,16 @@ static void arena_step(struct grant *g)
 	}
 	g->arena_waits = false;
 	if (m->access != PORTAL_ACCESS_NONE && !a->place)
-		a->place = take_place(g, m->segments);
+		a->place = is_own(g, m) ? take_own_place(g, m->segments) : take_place(g, m->segments);
 	if (m->access == PORTAL_ACCESS_NONE || !a->place) {
 		*a = (struct grant_arena) { 0 };
 		if (m->access != PORTAL_ACCESS_NONE)
 			a->segments = m->segments;
 	} else {
-		*a = (struct grant_arena) { m->life, a->place, m->segments, m->access };
+		*a = (struct grant_arena) {
+			.life = m->life, .place = a->place, .segments = m->segments, .access = m->access
+		};
+		evict(g->p, a->place, a->segments);
 		wslx_vmportal_map(g, a->place, a->segments,
 				  m->access == PORTAL_ACCESS_WRITE ? WSLX_WINDOW_WRITE : WSLX_WINDOW_READ, g->arena_fd);
 	}
@@ -515,8 +620,9 @@ static bool left_out(struct grant *g, uint32_t *ret)
 {
 	for (uint32_t i = 0; i < PORTAL_MAX_ARENAS; i++) {
 		struct grant_arena *a = &g->arenas[i];
+		bool kept = i == g->own && g->kept && a->segments;
 
-		if (a->place || !wslx_vmportal_place_fits(&g->p->places, a->segments))
+		if (a->place || (!kept && !wslx_vmportal_place_fits(&g->p->places, a->segments)))
 			continue;
 		a->segments = 0;
 		*ret = i;
@@ -539,8 +645,17 @@ static void ask(struct grant *g)
 	}
 }
 
+/* Was there none for its own arena? */
+static bool lacks_own(const struct grant *g)
+{
+	return g->state == GRANT_READY && g->own && !g->arenas[g->own].place && g->arenas[g->own].segments;
+}
+
 void wslx_vmportal_room(struct wslx_vmportal *p)
 {
+	for (size_t i = 0; p->running && i < p->n_grants; i++)
+		if (lacks_own(&p->grants[i]))
+			keep_room(&p->grants[i]);
 	for (size_t i = 0; p->running && i < p->n_grants; i++) {
 		struct grant *g = &p->grants[i];
 

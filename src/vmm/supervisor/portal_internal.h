@@ -33,6 +33,8 @@ void wslx_vmportal_page_grant(struct portal_page *p, unsigned i, const struct po
 void wslx_vmportal_page_name(struct portal_page *p, unsigned i, const char *as);
 void wslx_vmportal_page_revoke(struct portal_page *p, unsigned i);
 void wslx_vmportal_page_arena(struct portal_page *p, unsigned i, unsigned arena, const struct portal_window_arena *a);
+/* What lies there is about to be another's: to be said before it is, as the guest may be reading. */
+void wslx_vmportal_page_leave(struct portal_page *p, unsigned i, unsigned arena);
 void wslx_vmportal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch);
 
 /* ---- portal_place.c: who has which window segments ---- */
@@ -49,6 +51,11 @@ WSLX_MUST_CHECK int wslx_vmportal_places_open(struct portal_places *p, uint32_t 
 void wslx_vmportal_places_close(struct portal_places *p);
 /* The first segment, or 0: there is no room. */
 uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint32_t segments);
+/* The same for something to come: what is mapped there may be a dead one's, until the place is used. */
+uint32_t wslx_vmportal_place_keep(struct portal_places *p, unsigned grant, uint32_t segments);
+void wslx_vmportal_place_use(struct portal_places *p, uint32_t first, uint32_t segments);
+/* ... or was not needed, as far as place_stale() has not taken it. */
+void wslx_vmportal_place_free(struct portal_places *p, unsigned grant, uint32_t first, uint32_t segments);
 bool wslx_vmportal_place_fits(const struct portal_places *p, uint32_t segments);
 /* Not to be taken by others before release. */
 void wslx_vmportal_place_leave(struct portal_places *p, uint32_t first, uint32_t segments);
@@ -72,6 +79,7 @@ enum grant_state {
 struct grant_arena {
 	uint64_t life;                    /* as the broker said; 0: not in the window */
 	uint32_t place, segments, access; /* segments and no place: there was no room for it */
+	bool dead;                        /* place is given up, and has its last bytes until somebody takes it */
 };
 
 struct grant {
@@ -108,6 +116,9 @@ struct grant {
 	uint32_t epoch, news; /* of the tables; as the broker last said */
 	bool shown;           /* the entry is */
 	bool own_revoked;
+	/* Room for its own arena, from before the broker tells of any, so that others' are not in its way; 0: none. And
+	 * that one's number, once it was told of. */
+	uint32_t kept, kept_segments, own;
 	struct grant_arena arenas[PORTAL_MAX_ARENAS];
 	/* To be sent. */
 	bool say_synced, say_sync;

@@ -147,6 +147,16 @@ void wslx_vmportal_page_arena(struct portal_page *p, unsigned i, unsigned arena,
 	p->shown[i][arena] = a->life;
 }
 
+void wslx_vmportal_page_leave(struct portal_page *p, unsigned i, unsigned arena)
+{
+	uint64_t life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(p->shown[i][arena]), PORTAL_ARENA_FREE);
+
+	if (p->shown[i][arena] == life)
+		return;
+	__atomic_store_n(&arenas(p, i)[arena].life, life, __ATOMIC_SEQ_CST);
+	p->shown[i][arena] = life;
+}
+
 void wslx_vmportal_page_epoch(struct portal_page *p, unsigned i, uint32_t epoch)
 {
 	STORE(&entry(p, i)->epoch, epoch);

@@ -43,7 +43,7 @@ static uint32_t find(const struct portal_places *p, uint32_t from, uint32_t to, 
 	return 0;
 }
 
-uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint32_t segments)
+uint32_t wslx_vmportal_place_keep(struct portal_places *p, unsigned grant, uint32_t segments)
 {
 	uint32_t first = segments ? find(p, p->next, p->n, segments) : 0;
 
@@ -52,8 +52,28 @@ uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint3
 	if (!first)
 		return 0;
 	memset(p->owner + first, (int)(1 + grant), segments);
-	memset(p->stale + first, 0, segments);
 	p->next = first + segments;
+	return first;
+}
+
+void wslx_vmportal_place_use(struct portal_places *p, uint32_t first, uint32_t segments)
+{
+	memset(p->stale + first, 0, segments);
+}
+
+void wslx_vmportal_place_free(struct portal_places *p, unsigned grant, uint32_t first, uint32_t segments)
+{
+	for (uint32_t s = first; s < first + segments; s++)
+		if (p->owner[s] == 1 + grant)
+			p->owner[s] = 0;
+}
+
+uint32_t wslx_vmportal_place_take(struct portal_places *p, unsigned grant, uint32_t segments)
+{
+	uint32_t first = wslx_vmportal_place_keep(p, grant, segments);
+
+	if (first)
+		wslx_vmportal_place_use(p, first, segments);
 	return first;
 }
 

@@ -282,6 +282,7 @@ static void turns_are_taken(void **state)
 static void descriptors_travel(void **state)
 {
 	int sv[2], p[2], got[4];
+	struct rlimit before, none;
 	size_t n = 4;
 	char buf[8];
 
@@ -297,8 +298,23 @@ static void descriptors_travel(void **state)
 	/* More than asked for: refused, and nothing leaks. */
 	n = 1;
 	assert_int_equal(wslx_send_fds(sv[0], "hi", 2, p, 2, 0), 2);
+	got[0] = 77;
 	assert_int_equal(wslx_recv_fds(sv[1], buf, sizeof(buf), got, &n, 0), -EPROTO);
 	assert_int_equal(n, 0);
+	/* Nor does the caller close what is another's by now. */
+	assert_int_equal(got[0], -1);
+
+	/* No room for them here: that is not the sender's fault, and the message is there. */
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = before;
+	none.rlim_cur = (rlim_t)p[1] + 1;
+	n = 1;
+	assert_int_equal(wslx_send_fds(sv[0], "ho", 2, p, 1, 0), 2);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	assert_int_equal(wslx_recv_fds(sv[1], buf, sizeof(buf), got, &n, 0), -EMFILE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(n, 0);
+	assert_memory_equal(buf, "ho", 2);
 	close(sv[0]);
 	close(sv[1]);
 	close(p[0]);

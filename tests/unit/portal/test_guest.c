@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "portal/atomic.h"
 #include "portal/internal.h"
 
 #define ROUNDS 2000
@@ -471,6 +472,132 @@ static void peer_dies(void **state)
 	vm_end(&v);
 }
 
+/* ---- a dead peer's place ---- */
+
+#define SEGMENTS 4u
+
+struct dead_peer {
+	struct vm v;
+	portal *host, *guest;
+	portal_listener *l;
+	portal_chan *out, *in;
+	unsigned arena;
+	uint8_t *bytes; /* what it left */
+};
+
+static void *connects_to_host(void *arg)
+{
+	struct dead_peer *d = arg;
+
+	return (void *)(intptr_t)portal_connect(d->guest, "svc", 1024, LONG, &d->in);
+}
+
+static void at_arena(unsigned arena, uint8_t *bytes, bool writes)
+{
+	size_t size = SEGMENTS * PORTAL_SEGMENT_SIZE;
+	int fd = portal_host_arena_fd(b.h, arena, writes);
+
+	assert_true(fd >= 0);
+	if (writes)
+		assert_int_equal(pwrite(fd, bytes, size, 0), size);
+	else
+		assert_int_equal(pread(fd, bytes, size, 0), size);
+	close(fd);
+}
+
+static int hears(struct dead_peer *d, char ret[8])
+{
+	size_t n;
+
+	return portal_recv(d->in, NULL, ret, 8, &n, LONG);
+}
+
+static void await_row(struct dead_peer *d, unsigned arena, enum portal_arena_state state)
+{
+	while (PORTAL_LIFE_STATE(PORTAL_LOAD_ACQ(&vm_places(&d->v)[arena].life)) != state)
+		usleep(1000);
+}
+
+/* Three records, one of them read; then the writer is gone, and the guest's side knows. */
+static void peer_leaves(struct dead_peer *d)
+{
+	char buf[8] = "";
+	pthread_t t;
+	void *r;
+
+	vm_start(&d->v, &b, "test");
+	d->host = broker_attach(&b, "host");
+	d->guest = vm_attach(&d->v);
+	d->arena = d->host->own_arena;
+	assert_int_equal(portal_listen(d->host, "svc", NULL, &d->l), 0);
+	assert_int_equal(pthread_create(&t, NULL, connects_to_host, d), 0);
+	assert_int_equal(portal_accept(d->l, LONG, &d->out), 0);
+	pthread_join(t, &r);
+	assert_int_equal((intptr_t)r, 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(portal_send(d->out, 1, "mine", 5, LONG), 0);
+	assert_int_equal(hears(d, buf), 0);
+	d->bytes = malloc(SEGMENTS * PORTAL_SEGMENT_SIZE);
+	assert_non_null(d->bytes);
+	at_arena(d->arena, d->bytes, false);
+	/* What another may make of it: the same records, with other words. */
+	for (uint64_t i = 0; i + 5 <= SEGMENTS * PORTAL_SEGMENT_SIZE; i++)
+		if (memcmp(d->bytes + i, "mine", 5) == 0)
+			memcpy(d->bytes + i, "hers", 5);
+	portal_chan_free(d->out);
+	portal_listener_free(d->l);
+	portal_detach(d->host);
+	await_row(d, d->arena, PORTAL_ARENA_DEAD);
+}
+
+static void peer_is_forgotten(struct dead_peer *d)
+{
+	free(d->bytes);
+	portal_chan_free(d->in);
+	portal_detach(d->guest);
+	vm_end(&d->v);
+}
+
+/* Another arena comes to lie where the dead one's bytes were in the window, and says what it likes. */
+static void window_place_of_a_dead_peer_is_taken(void **state)
+{
+	static struct dead_peer d;
+	char buf[8] = "";
+
+	peer_leaves(&d);
+	assert_int_equal(hears(&d, buf), 0);
+	assert_string_equal(buf, "mine");
+	d.v.cursor = vm_places(&d.v)[d.arena].window_segment;
+	assert_int_equal(portal_host_object(b.h, "forger", SEGMENTS, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	await_row(&d, d.arena, PORTAL_ARENA_FREE);
+	await_row(&d, d.arena + 1, PORTAL_ARENA_LIVE);
+	assert_int_equal(vm_places(&d.v)[d.arena + 1].window_segment, d.v.cursor - SEGMENTS);
+	at_arena(d.arena + 1, d.bytes, true);
+	assert_int_equal(hears(&d, buf), -EPIPE);
+	assert_int_equal(portal_poll(d.guest, 0), 0);
+	assert_int_equal(hears(&d, buf), -EPIPE);
+	peer_is_forgotten(&d);
+}
+
+/* Its row is kept for the next that has its number, and the guest has not looked since. */
+static void row_of_a_dead_peer_is_about_to_change(void **state)
+{
+	static struct dead_peer d;
+	char buf[8] = "";
+	uint64_t *life;
+
+	peer_leaves(&d);
+	life = &vm_places(&d.v)[d.arena].life;
+	PORTAL_STORE_SEQ(life, PORTAL_LIFE(PORTAL_LIFE_GENERATION(*life), PORTAL_ARENA_FREE));
+	assert_int_equal(hears(&d, buf), -EPIPE);
+	/* In between nothing is taken away: who has a pointer into it goes on reading. */
+	assert_true(d.guest->view[d.arena].mapped);
+	PORTAL_STORE_SEQ(life, PORTAL_LIFE(PORTAL_LIFE_GENERATION(*life), PORTAL_ARENA_DEAD));
+	assert_int_equal(hears(&d, buf), 0);
+	assert_string_equal(buf, "mine");
+	peer_is_forgotten(&d);
+}
+
 /* A machine that was granted the region keeps nobody waiting until a program in it attaches; and that one meets what
  * is in force. */
 static void quiesce_without_a_program(void **state)
@@ -521,6 +648,46 @@ static void grant_ends(void **state)
 	/* Pointers stay good. */
 	memset(at, 1, 4096);
 	assert_int_equal(portal_poll(guest, LONG), -EPIPE);
+	portal_detach(guest);
+	vm_end(&v);
+}
+
+static struct vm *leaving;
+static int (*map_before)(void *opaque, void *at, size_t len, int prot, int fd, uint64_t off);
+
+/* All rows are cleared while the guest goes through them: the entry's life first, as the supervisor does it. */
+static int map_and_leave(void *opaque, void *at, size_t len, int prot, int fd, uint64_t off)
+{
+	struct portal_window_entry *e = vm_entry(leaving);
+
+	PORTAL_STORE_SEQ(&e->life, PORTAL_LIFE(PORTAL_LIFE_GENERATION(e->life) + 1, PORTAL_WINDOW_NONE));
+	for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
+		PORTAL_STORE_SEQ(&vm_places(leaving)[a].life, 0);
+	return map_before(opaque, at, len, prot, fd, off);
+}
+
+/* That is the end of the region, not a revocation. */
+static void grant_ends_while_the_guest_looks(void **state)
+{
+	static struct vm v;
+	portal *guest;
+	uint32_t event;
+
+	/* The next arena has a lower number than the guest's. */
+	assert_int_equal(come_and_go(b.h, PORTAL_MAX_ARENAS - 2), 0);
+	vm_start(&v, &b, "test");
+	guest = vm_attach(&v);
+	assert_int_equal(guest->own_arena, PORTAL_MAX_ARENAS - 1);
+	leaving = &v;
+	map_before = v.os.map;
+	v.os.map = map_and_leave;
+	event = PORTAL_LOAD_ACQ(&guest->window->tables->event);
+	assert_int_equal(portal_host_object(b.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	while (PORTAL_LOAD_ACQ(&guest->window->tables->event) == event)
+		usleep(1000);
+	assert_int_equal(portal_poll(guest, 0), -EPIPE);
+	assert_false(guest->revoked);
+	v.os.map = map_before;
 	portal_detach(guest);
 	vm_end(&v);
 }
@@ -709,8 +876,11 @@ int main(void)
 		T(nonsense_in_the_tables),
 		T(process_dies),
 		T(peer_dies),
+		T(window_place_of_a_dead_peer_is_taken),
+		T(row_of_a_dead_peer_is_about_to_change),
 		T(quiesce_without_a_program),
 		T(grant_ends),
+		T(grant_ends_while_the_guest_looks),
 		T(revoked_by_the_host),
 		T(broker_ends),
 		T(peer_is_hostile),

@@ -2,6 +2,7 @@
 #include "support.h"
 
 #include <sys/mman.h>
+#include <time.h>
 
 #include "portal/directory.h"
 #include "portal/heap.h"
@@ -285,6 +286,128 @@ static void directory_at_random(void **state)
 	assert_int_equal(seq % 2, 0);
 }
 
+/* Names of several owners come, go, and end with their owners. */
+static void owners_at_random(void **state)
+{
+	static struct portal_name table[64];
+	static uint32_t index[128], free_slots[64], next[128], seq, end;
+	struct wslx_portal_directory d = { .table = table,
+					   .index = index,
+					   .index_seq = &seq,
+					   .end = &end,
+					   .slots = 64,
+					   .index_slots = 128,
+					   .free = free_slots,
+					   .next = next };
+	struct wslx_portal_names names = wslx_portal_directory_names(&d);
+	unsigned seed = 9;
+
+	for (unsigned round = 0; round < 2000; round++) {
+		uint32_t owner = 1 + (uint32_t)rand_r(&seed) % 3, its = 0;
+		uint32_t owner_of[64] = { 0 };
+		struct portal_name got;
+		char key[16];
+
+		for (unsigned i = 0; i < 64; i++) {
+			struct portal_name n = { .kind = PORTAL_OBJECT, .size = i, .owner_generation = 5 };
+
+			n.owner = owner_of[i] = (uint32_t)rand_r(&seed) % 4;
+			n.kind = n.owner ? PORTAL_OBJECT : PORTAL_ARENA_OBJECT;
+			snprintf(n.name, sizeof(n.name), "n%u", i);
+			assert_int_equal(wslx_portal_directory_add(&d, &n), 0);
+			its += n.owner == owner;
+		}
+		assert_int_equal(wslx_portal_directory_drop(&d, owner, 4), 0);
+		assert_int_equal(wslx_portal_directory_drop(&d, 0, 5), 0);
+		assert_int_equal(wslx_portal_directory_drop(&d, owner, 5), its);
+		assert_int_equal(d.used, 64 - its);
+		for (unsigned i = 0; i < 64; i++) {
+			uint32_t slot;
+
+			snprintf(key, sizeof(key), "n%u", i);
+			assert_int_equal(wslx_portal_lookup(&names, key, &got, &slot),
+					 owner_of[i] == owner ? -ENOENT : 0);
+			if (owner_of[i] != owner)
+				wslx_portal_directory_remove(&d, slot);
+		}
+		for (unsigned i = 0; i < 128; i++)
+			assert_int_equal(index[i], 0);
+		assert_int_equal(seq % 2, 0);
+	}
+}
+
+enum { CLASH_SLOTS = 1 << 14, CLASH_INDEX = 2 * CLASH_SLOTS };
+
+/* The hash is known, so its steps can be undone: three letters that lead from each state of its low bits to zero. */
+static void ways_to_zero(char ret[CLASH_INDEX][3])
+{
+	const uint32_t prime = 0x1b3, mask = CLASH_INDEX - 1;
+	uint32_t inverse = 1;
+
+	for (unsigned i = 0; i < 5; i++)
+		inverse *= 2 - prime * inverse;
+	for (char a = '0'; a <= 'z'; a++) {
+		for (char b = '0'; b <= 'z'; b++) {
+			for (char c = '0'; c <= 'z'; c++) {
+				uint32_t s = (uint32_t)c; /* before the last step, of which zero is left */
+
+				s = s * inverse ^ (uint32_t)b;
+				s = s * inverse ^ (uint32_t)a;
+				memcpy(ret[s & mask], (const char[3]) { a, b, c }, 3);
+			}
+		}
+	}
+}
+
+static int64_t cpu_ns(void)
+{
+	struct timespec ts;
+
+	assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts), 0);
+	return ts.tv_sec * SEC + ts.tv_nsec;
+}
+
+/* One by one they would take as many steps as there are pairs of them, some seconds; together as many as there are. */
+static void clashing_names_end_together(void **state)
+{
+	static struct portal_name table[CLASH_SLOTS];
+	static uint32_t index[CLASH_INDEX], free_slots[CLASH_SLOTS], next[CLASH_INDEX], seq, end;
+	static char way[CLASH_INDEX][3];
+	struct wslx_portal_directory d = { .table = table,
+					   .index = index,
+					   .index_seq = &seq,
+					   .end = &end,
+					   .slots = CLASH_SLOTS,
+					   .index_slots = CLASH_INDEX,
+					   .free = free_slots,
+					   .next = next };
+	struct wslx_portal_names names = wslx_portal_directory_names(&d);
+	struct portal_name other = { .kind = PORTAL_OBJECT, .owner = 2, .owner_generation = 1, .name = "other" }, got;
+	uint32_t n_names = 0;
+	int64_t t;
+
+	ways_to_zero(way);
+	for (unsigned i = 0; n_names < CLASH_SLOTS - 1; i++) {
+		struct portal_name n = { .kind = PORTAL_OBJECT, .owner = 1, .owner_generation = 1 };
+		const char *w;
+
+		snprintf(n.name, sizeof(n.name), "%u-", i);
+		w = way[wslx_portal_name_hash(n.name) & (CLASH_INDEX - 1)];
+		if (!w[0])
+			continue;
+		memcpy(n.name + strlen(n.name), w, 3);
+		assert_int_equal(wslx_portal_name_hash(n.name) & (CLASH_INDEX - 1), 0);
+		assert_int_equal(wslx_portal_directory_add(&d, &n), 0);
+		n_names++;
+	}
+	assert_int_equal(wslx_portal_directory_add(&d, &other), 0);
+	t = cpu_ns();
+	assert_int_equal(wslx_portal_directory_drop(&d, 1, 1), n_names);
+	assert_true(cpu_ns() - t < SEC / 2);
+	assert_int_equal(d.used, 1);
+	assert_int_equal(wslx_portal_lookup(&names, "other", &got, NULL), 0);
+}
+
 static void names_that_are_none(void **state)
 {
 	char n[PORTAL_NAME_SIZE];
@@ -370,6 +493,8 @@ int main(void)
 		cmocka_unit_test(ring_of_a_liar),
 		cmocka_unit_test(consumer_of_lies),
 		cmocka_unit_test(directory_at_random),
+		cmocka_unit_test(owners_at_random),
+		cmocka_unit_test(clashing_names_end_together),
 		cmocka_unit_test(names_that_are_none),
 	};
 

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "portal/atomic.h"
+#include "portal/host.h"
 #include "portal/internal.h"
+#include "portal/ring_inline.h"
 
 struct waiter {
 	const char *what;
@@ -257,10 +259,173 @@ static void whoever_waits_hears_of_it(void **state)
 	broker_end(&b);
 }
 
+/* ---- what it goes on writing ---- */
+
+struct pair {
+	struct broker b;
+	portal *writer, *reader;
+	portal_listener *l;
+	portal_chan *out, *in;
+	unsigned writer_i;
+};
+
+static void *connect_reader(void *arg)
+{
+	struct pair *d = arg;
+
+	return (void *)(intptr_t)portal_connect(d->reader, "svc", 0, LONG, &d->in);
+}
+
+static void pair_start(struct pair *d)
+{
+	struct portal_info info;
+	pthread_t t;
+	void *r;
+
+	*d = (struct pair) { 0 };
+	broker_start(&d->b, NULL);
+	d->writer = broker_attach(&d->b, "writer");
+	d->reader = broker_attach(&d->b, "reader");
+	assert_non_null(d->writer);
+	assert_non_null(d->reader);
+	portal_get_info(d->writer, &info);
+	d->writer_i = info.self;
+	assert_int_equal(portal_listen(d->writer, "svc", NULL, &d->l), 0);
+	assert_int_equal(pthread_create(&t, NULL, connect_reader, d), 0);
+	assert_int_equal(portal_accept(d->l, LONG, &d->out), 0);
+	pthread_join(t, &r);
+	assert_int_equal((intptr_t)r, 0);
+	/* Both have seen all there is. */
+	assert_int_equal(portal_poll(d->writer, 0), 0);
+	assert_int_equal(portal_poll(d->reader, 0), 0);
+}
+
+static void pair_end(struct pair *d)
+{
+	portal_chan_free(d->in);
+	portal_chan_free(d->out);
+	portal_listener_free(d->l);
+	portal_detach(d->reader);
+	portal_detach(d->writer);
+	broker_end(&d->b);
+}
+
+static int writes(struct pair *d, int i)
+{
+	return portal_send(d->out, 1, &i, sizeof(i), LONG);
+}
+
+static int reads(struct pair *d, int *ret)
+{
+	size_t n;
+
+	return portal_recv(d->in, NULL, ret, sizeof(*ret), &n, LONG);
+}
+
+/* It has not looked, and its peer is never at the end of what there is: the first thing that it takes after the
+ * revocation tells it, and those that wait for it. */
+static void a_reader_that_never_waits(void **state)
+{
+	struct pair d;
+	int got = 0;
+
+	pair_start(&d);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(writes(&d, i), 0);
+	assert_int_equal(reads(&d, &got), 0);
+	assert_int_equal(got, 0);
+	assert_int_equal(portal_host_revoke(d.b.h, d.writer_i, 0), -ETIMEDOUT);
+	/* In its old memory. */
+	assert_int_equal(writes(&d, 3), 0);
+	assert_int_equal(reads(&d, &got), -EPIPE);
+	assert_int_equal(PORTAL_LOAD_ACQ(&d.reader->ctl->epoch_seen), PORTAL_LOAD_ACQ(&d.reader->hdr->epoch));
+	/* It writes on, and is itself the only one who has not seen it; but it is dead. */
+	assert_int_equal(writes(&d, 4), 0);
+	assert_int_equal(portal_host_seen(d.b.h, LONG), 0);
+	assert_int_equal(reads(&d, &got), -EPIPE);
+	pair_end(&d);
+}
+
+/* The copy is of some moment, and the reader was further: that is the end, and not a broken format. */
+static void the_copy_is_behind_its_reader(void **state)
+{
+	struct pair d;
+	int got;
+
+	pair_start(&d);
+	/* The reader's view is of before, its ring's indices are of after the copy. */
+	assert_int_equal(writes(&d, 0), 0);
+	assert_int_equal(portal_host_revoke(d.b.h, d.writer_i, 0), -ETIMEDOUT);
+	assert_int_equal(writes(&d, 1), 0);
+	assert_int_equal(wslx_portal_rx_ready(&d.in->rx), 1);
+	assert_int_equal(portal_poll(d.reader, 0), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(reads(&d, &got), -EPIPE);
+	pair_end(&d);
+}
+
+/* ---- in what order ---- */
+
+struct witness {
+	portal_host *h;
+	unsigned i;
+	bool exchanged, alive, named;
+};
+
+/* Whatever a participant is woken for, it may look at everything: what it finds in an exchanged arena is not a live
+ * one's, nor found by name. */
+static void witnesses(void *opaque, int arena)
+{
+	struct witness *w = opaque;
+
+	for (unsigned a = 1; w->i && a < PORTAL_MAX_ARENAS; a++) {
+		const struct portal_arena *e = &w->h->arenas[a];
+
+		if (e->owner != w->i || PORTAL_LIFE_STATE(PORTAL_LOAD_ACQ(&e->life)) != PORTAL_ARENA_REVOKED)
+			continue;
+		w->exchanged = true;
+		w->alive |= PORTAL_LIFE_STATE(PORTAL_LOAD_ACQ(&w->h->parts[w->i].life)) == PORTAL_PART_LIVE;
+		w->named |= w->h->names.used != 0;
+	}
+}
+
+static void dead_before_its_memory_is_exchanged(void **state)
+{
+	struct portal_host_member m = { .size = sizeof(m), .name = "witness", .segments = 1, .notify = witnesses };
+	struct witness w = { 0 };
+	struct portal_info info;
+	struct broker b;
+	unsigned i;
+	portal *p;
+
+	broker_start(&b, NULL);
+	w.h = b.h;
+	m.opaque = &w;
+	assert_int_equal(portal_host_add(b.h, &m, &i), 0);
+	p = broker_attach(&b, "writer");
+	assert_non_null(p);
+	assert_int_equal(portal_create(p, "thing", 64, NULL, NULL), 0);
+	portal_get_info(p, &info);
+	pthread_mutex_lock(&b.h->lock);
+	w.i = info.self;
+	pthread_mutex_unlock(&b.h->lock);
+	(void)!portal_host_revoke(b.h, info.self, 0);
+	pthread_mutex_lock(&b.h->lock);
+	assert_true(w.exchanged);
+	assert_false(w.alive);
+	assert_false(w.named);
+	pthread_mutex_unlock(&b.h->lock);
+	portal_detach(p);
+	broker_end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(whoever_waits_hears_of_it),
+		cmocka_unit_test(a_reader_that_never_waits),
+		cmocka_unit_test(the_copy_is_behind_its_reader),
+		cmocka_unit_test(dead_before_its_memory_is_exchanged),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -45,7 +45,7 @@ static void show(struct vm *v, uint8_t *at, size_t len, uint64_t off, int prot)
 	const struct vm_run *r = NULL;
 
 	for (unsigned i = 0; i < PORTAL_MAX_ARENAS; i++)
-		if (v->run[i].segments && v->run[i].first * PORTAL_SEGMENT_SIZE == off)
+		if (v->run[i].segments && v->run[i].first * PORTAL_SEGMENT_SIZE == off && (!r || v->run[i].fd >= 0))
 			r = &v->run[i];
 	if (r && r->fd >= 0)
 		put_under(at, len, r->writable ? prot : PROT_READ, MAP_SHARED, r->fd);
@@ -87,12 +87,12 @@ static void replace(struct vm *v, const struct vm_run *r)
 
 /* ---- the supervisor ---- */
 
-static void drop_run(struct vm *v, unsigned a, bool dead)
+static void drop_run(struct vm *v, unsigned a)
 {
 	struct vm_run *r = &v->run[a];
 
-	PORTAL_STORE_REL(&vm_places(v)[a].life, 0);
-	if (!r->segments || dead)
+	PORTAL_STORE_SEQ(&vm_places(v)[a].life, 0);
+	if (!r->segments)
 		return;
 	if (r->fd >= 0)
 		close(r->fd);
@@ -100,14 +100,36 @@ static void drop_run(struct vm *v, unsigned a, bool dead)
 	replace(v, r);
 }
 
+/* The dead have it no more. */
+static void evict(struct vm *v, uint32_t first, uint32_t segments)
+{
+	for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++) {
+		struct vm_run *r = &v->run[a];
+
+		if (PORTAL_LIFE_STATE(PORTAL_LOAD_ACQ(&vm_places(v)[a].life)) != PORTAL_ARENA_DEAD ||
+		    r->first >= first + segments || first >= r->first + r->segments)
+			continue;
+		PORTAL_STORE_SEQ(&vm_places(v)[a].life, 0);
+		pthread_mutex_lock(&v->lock);
+		close(r->fd);
+		*r = (struct vm_run) { .fd = -1 };
+		pthread_mutex_unlock(&v->lock);
+	}
+}
+
 static void place(struct vm *v, const struct wslx_portal_msg *m, int fd)
 {
 	struct portal_window_arena *t = &vm_places(v)[m->index];
 	struct vm_run *r = &v->run[m->index];
 
-	drop_run(v, m->index,
-		 m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
-			 wslx_portal_last_bytes(t->life, m->life));
+	if (m->access == PORTAL_ACCESS_NONE && PORTAL_LIFE_STATE(m->life) == PORTAL_ARENA_DEAD &&
+	    wslx_portal_last_bytes(PORTAL_LOAD_ACQ(&t->life), m->life)) {
+		/* Until somebody takes the place. */
+		t->access = 0;
+		PORTAL_STORE_REL(&t->life, m->life);
+		return;
+	}
+	drop_run(v, m->index);
 	if (m->access == PORTAL_ACCESS_NONE)
 		return;
 	if (m->access == PORTAL_ACCESS_READ && __atomic_load_n(&v->full, __ATOMIC_SEQ_CST)) {
@@ -117,11 +139,14 @@ static void place(struct vm *v, const struct wslx_portal_msg *m, int fd)
 	}
 	if (v->cursor + m->segments > VM_SEGMENTS)
 		v->cursor = 1;
+	evict(v, v->cursor, m->segments);
 	pthread_mutex_lock(&v->lock);
 	if (r->segments && r->fd >= 0)
 		close(r->fd);
 	*r = (struct vm_run) { v->cursor, m->segments, fd, m->access == PORTAL_ACCESS_WRITE };
 	pthread_mutex_unlock(&v->lock);
+	/* A guest that has not looked has it under what was there before. */
+	replace(v, r);
 	v->cursor += m->segments;
 	t->window_segment = r->first;
 	t->segments = m->segments;
@@ -154,7 +179,7 @@ static void leave(struct vm *v)
 
 	PORTAL_STORE_SEQ(&e->life, PORTAL_LIFE(PORTAL_LIFE_GENERATION(e->life) + 1, PORTAL_WINDOW_NONE));
 	for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
-		drop_run(v, a, false);
+		drop_run(v, a);
 	if (v->sock >= 0)
 		close(v->sock);
 	v->sock = -1;

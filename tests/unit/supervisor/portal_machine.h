@@ -50,6 +50,7 @@ struct machine {
 	bool hold;     /* mappings are not carried out */
 	int map_error; /* ... but fail with this */
 	unsigned n_maps;
+	bool scribbled;                 /* the tables are the test's */
 	unsigned asked, withdrawn_from; /* from the nth question on the grant is withdrawn; 0: it is not */
 	char warning[512], failure[512];
 };
@@ -68,6 +69,20 @@ static inline void answer_jobs(void *opaque)
 	}
 }
 
+/* A reader of the dead, or of one that is revoked, looks at its row after reading: what is there was the row's. */
+static inline void assert_no_row_names(struct machine *m, uint32_t first, uint32_t segments)
+{
+	for (unsigned i = 0; i < PORTAL_WINDOW_ENTRIES; i++) {
+		const struct portal_window_arena *t =
+			(void *)(m->w.host + WSLX_WINDOW_DATA + PORTAL_WINDOW_ARENAS_OFF(i));
+
+		for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
+			if (PORTAL_LIFE_STATE(t[a].life) != PORTAL_ARENA_FREE &&
+			    t[a].window_segment < first + segments && first < t[a].window_segment + t[a].segments)
+				fail_msg("entry %u's arena %u is still said to be in %u", i, a, t[a].window_segment);
+	}
+}
+
 static inline int do_map(void *opaque, const struct wslx_vmportal_map *map, wslx_vmportal_mapped_fn done,
 			 void *done_opaque)
 {
@@ -79,6 +94,8 @@ static inline int do_map(void *opaque, const struct wslx_vmportal_map *map, wslx
 				       .b = map->kind,
 				       .fd = map->fd };
 	m->n_maps++;
+	if (!m->scribbled)
+		assert_no_row_names(m, map->first, map->segments);
 	if (!m->map_error)
 		assert_int_equal(wslx_window_apply(&m->w, &msg), 0);
 	assert_true(m->n_jobs < MAX_JOBS);

@@ -90,8 +90,10 @@ static void test_others(void **state)
 	portal_detach(p);
 	settle(&m);
 	assert_true(up_to_date(&m));
-	assert_int_equal(arenas(&m)[other].life, 0);
-	/* Its last words are still read, until the guest has no part in the region any more. */
+	/* Its last words are still read, and the tables say so, until the guest has no part in the region any more. */
+	assert_int_equal(PORTAL_LIFE_STATE(arenas(&m)[other].life), PORTAL_ARENA_DEAD);
+	assert_int_equal(arenas(&m)[other].access, 0);
+	assert_ptr_equal(arena(&m, other), at);
 	assert_memory_equal(at + 1, "SLXCTRL", 7);
 	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
 	until(&m, gone);
@@ -351,11 +353,139 @@ static void test_room_again(void **state)
 		;
 	assert_int_equal(portal_host_unpublish(m.h, "first"), 0);
 	settle(&m);
+	/* It took the place of the first one, too. */
 	assert_int_equal(arenas(&m)[2].life, 0);
 	assert_int_equal(arenas(&m)[3].segments, 20);
 	assert_true(read_all(bell) > 0);
 	assert_true(up_to_date(&m));
 	close(bell);
+	teardown(&m);
+}
+
+/* Others' arenas are not in the way of the guest's own, whatever comes first: when it joins, joins again, or both. */
+static void test_room_for_its_own(void **state)
+{
+	for (int huge = 0; huge < 2; huge++) {
+		struct machine m;
+
+		/* With the host's and the own one there are 9 left. */
+		setup_segments(&m, 20);
+		broker_up(&m, 0);
+		assert_int_equal(portal_host_object(m.h, "large", 11, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+		assert_int_equal(portal_host_object(m.h, "fits", 9, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+		if (huge)
+			assert_int_equal(portal_host_object(m.h, "huge", 29, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+		boot(&m);
+		until(&m, up_to_date);
+		for (int i = 0; i < 3; i++) {
+			assert_int_not_equal(own(&m), 0);
+			assert_int_equal(arenas(&m)[own(&m)].segments, 20);
+			assert_int_equal(arenas(&m)[1].life, 0);
+			assert_int_equal(arenas(&m)[2].segments, 9);
+			bell = ring_up(&m);
+			until(&m, bell_rang);
+			close(bell);
+			settle(&m);
+			assert_true(up_to_date(&m));
+			assert_int_equal(entry(&m)->part_generation, i + 2);
+		}
+		teardown(&m);
+	}
+}
+
+/* Another region, whose grant comes second. */
+struct second {
+	char sock[96];
+	portal_host *h;
+	struct wslx_watch *watch;
+};
+
+static void second_up(struct machine *m, struct second *s)
+{
+	struct portal_host_params p = { .size = sizeof(p), .name = "two", .path = s->sock, .segments = 4096 };
+
+	snprintf(s->sock, sizeof(s->sock), "%s/two.sock", m->dir);
+	assert_int_equal(portal_host_create(&p, &s->h), 0);
+	assert_int_equal(wslx_loop_watch(m->loop, portal_host_fd(s->h), EPOLLIN, on_host, s->h, &s->watch), 0);
+}
+
+static void second_down(struct machine *m, struct second *s)
+{
+	halt(m);
+	wslx_watch_free(s->watch);
+	portal_host_destroy(s->h);
+	boot(m);
+}
+
+static void second_grant(struct machine *m, struct second *s, uint32_t segments)
+{
+	struct wslx_portal_grant g = { .region = "two", .as = "two", .socket = s->sock, .segments = segments };
+
+	assert_int_equal(wslx_vmportal_add(m->portal, &g), 0);
+}
+
+static uint64_t generation;
+
+static bool is_generation(struct machine *m)
+{
+	return up_to_date(m) && entry(m)->part_generation == generation;
+}
+
+/* Nor is what another region left out, and would take as soon as there is room, in the way of a program that attaches
+ * again: at once, or so soon that it has to wait. */
+static void test_room_for_its_own_beside_another_region(void **state)
+{
+	struct second s;
+	struct machine m;
+
+	/* Ten are left, and more while the first region is joined again. */
+	setup_segments(&m, 16);
+	broker_up(&m, 0);
+	second_up(&m, &s);
+	assert_int_equal(portal_host_object(s.h, "large", 12, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	boot(&m);
+	second_grant(&m, &s, 2);
+	until(&m, warned);
+	settle(&m);
+	for (generation = 2; generation < 6; generation++) {
+		assert_true(up_to_date(&m));
+		assert_int_not_equal(own(&m), 0);
+		bell = ring_up(&m);
+		close(bell);
+		until(&m, is_generation);
+	}
+	assert_int_not_equal(own(&m), 0);
+	second_down(&m, &s);
+	teardown(&m);
+}
+
+/* Where there was no room it is what comes first when there is. */
+static void test_room_for_its_own_at_last(void **state)
+{
+	const struct grant *g;
+	struct second s;
+	struct machine m;
+
+	setup_segments(&m, 2);
+	broker_up(&m, 0);
+	assert_int_equal(portal_host_object(m.h, "large", 25, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_host_object(m.h, "next", 20, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	boot(&m);
+	until(&m, up_to_date);
+	second_up(&m, &s);
+	second_grant(&m, &s, 12);
+	settle(&m);
+	g = &m.portal->grants[1];
+	assert_int_equal(g->state, GRANT_READY);
+	assert_int_not_equal(g->own, 0);
+	assert_int_equal(g->arenas[g->own].place, 0);
+	assert_int_equal(portal_host_unpublish(m.h, "large"), 0);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	assert_int_not_equal(g->arenas[g->own].place, 0);
+	assert_int_equal(g->arenas[g->own].segments, 12);
+	assert_int_equal(arenas(&m)[2].life, 0);
+	second_down(&m, &s);
 	teardown(&m);
 }
 
@@ -532,6 +662,9 @@ int main(void)
 		cmocka_unit_test(test_broker_comes_late),
 		cmocka_unit_test(test_full_window),
 		cmocka_unit_test(test_room_again),
+		cmocka_unit_test(test_room_for_its_own),
+		cmocka_unit_test(test_room_for_its_own_beside_another_region),
+		cmocka_unit_test(test_room_for_its_own_at_last),
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_full_region),
 		cmocka_unit_test(test_read_only),

@@ -169,7 +169,7 @@ static uint8_t *map_object(struct machine *m, const char *name, char byte)
 	assert_int_equal(portal_host_object(m->h, name, 2, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
 	settle(m);
 	assert_true(up_to_date(m));
-	while (a < PORTAL_MAX_ARENAS - 1 && (!arenas(m)[a].life || arenas(m)[a].access == PORTAL_WINDOW_WRITE))
+	while (a < PORTAL_MAX_ARENAS - 1 && arenas(m)[a].access != PORTAL_WINDOW_READ)
 		a++;
 	fd = portal_host_arena_fd(m->h, a, 1);
 	assert_true(fd >= 0);
@@ -255,6 +255,77 @@ static void test_nobody_gets_a_place_that_is_being_cleared(void **state)
 	teardown(&m);
 }
 
+/* Nor is room kept there for one that is about to join. */
+static void test_no_room_is_kept_in_a_place_that_is_being_cleared(void **state)
+{
+	struct wslx_portal_grant other;
+	const struct grant *g;
+	struct machine m;
+	uint32_t place;
+	char sock[96];
+	int listener;
+
+	setup(&m);
+	until(&m, up_to_date);
+	place = (uint32_t)((uint64_t)(map_object(&m, "dies", 'd') - data(&m)) / WSLX_WINDOW_SEGMENT);
+	assert_int_equal(portal_host_unpublish(m.h, "dies"), 0);
+	until(&m, last_words_are_free);
+	m.portal->places.next = place;
+	/* Its broker does not answer. */
+	snprintf(sock, sizeof(sock), "%s/other.sock", m.dir);
+	listener = wslx_unix_listen(sock, SOCK_SEQPACKET | SOCK_CLOEXEC, 4);
+	assert_true(listener >= 0);
+	other = m.config.grants[0];
+	strcpy(other.region, "other");
+	other.socket = sock;
+	assert_int_equal(wslx_vmportal_add(m.portal, &other), 0);
+	g = &m.portal->grants[1];
+	assert_int_equal(g->kept, place);
+	assert_int_equal(wslx_vmportal_remove(m.portal, "reg"), 0);
+	until(&m, gone);
+	assert_int_equal(m.portal->places.owner[place], 0);
+	assert_int_equal(m.portal->places.owner[place + 1], 0);
+	assert_true(g->kept > place + 1 || (g->kept && g->kept < place - 1));
+	assert_int_equal(m.portal->places.owner[g->kept], 2);
+	assert_int_equal(data(&m)[(uint64_t)place * WSLX_WINDOW_SEGMENT + 5000], 0);
+	close(listener);
+	unlink(sock);
+	teardown(&m);
+}
+
+/* An object that the guest writes is gone with its name: what others still read of it the guest does not change. */
+static void test_own_object_is_gone(void **state)
+{
+	struct machine m;
+	unsigned a = 1;
+	uint8_t *at, b;
+	int fd;
+
+	setup(&m);
+	until(&m, up_to_date);
+	assert_int_equal(portal_host_object(m.h, "its", 2, entry(&m)->participant, PORTAL_EVERYBODY), 0);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	while (a < PORTAL_MAX_ARENAS && (!arenas(&m)[a].life || arenas(&m)[a].segments != 2 || a == own(&m)))
+		a++;
+	assert_true(a < PORTAL_MAX_ARENAS);
+	assert_int_equal(arenas(&m)[a].access, PORTAL_WINDOW_WRITE);
+	at = arena(&m, a);
+	at[5000] = 'o';
+	fd = portal_host_arena_fd(m.h, a, 0);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &b, 1, 5000), 1);
+	assert_int_equal(b, 'o');
+	assert_int_equal(portal_host_unpublish(m.h, "its"), 0);
+	settle(&m);
+	assert_true(up_to_date(&m));
+	at[5000] = 'x';
+	assert_int_equal(pread(fd, &b, 1, 5000), 1);
+	assert_int_equal(b, 'o');
+	close(fd);
+	teardown(&m);
+}
+
 /* A program of the host's, from a thread of its own: this one serves the broker. */
 static bool has_attached;
 
@@ -313,6 +384,52 @@ static void test_revoked_and_then_dead(void **state)
 		assert_true(up_to_date(&m));
 		assert_int_equal(at[0], seen ? 'W' : 0);
 		portal_detach(p);
+	}
+	teardown(&m);
+}
+
+static bool both_up_to_date(struct machine *m)
+{
+	return up_to_date(m) && (entry_n(m, 1)->life & 0xff) == PORTAL_WINDOW_GRANTED &&
+	       entry_n(m, 1)->epoch == header(m)->epoch;
+}
+
+static struct portal_window_arena *row_n(struct machine *m, unsigned i, unsigned a)
+{
+	return (struct portal_window_arena *)(void *)(data(m) + PORTAL_WINDOW_ARENAS_OFF(i)) + a;
+}
+
+/* What is left of the dead is nobody's any more when another grant's arena takes its place, too. */
+static void test_place_of_the_dead_is_taken(void **state)
+{
+	struct wslx_portal_grant g;
+	struct machine m;
+	unsigned x = 3;
+
+	setup(&m);
+	until(&m, up_to_date);
+	g = m.config.grants[0];
+	strcpy(g.region, "again");
+	strcpy(g.as, "too");
+	assert_int_equal(wslx_vmportal_add(m.portal, &g), 0);
+	until(&m, both_up_to_date);
+	/* Once for each.  Of 31 segments 8 are left. */
+	assert_int_equal(portal_host_object(m.h, "x", 6, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	settle(&m);
+	assert_int_equal(portal_host_unpublish(m.h, "x"), 0);
+	settle(&m);
+	assert_true(both_up_to_date(&m));
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(PORTAL_LIFE_STATE(row_n(&m, i, x)->life), PORTAL_ARENA_DEAD);
+		assert_int_equal(row_n(&m, i, x)->segments, 6);
+	}
+	/* Before anything is mapped over them: machine.h looks. */
+	assert_int_equal(portal_host_object(m.h, "y", 8, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	settle(&m);
+	assert_true(both_up_to_date(&m));
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(row_n(&m, i, x)->life, 0);
+		assert_int_equal(row_n(&m, i, x + 1)->segments, 8);
 	}
 	teardown(&m);
 }
@@ -636,7 +753,10 @@ int main(void)
 		cmocka_unit_test(test_withdrawn_before_it_is_told),
 		cmocka_unit_test(test_taken_away_and_then_dead),
 		cmocka_unit_test(test_nobody_gets_a_place_that_is_being_cleared),
+		cmocka_unit_test(test_no_room_is_kept_in_a_place_that_is_being_cleared),
+		cmocka_unit_test(test_own_object_is_gone),
 		cmocka_unit_test(test_revoked_and_then_dead),
+		cmocka_unit_test(test_place_of_the_dead_is_taken),
 		cmocka_unit_test(test_no_memory_below_arenas),
 		cmocka_unit_test(test_few_warnings),
 		cmocka_unit_test(test_grant_on_other_terms),

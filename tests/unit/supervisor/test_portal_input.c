@@ -390,6 +390,7 @@ static void test_scribbled_tables(void **state)
 
 	setup(&m);
 	until(&m, up_to_date);
+	m.scribbled = true;
 	memset(data(&m), 0xff, WSLX_WINDOW_SEGMENT);
 	assert_int_equal(portal_host_object(m.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
 	settle(&m);
