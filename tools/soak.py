@@ -4,7 +4,7 @@
 machines: kills wslx, wslx-vmm, its children or passt at random moments, and checks after each that the next command works,
 that nothing is left behind, and at the end that the image is clean.
 portal: kills processes that exchange records and calls over a Portal region (tools/soak_portal.py).
-guests: kills machines whose programs do that (tools/soak_guests.py).
+guests: kills machines, their programs and one on the host that do that (tools/soak_guests.py).
 
 usage: tools/soak.py [machines] [portal] [guests] [--rounds N] [--kills N] [--guest-kills N] [--guests N] [--seed N]
                      [--engine tcg|kvm] [--build DIR]
@@ -124,8 +124,8 @@ def soak_machines(args, conftest):
 def main():
     ap = argparse.ArgumentParser(prog="make soak")
     ap.add_argument("--rounds", type=int, default=100, help="of machines")
-    ap.add_argument("--kills", type=int, default=1000, help="of processes that use Portal")
-    ap.add_argument("--guest-kills", type=int, default=50, help="of machines that use Portal")
+    ap.add_argument("--kills", type=int, default=1000, help="of host processes that use Portal")
+    ap.add_argument("--guest-kills", type=int, default=150, help="of machines, programs in them and one on the host, each a third")
     ap.add_argument("--guests", type=int, default=2, help="machines that use Portal at a time")
     ap.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     ap.add_argument("--engine", default="tcg")

@@ -1,8 +1,9 @@
 """Portal's kill storm over machines: programs in machines and one on the host exchange checked records and calls over one
-region; one machine at a time is killed at a random moment, in the middle of its boot or of an exchange, and started again.
+region; one of them at a time is killed at a random moment and started again: a machine, in the middle of its boot or of an
+exchange, the program in a machine, which then begins again in the same running machine, or the program on the host, in turn.
 
-What is killed is the supervisor, the device server or VMM child, or QEMU, or all of it by `terminate --force`.  The
-others must go on undisturbed, and the broker may keep nothing of the dead.
+What is killed of a machine is the supervisor, the device server or VMM child, or QEMU, or all of it by `terminate --force`.
+The others must go on undisturbed, and the broker may keep nothing of the dead.
 
 Used by tools/soak.py, and in small by the end-to-end tests.
 """
@@ -13,17 +14,20 @@ import subprocess
 import time
 
 from conftest import alive, children_of, machine_logs
-from soak_portal import Failed, Participant, at_rest, check_rest, memory_kb, storm
+from soak_portal import Failed, Kill, Participant, at_rest, check_rest, memory_kb, storm
 
 # The window is small, so that places in it are used again and again.
 WINDOW = "64M"
+PROGRAM, HOST, MACHINE = VICTIMS = "a machine's program", "the host's program", "machine"
+# busybox has no pkill -x.
+KILL = "for p in $(ps -o pid,comm | while read p c; do test $c = soak && echo $p; done); do kill -9 $p; done"
 
 
 class Machine(Participant):
-    """A program in a machine.  Its lines come through `wslx`."""
+    """A program in a machine.  Its lines come through `wslx`.  pid: of the machine that it is to find running, or None."""
 
-    def __init__(self, w, distro, region, number, total, rng):
-        self.w, self.distro, self.rng, self.killed = w, distro, rng, "nothing"
+    def __init__(self, w, distro, region, number, total, rng, pid):
+        self.w, self.distro, self.rng, self.pid, self.killed = w, distro, rng, pid, "nothing"
         super().__init__([], number, lambda: w.popen("-d", distro, "-e", "/usr/bin/soak", region, str(number), str(total),
                                                      stdin=subprocess.PIPE, text=True))
 
@@ -32,7 +36,28 @@ class Machine(Participant):
         # passt is not one of them: a machine outlives its passt, and is given another one.
         return [p for p in [pid, *children_of(pid)] if not comm(p).startswith("passt")] if pid else []
 
-    def kill(self):
+    def check(self):
+        super().check()
+        if self.pid and self.exchanges:
+            if self.w.vmm_pid(self.distro) != self.pid:
+                raise Failed(f"{self.distro} did not outlive its program")
+            self.pid = None
+
+    def kill(self, how):
+        self.killed = how
+        self.kill_program() if how == PROGRAM else self.kill_machine()
+
+    def kill_program(self):
+        self.check()
+        self.pid = self.w.vmm_pid(self.distro)
+        self.w.sh(KILL, distro=self.distro)
+        self.p.wait(60)
+        err = self.p.stderr.read().strip()
+        self.close()
+        if err or self.p.returncode != 128 + signal.SIGKILL:
+            raise Failed(f"the program in {self.distro} was killed, and ended with {self.p.returncode}: {err}")
+
+    def kill_machine(self):
         victims = self.victims()
         self.check()
         victim = self.rng.choice([*victims, 0])
@@ -56,6 +81,7 @@ class Machine(Participant):
         # A guest that has lost its supervisor is dead to the others, who use their memory for something else, and runs
         # on for a moment: what its program says then is no complaint.
         self.close()
+        self.pid = None
 
 
 def comm(pid):
@@ -66,9 +92,16 @@ def comm(pid):
         return "gone"
 
 
-def moment(rng):
-    """Of a machine's life in seconds, and whether its program has to have begun."""
-    return (rng.random() * 4, False) if rng.random() < 0.3 else (rng.random(), True)
+def plan_of(rng, machines):
+    """Each kind of victim in its turn, at a moment of a machine's life in seconds."""
+    def plan(n):
+        how = VICTIMS[n % len(VICTIMS)]
+        victim = machines if how == HOST else rng.randrange(machines)
+        if how == MACHINE and rng.random() < 0.3:
+            return Kill(victim, rng.random() * 4, False, how=how)
+        return Kill(victim, rng.random(), True, how=how)
+
+    return plan
 
 
 def prepare(w, build, tar, region, number):
@@ -92,23 +125,27 @@ def run(w, build, tar, kills, rng, machines=2, say=lambda line: None):
         sock = os.path.join(w.home, f"run/portal/{region}.sock")
         host = os.path.join(build, "tests/portal/portal_soak")
         killed = {}
+        last_of = [None] * machines
 
         def make(i):
             if i == machines:
                 return Participant([host, sock, str(i), str(machines + 1)], i)
-            return Machine(w, distros[i], region, i, machines + 1, rng)
+            last_of[i] = Machine(w, distros[i], region, i, machines + 1, rng, last_of[i] and last_of[i].pid)
+            return last_of[i]
 
-        def note(m):
-            killed[m.killed] = killed.get(m.killed, 0) + 1
+        def note(kill, p):
+            what = kill.how if kill.how == HOST else p.killed
+            killed[what] = killed.get(what, 0) + 1
 
         def one_storm(n):
-            got = storm(make, machines + 1, n, rng, say, victims=machines, moment=moment, note=note)
+            last_of[:] = [None] * machines
+            got = storm(make, machines + 1, n, rng, say, plan=plan_of(rng, machines), note=note)
             for d in distros:
                 w.ok("terminate", d)
             return got
 
         # Once around first: what the broker has then, it may have.
-        one_storm(1)
+        one_storm(len(VICTIMS))
         killed.clear()
         first = at_rest(w, region)
         before = memory_kb(first["pid"])
@@ -116,7 +153,7 @@ def run(w, build, tar, kills, rng, machines=2, say=lambda line: None):
         last = at_rest(w, region)
         after = check_rest(first, last, before, kills)
         what = ", ".join(f"{n} times {k}" for k, n in sorted(killed.items()))
-        say(f"portal: {kills} machines killed ({what}), {exchanges} exchanges, nobody disturbed, nothing left; "
+        say(f"portal: {kills} killed ({what}), {exchanges} exchanges, nobody disturbed, nothing left; "
             f"broker {before} -> {after} KiB, {last['descriptors']} descriptors")
         return exchanges
     except Failed as e:

@@ -2,6 +2,9 @@
 moment and started again.  The others must go on undisturbed, and in the end nothing may be left: no participant, arena,
 name, descriptor or memory of the dead.
 
+At some of the kills one is stopped (SIGSTOP) for up to a second before: the victim, or another, which goes on when the one
+that was killed has begun again and got through to somebody.  Who is in an exchange with the stopped one waits for it.
+
 Used by tools/soak.py, and in small by the end-to-end tests.  tools/soak_guests.py does the same to machines.
 """
 
@@ -12,15 +15,26 @@ import signal
 import subprocess
 import threading
 import time
+from typing import NamedTuple
 
 # No exchange takes as long on any host.
 STUCK = 90
+# Of the kills, those with one stopped.
+STOPS = 0.2
 # What a broker may grow by, in all, over a storm: its heap's own doing.
 GROWTH_KB = 1024
 
 
 class Failed(Exception):
     pass
+
+
+class Kill(NamedTuple):
+    victim: int
+    after: float        # seconds
+    begun: bool         # and not before it has begun
+    held: int = -1      # who is stopped before; -1: nobody
+    how: str = "process"
 
 
 class Participant:
@@ -45,7 +59,13 @@ class Participant:
         if time.monotonic() - self.last > STUCK:
             raise Failed(f"participant {self.number} is stuck")
 
-    def kill(self):
+    def stop(self):
+        os.kill(self.p.pid, signal.SIGSTOP)
+
+    def go_on(self):
+        os.kill(self.p.pid, signal.SIGCONT)
+
+    def kill(self, how):
         os.kill(self.p.pid, signal.SIGKILL)
         self.p.wait(60)
         err = self.p.stderr.read().strip()
@@ -91,28 +111,51 @@ def at_rest(w, region):
         time.sleep(0.05)
 
 
-def soon(rng):
-    """The moment to kill one: after so many seconds, and not before it has begun (or, as often, perhaps before)."""
-    return rng.random() * 0.1, rng.random() < 0.5
+def plan_of(rng, number):
+    """After a moment, and, every other time, not before the victim has begun."""
+    victim = rng.randrange(number)
+    held = -1
+    if rng.random() < STOPS:
+        held = victim if rng.random() < 0.5 else (victim + 1 + rng.randrange(number - 1)) % number
+    return Kill(victim, rng.random() * 0.1, rng.random() < 0.5, held)
 
 
-def storm(make, number, kills, rng, say, victims=None, moment=soon, note=lambda p: None):
-    """Kills one of the first `victims` (all) of `number` participants after another.  Returns the exchanges of all."""
+def watch(now, seconds, done=lambda: True):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or not done():
+        time.sleep(0.002)
+        for p in now:
+            p.check()
+
+
+def strike(now, kill, make, rng):
+    """Returns what the victim had exchanged."""
+    i, held = kill.victim, kill.held
+    if held >= 0:
+        now[held].stop()
+        watch(now, rng.random())
+    now[i].kill(kill.how)
+    exchanges = now[i].exchanges
+    now[i] = make(i)
+    if held not in (-1, i):
+        watch(now, 0, lambda: now[i].exchanges)
+        before = now[held].exchanges
+        now[held].go_on()
+        watch(now, 0, lambda: now[held].exchanges > before)
+    return exchanges
+
+
+def storm(make, number, kills, rng, say, plan=None, note=lambda kill, p: None):
+    """Kills one of `number` participants after another, as plan(n) says.  Returns the exchanges of all."""
     exchanges = 0
     now = [make(i) for i in range(number)]
     try:
         for n in range(kills):
-            i = rng.randrange(victims or number)
-            after, begun = moment(rng)
-            end = time.monotonic() + after
-            while time.monotonic() < end or (begun and now[i].exchanges == 0):
-                time.sleep(0.002)
-                for p in now:
-                    p.check()
-            now[i].kill()
-            note(now[i])
-            exchanges += now[i].exchanges
-            now[i] = make(i)
+            kill = plan(n) if plan else plan_of(rng, number)
+            victim = now[kill.victim]
+            watch(now, kill.after, lambda: victim.exchanges or not kill.begun)
+            exchanges += strike(now, kill, make, rng)
+            note(kill, victim)
             if n % 100 == 99:
                 say(f"portal: {n + 1} of {kills} killed, {exchanges} exchanges")
         # The survivors and the last ones started still get through to each other.
@@ -159,14 +202,18 @@ def run(w, build, kills, rng, number=4, say=lambda line: None):
         storm(make, number, min(kills, 20), rng, say)
         first = at_rest(w, region)
         before = memory_kb(first["pid"])
-        exchanges = storm(make, number, kills, rng, say)
+        done = []
+        exchanges = storm(make, number, kills, rng, say, note=lambda kill, p: done.append(kill))
         last = at_rest(w, region)
         after = check_rest(first, last, before, kills)
         # Some are killed before they have said hello; in the end everybody leaves in order.
         joined, died = (last[k] - first[k] for k in ("attached", "died"))
         if died != joined - number or died > kills:
             raise Failed(f"{kills} were killed, the broker saw {joined} join and {died} die")
-        say(f"portal: {kills} killed, {exchanges} exchanges, nobody disturbed, nothing left; "
+        stopped = sum(k.held == k.victim for k in done)
+        while_stopped = sum(k.held not in (-1, k.victim) for k in done)
+        say(f"portal: {kills} killed ({stopped} of them stopped, {while_stopped} while another was), "
+            f"{exchanges} exchanges, nobody disturbed, nothing left; "
             f"broker {before} -> {after} KiB, {last['descriptors']} descriptors")
         return exchanges
     finally:

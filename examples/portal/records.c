@@ -8,15 +8,13 @@
 int main(int argc, char **argv)
 {
 	struct portal_attach a = { .size = sizeof(a), .region = argv[1], .name = "records" };
-	portal_chan *c[PORTAL_MAX_PARTICIPANTS];
+	portal_chan *c[64];
 	char from[PORTAL_NAME_SIZE];
 	portal_listener *l;
-	uint32_t number;
 	size_t size;
 	portal *p;
 
-	need("records: REGION NAME PEER...", argc > 3 && argc <= (int)PORTAL_MAX_PARTICIPANTS ? 0 : -EINVAL);
-	need("records: portal_attach", portal_attach(&a, &p));
+	need("records REGION NAME PEER...: portal_attach", argc > 3 && argc <= 64 ? portal_attach(&a, &p) : -EINVAL);
 	need("records: portal_listen", portal_listen(p, argv[2], NULL, &l));
 	/* Two share a channel: who comes later in the alphabet connects. */
 	for (int i = 3; i < argc; i++)
@@ -24,17 +22,19 @@ int main(int argc, char **argv)
 		     strcmp(argv[2], argv[i]) > 0 ? portal_connect(p, argv[i], 0, PORTAL_FOREVER, &c[i])
 						  : portal_accept(l, PORTAL_FOREVER, &c[i]));
 	/* The last one tells that all others were read: who has it, or finds its sender gone by then, may go. */
-	for (uint32_t n = 0; n <= MANY; n++) {
+	for (uint32_t n = 0, number; n <= MANY; n++) {
 		for (int i = 3; i < argc; i++) {
 			int r = portal_send(c[i], n, argv[2], strlen(argv[2]), PORTAL_FOREVER);
 			need("records: portal_send", n < MANY ? r : 0);
 		}
 		for (int i = 3; i < argc; i++) {
 			int r = portal_recv(c[i], &number, from, sizeof(from), &size, PORTAL_FOREVER);
-			if (need("records: portal_recv", n < MANY ? r : 0), n < MANY)
+			n < MANY ? need("records: portal_recv", r) : portal_chan_free(c[i]);
+			if (n < MANY)
 				printf("%.*s %u\n", (int)size, from, number);
 		}
 	}
+	portal_listener_free(l);
 	portal_detach(p);
 	return 0;
 }

@@ -238,6 +238,13 @@ static void check_arena(const struct grant *g, const struct grant_arena *a, uint
 	}
 }
 
+/* A dead one is said to be there for as long as what it left is.  When the grant ends its entry ends first. */
+static void check_dead(const struct grant *g, const struct grant_arena *a)
+{
+	for (uint32_t k = 0; k < a->segments && g->state != GRANT_CLEARING && g->state != GRANT_WAITING; k++)
+		must(portal_of_machine->places.stale[a->place + k] && !under_way(a->place + k));
+}
+
 /* The tables are what the guest goes by. */
 static void check_tables(const struct grant *g)
 {
@@ -264,9 +271,14 @@ static void check(const struct wslx_vmportal *p)
 	uint8_t used[WINDOW / WSLX_WINDOW_SEGMENT] = { 0 };
 
 	for (size_t i = 0; i < p->n_grants; i++) {
-		for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++)
-			if (p->grants[i].arenas[a].place)
-				check_arena(&p->grants[i], &p->grants[i].arenas[a], used);
+		for (unsigned a = 0; a < PORTAL_MAX_ARENAS; a++) {
+			const struct grant_arena *arena = &p->grants[i].arenas[a];
+
+			if (arena->place && arena->dead)
+				check_dead(&p->grants[i], arena);
+			else if (arena->place)
+				check_arena(&p->grants[i], arena, used);
+		}
 		if (!tables_written)
 			check_tables(&p->grants[i]);
 		/* Where something is still being put nothing else is. */

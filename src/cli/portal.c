@@ -346,7 +346,7 @@ static char *late_text(struct cli *c, const char *region, const json_t *late)
 	if (!f)
 		return NULL;
 	/* Without the names there are the numbers. */
-	(void)wslx_region_call(c->m, region, "Participants", NULL, ASK_MS, &who, NULL);
+	(void)!wslx_region_call(c->m, region, "Participants", NULL, ASK_MS, &who, NULL);
 	json_array_foreach (late, i, v) {
 		if (i == LATE_NAMED)
 			break;

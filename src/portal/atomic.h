@@ -95,14 +95,17 @@ void explore_copy_out(void *shared, const void *src, size_t n);
 #define wslx_portal_copy_in explore_copy_in
 #define wslx_portal_copy_out explore_copy_out
 #else
+/* Nothing may be copied from nowhere, which memcpy(3) does not allow. */
 static inline void wslx_portal_copy_in(void *dst, const void *shared, size_t n)
 {
-	memcpy(dst, shared, n);
+	if (n)
+		memcpy(dst, shared, n);
 }
 
 static inline void wslx_portal_copy_out(void *shared, const void *src, size_t n)
 {
-	memcpy(shared, src, n);
+	if (n)
+		memcpy(shared, src, n);
 }
 #endif
 

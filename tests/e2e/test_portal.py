@@ -223,8 +223,8 @@ def test_killed_in_a_machine(shared):
 
 
 def test_machines_killed(wslx, mini_tar):
-    """In small what `make soak` does fifty times."""
-    soak_guests.run(wslx, BUILD, mini_tar, 2, random.Random(1))
+    """In small what `make soak` does 150 times: a machine, the program in one, and one on the host are killed."""
+    soak_guests.run(wslx, BUILD, mini_tar, 3, random.Random(1))
 
 
 def test_direct_io(shared):

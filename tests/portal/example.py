@@ -58,7 +58,8 @@ def exchanged():
         lines = out.splitlines()
         assert len(lines) == 1000 * (len(names) - 1), (name, len(lines))
         for other in set(names) - {name}:
-            assert [line for line in lines if line.startswith(f"{other} ")] == [f"{other} {i}" for i in range(1000)], (name, other)
+            got = [line for line in lines if line.startswith(f"{other} ")]
+            assert got == [f"{other} {i}" for i in range(1000)], (name, other)
 
 
 def revoked(cat, wslx):
