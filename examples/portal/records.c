@@ -12,7 +12,7 @@ int main(int argc, char **argv)
 	char from[PORTAL_NAME_SIZE];
 	portal_listener *l;
 	size_t size;
-	portal *p;
+	portal *p = NULL;
 
 	need("records REGION NAME PEER...: portal_attach", argc > 3 && argc <= 64 ? portal_attach(&a, &p) : -EINVAL);
 	need("records: portal_listen", portal_listen(p, argv[2], NULL, &l));
