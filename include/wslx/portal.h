@@ -10,7 +10,7 @@
  *   -ESTALE     the handle means nothing any more     -EFAULT     it never meant anything
  *   -EACCES     not granted, or revoked               -ECANCELED  the call was cancelled
  *   -EINVAL     an argument makes no sense            -ENOENT     no such name, or call
- *   -EEXIST     the name is taken                     -EDQUOT     more segments than one may have
+ *   -EEXIST     the name is taken                     -EDQUOT     more segments, or names, than one may have
  *   -EUSERS     63 participants are there             -EBUSY      another has it; 128 calls are under way
  *   -ENOMEM     none left, of the process or in its own arena
  *   -ENOSPC     no room left in the region, the directory or the fan-in

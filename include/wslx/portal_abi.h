@@ -194,10 +194,10 @@ enum portal_link_state {
 };
 
 struct portal_link {
-	uint64_t life; /* shared; the generation is never used twice in a table */
+	uint64_t life; /* shared; no two links of a table have the same generation, CLOSED has that of the link it ends */
 	uint32_t peer; /* participant */
 	uint32_t peer_link;
-	uint64_t peer_life;          /* OPEN by the server: the offer's life word; else 0 */
+	uint64_t peer_life;          /* the server's entries: the offer's life word; the client's: 0 */
 	uint32_t service;            /* slot in the directory */
 	uint32_t service_generation; /* of that entry */
 	uint64_t tx;                 /* offset of the portal_tx I write */
