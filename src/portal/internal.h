@@ -99,6 +99,10 @@ struct portal {
 	uint64_t link_generation;
 	bool link_used[PORTAL_MAX_LINKS];
 	bool link_wanted; /* an offer waits for an entry */
+	/* An offer waits, as its maker has PER_PEER channels: to all listeners together, so any that we close is news
+	 * for each of them. */
+	bool place_wanted;
+	uint32_t places; /* how often one was closed that somebody waited for */
 	struct wslx_portal_heap heap;
 	struct wslx_portal_gate *gates;
 	bool no_membarrier; /* each publication has its own barrier at the gate */
@@ -139,10 +143,10 @@ struct portal_listener {
 	/* links_seq when a table had nothing more for us, and whose table it was. */
 	uint32_t seen[PORTAL_MAX_PARTICIPANTS];
 	uint64_t seen_life[PORTAL_MAX_PARTICIPANTS];
-	bool dirty;    /* look at everybody */
-	bool full;     /* an offer had to wait, as its maker has PER_PEER channels */
-	bool more;     /* an offer was answered, and there may be others */
-	uint32_t told; /* the event word when it was last said that somebody is at the door */
+	uint32_t places; /* the participant's, when all were last looked at */
+	bool dirty;      /* look at everybody */
+	bool more;       /* an offer was answered, and there may be others */
+	uint32_t told;   /* the event word when it was last said that somebody is at the door */
 };
 
 #define PORTAL_ATTACH_TIMEOUT_NS INT64_C(5000000000)
@@ -244,7 +248,7 @@ const struct portal_link *wslx_portal_links_of(portal *p, unsigned peer);
 /* Is somebody waiting at the door?  Once for each event, the word for which is ev, unless there is reason to think that
  * an offer is there: who offers kicks, and a count that moves without is no news. */
 bool wslx_portal_listener_knock(portal_listener *l, uint32_t ev);
-/* A channel of its is about to be freed, by any thread. */
+/* A channel of its is about to be closed, by any thread. */
 void wslx_portal_listener_left(portal_listener *l);
 
 /* For the others this one is dead, as of the last refresh: nobody connects, answers or sends any more.  Whoever waits

@@ -317,14 +317,28 @@ static void end_link(portal_chan *c)
 	PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
 }
 
+/* One of our entries for a client is over: whoever waits at a door may be another thread. */
+static void tell_of_place(const portal_chan *c)
+{
+	portal *p = c->p;
+
+	if (!p->place_wanted || !p->links[c->link].peer_life)
+		return;
+	p->place_wanted = false;
+	__atomic_fetch_add(&p->places, 1, __ATOMIC_RELEASE);
+	wslx_portal_kick(p, p->self);
+}
+
 /* Its gate is out of the list. */
 static void close_locked(portal_chan *c)
 {
 	portal *p = c->p;
 	bool zombie;
 
-	if (c->link < PORTAL_MAX_LINKS)
+	if (c->link < PORTAL_MAX_LINKS) {
 		end_link(c);
+		tell_of_place(c);
+	}
 	zombie = !peer_done(c);
 	/* It may have been waiting for that, to forget its end: until then our offers may have to wait. */
 	if (c->link < PORTAL_MAX_LINKS)
@@ -368,6 +382,9 @@ void portal_chan_free(portal_chan *c)
 	p = c->p;
 	l = c->listener;
 	pthread_mutex_lock(&p->lock);
+	/* First, or whoever hears of the free place would still be refused. */
+	if (l)
+		wslx_portal_listener_left(l);
 	wslx_portal_gate_remove(p, &c->gate);
 	/* Under the lock nobody acknowledges. */
 	if (wslx_portal_gate_rest_locked(p)) {
@@ -377,6 +394,4 @@ void portal_chan_free(portal_chan *c)
 		close_locked(c);
 	}
 	pthread_mutex_unlock(&p->lock);
-	if (l)
-		wslx_portal_listener_left(l);
 }

@@ -5,8 +5,10 @@
  * most PER_PEER of our entries and channels, those that only we have closed among
  * them: with the usual rings 2 MiB of our arena, and an eighth of our link table.
  * So one that offers without end costs its own service only; several together may
- * use up either.  What it offers beyond that waits until one of them is free; if
- * that is our doing nothing changes in its table, so we look at all again.
+ * use up either.  What it offers beyond that waits until one of them is free.  If
+ * that is our doing nothing changes in its table: so whoever closes one, whichever
+ * listener's it was, counts p->places up where the entry changes (link.c), and each
+ * listener looks at all again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -232,7 +234,7 @@ static int look_at(portal_listener *l, unsigned peer, bool anyway, int64_t deadl
 			if (entries_for(p, peer, table) < PER_PEER)
 				link = find_offer(l, table, &f);
 			else
-				__atomic_store_n(&l->full, true, __ATOMIC_RELAXED);
+				p->place_wanted = true;
 		}
 	}
 	pthread_mutex_unlock(&p->lock);
@@ -249,9 +251,11 @@ static int look_at(portal_listener *l, unsigned peer, bool anyway, int64_t deadl
 
 static int look_around(portal_listener *l, int64_t deadline, portal_chan **ret)
 {
-	bool all = __atomic_exchange_n(&l->dirty, false, __ATOMIC_ACQ_REL);
+	uint32_t now = __atomic_load_n(&l->p->places, __ATOMIC_ACQUIRE);
+	bool all = l->dirty || now != l->places;
 
-	l->more = false;
+	l->dirty = l->more = false;
+	l->places = now;
 	for (unsigned i = 0; i < PORTAL_MAX_PARTICIPANTS; i++) {
 		unsigned peer = (l->turn + i) % PORTAL_MAX_PARTICIPANTS;
 		int r = look_at(l, peer, all, deadline, ret);
@@ -259,8 +263,7 @@ static int look_around(portal_listener *l, int64_t deadline, portal_chan **ret)
 		if (r == 0)
 			l->turn = peer + 1;
 		if (r <= 0) {
-			if (all)
-				__atomic_store_n(&l->dirty, true, __ATOMIC_RELEASE);
+			l->dirty = all;
 			return r;
 		}
 	}
@@ -270,11 +273,6 @@ static int look_around(portal_listener *l, int64_t deadline, portal_chan **ret)
 void wslx_portal_listener_left(portal_listener *l)
 {
 	__atomic_fetch_sub(&l->open, 1, __ATOMIC_RELAXED);
-	if (!__atomic_exchange_n(&l->full, false, __ATOMIC_RELAXED))
-		return;
-	__atomic_store_n(&l->dirty, true, __ATOMIC_RELEASE);
-	/* Whoever waits at the door may be another thread. */
-	wslx_portal_kick(l->p, l->p->self);
 }
 
 static bool any_news(portal_listener *l)
@@ -302,7 +300,7 @@ static bool any_news(portal_listener *l)
 
 bool wslx_portal_listener_knock(portal_listener *l, uint32_t ev)
 {
-	bool dirty = __atomic_load_n(&l->dirty, __ATOMIC_ACQUIRE);
+	bool dirty = l->dirty || __atomic_load_n(&l->p->places, __ATOMIC_ACQUIRE) != l->places;
 
 	if (!dirty && ev == l->told && !l->more)
 		return false;

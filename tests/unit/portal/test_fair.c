@@ -1,5 +1,6 @@
 /* Participants that take more than their share of a server's time and memory, or of a client's. */
 #include "support.h"
+#include "visit.h"
 
 #include <sched.h>
 #include <stdbool.h>
@@ -31,58 +32,6 @@ static void teardown(struct stage *g)
 	portal_detach(g->client);
 	portal_detach(g->bad);
 	broker_end(&g->b);
-}
-
-/* Somebody who connects while the one who listens is in this thread. */
-struct visitor {
-	portal *p;
-	portal_chan *c;
-	pthread_t t;
-};
-
-static void *visit(void *arg)
-{
-	struct visitor *v = arg;
-
-	return (void *)(intptr_t)portal_connect(v->p, "door", 0, LONG, &v->c);
-}
-
-static uint32_t event_of(const portal *p)
-{
-	return PORTAL_LOAD_ACQ(&p->parts[p->self].event);
-}
-
-static void await_event_after(const portal *p, uint32_t ev)
-{
-	while (event_of(p) == ev)
-		sched_yield();
-}
-
-/* Until its offer is there and the kick has arrived. */
-static void knock(struct visitor *v, portal *p, const portal *server)
-{
-	uint32_t ev = event_of(server), seq = PORTAL_LOAD_ACQ(&p->ctl->links_seq);
-
-	*v = (struct visitor) { .p = p };
-	assert_int_equal(pthread_create(&v->t, NULL, visit, v), 0);
-	while (PORTAL_LOAD_ACQ(&p->ctl->links_seq) == seq)
-		sched_yield();
-	await_event_after(server, ev);
-}
-
-static void comes_in(struct visitor *v)
-{
-	void *r;
-
-	pthread_join(v->t, &r);
-	assert_int_equal((intptr_t)r, 0);
-}
-
-static void connect_one(struct visitor *v, portal *p, portal *server, portal_listener *l, portal_chan **ret)
-{
-	knock(v, p, server);
-	assert_int_equal(portal_accept(l, LONG, ret), 0);
-	comes_in(v);
 }
 
 /* ---- the fan-in ---- */

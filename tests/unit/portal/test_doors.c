@@ -1,0 +1,157 @@
+/* Who waits at a door is let in as soon as there is a place. */
+#include "support.h"
+#include "visit.h"
+
+#include <stdbool.h>
+
+#include "portal/atomic.h"
+#include "portal/internal.h"
+
+#define EACH 32 /* channels from one participant to another */
+
+struct stage {
+	struct broker b;
+	portal *server, *client;
+	portal_listener *l, *side; /* "door", "side-door" */
+	struct visitor v[EACH + 1];
+	portal_chan *ours[EACH + 1];
+};
+
+static void setup(struct stage *g)
+{
+	*g = (struct stage) { 0 };
+	broker_start(&g->b, NULL);
+	g->server = broker_attach(&g->b, "server");
+	g->client = broker_attach(&g->b, "client");
+	assert_int_equal(portal_listen(g->server, "door", NULL, &g->l), 0);
+	assert_int_equal(portal_listen(g->server, "side-door", NULL, &g->side), 0);
+}
+
+static void teardown(struct stage *g)
+{
+	for (unsigned i = 0; i <= EACH; i++) {
+		portal_chan_free(g->v[i].c);
+		portal_chan_free(g->ours[i]);
+	}
+	portal_listener_free(g->l);
+	portal_listener_free(g->side);
+	portal_detach(g->server);
+	portal_detach(g->client);
+	broker_end(&g->b);
+}
+
+/* ---- the 33rd ---- */
+
+/* So many at the first door, the others at the second, where one more waits.  The first channel is closed at the
+ * client's end only. */
+static void fill_up(struct stage *g, unsigned at_first)
+{
+	portal_chan *none;
+
+	for (unsigned i = 0; i < EACH; i++)
+		connect_one(&g->v[i], g->client, g->server, i < at_first ? g->l : g->side, &g->ours[i]);
+	leave(&g->v[0], g->server);
+	knock_at(&g->v[EACH], g->client, g->server, "side-door");
+	assert_int_equal(portal_accept(g->side, 0, &none), -EAGAIN);
+}
+
+static void free_first(struct stage *g)
+{
+	portal_chan_free(g->ours[0]);
+	g->ours[0] = NULL;
+}
+
+/* They count for all listeners together: so a place at one is a place at each. */
+static void a_place_at_another_door(void **state)
+{
+	portal_chan *up, *none;
+	portal_fanin *f;
+	struct stage g;
+	uint32_t ev;
+
+	setup(&g);
+	fill_up(&g, 20);
+	assert_int_equal(portal_accept(g.l, 0, &none), -EAGAIN);
+	assert_int_equal(portal_fanin_new(g.server, &f), 0);
+	assert_int_equal(portal_fanin_wait(f, g.l, 0, &up), -EAGAIN);
+	assert_int_equal(portal_fanin_wait(f, g.side, 0, &up), -EAGAIN);
+	ev = event_of(g.server);
+	free_first(&g);
+	await_event_after(g.server, ev);
+	assert_int_equal(portal_fanin_wait(f, g.side, 0, &up), 0);
+	assert_null(up);
+	assert_int_equal(portal_accept(g.side, 0, &g.ours[EACH]), 0);
+	comes_in(&g.v[EACH]);
+	/* It is news once, for whoever has looked in vain too. */
+	assert_int_equal(portal_accept(g.l, 0, &none), -EAGAIN);
+	assert_int_equal(portal_accept(g.side, 0, &none), -EAGAIN);
+	assert_int_equal(portal_fanin_wait(f, g.side, 0, &up), -EAGAIN);
+	portal_fanin_free(f);
+	teardown(&g);
+}
+
+/* Ends the rest when the server says that it has seen a new epoch: after it could have closed what was freed. */
+struct waker {
+	struct portal_doorbell_ops ops;
+	const struct portal_doorbell_ops *inner;
+	void *ctx;
+	portal_host *h;
+	bool woken;
+};
+
+static void plain_wait(void *ctx, const struct portal_wait *words, size_t n, int64_t timeout_ns)
+{
+	struct waker *k = ctx;
+
+	k->inner->wait(k->ctx, words, n, timeout_ns);
+}
+
+static void wake_host(void *ctx, unsigned to, const uint32_t *word)
+{
+	struct waker *k = ctx;
+
+	if (to == 0 && !k->woken) {
+		k->woken = true;
+		assert_int_equal(portal_host_resume(k->h), 0);
+	}
+	k->inner->wake(k->ctx, to, word);
+}
+
+static void a_place_when_the_rest_is_over(void **state)
+{
+	struct portal_quiesce q;
+	struct waker k;
+	struct stage g;
+	portal *p;
+
+	setup(&g);
+	fill_up(&g, 0);
+	(void)!portal_host_quiesce(g.b.h, 0, &q);
+	free_first(&g);
+	assert_non_null(g.server->closing);
+	/* Something to take note of. */
+	assert_int_equal(portal_host_object(g.b.h, "thing", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	p = g.server;
+	k = (struct waker) { { plain_wait, wake_host }, p->ops, p->ops_ctx, g.b.h, false };
+	p->ops = &k.ops;
+	p->ops_ctx = &k;
+	assert_int_equal(portal_accept(g.side, 0, &g.ours[EACH]), -EAGAIN);
+	p->ops = k.inner;
+	p->ops_ctx = k.ctx;
+	assert_true(k.woken);
+	assert_non_null(g.server->closing);
+	assert_int_equal(portal_accept(g.side, 0, &g.ours[EACH]), 0);
+	comes_in(&g.v[EACH]);
+	teardown(&g);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_place_at_another_door),
+		cmocka_unit_test(a_place_when_the_rest_is_over),
+	};
+
+	alarm(120);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
