@@ -215,18 +215,40 @@ int wslx_portal_chan_new(portal *p, uint32_t kind, uint64_t capacity, portal_cha
 	return 0;
 }
 
+static int free_entry(const portal *p)
+{
+	for (int i = 0; i < (int)PORTAL_MAX_LINKS; i++)
+		if (!p->link_used[i])
+			return i;
+	return -EMFILE;
+}
+
+/* Entries that nobody looks at any more: of channels that are closed at both ends, and those that refuse the dead. */
+static void forget_entries(portal *p)
+{
+	uint64_t generation;
+
+	reap_locked(p);
+	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++)
+		if (p->link_used[i] && PORTAL_LIFE_STATE(p->links[i].life) == PORTAL_LINK_REFUSED &&
+		    !wslx_portal_peer_life(p, p->links[i].peer, &generation))
+			wslx_portal_link_free(p, i);
+}
+
 int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state state, const struct portal_link *l)
 {
 	struct portal_link copy = *l;
-	unsigned i = 0;
+	int i = free_entry(p);
 
-	while (i < PORTAL_MAX_LINKS && p->link_used[i])
-		i++;
-	if (i == PORTAL_MAX_LINKS)
-		return -EMFILE;
+	if (i < 0) {
+		forget_entries(p);
+		i = free_entry(p);
+	}
+	if (i < 0)
+		return i;
 	p->link_used[i] = true;
 	if (c) {
-		c->link = i;
+		c->link = (unsigned)i;
 		copy.tx = offset(&c->block_h);
 		copy.rx = copy.tx + RX_IN_BLOCK;
 	}
@@ -234,7 +256,7 @@ int wslx_portal_link_write(portal *p, portal_chan *c, enum portal_link_state sta
 			      sizeof(copy) - 8);
 	PORTAL_STORE_SEQ(&p->links[i].life, PORTAL_LIFE(++p->link_generation, state));
 	PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);
-	return (int)i;
+	return i;
 }
 
 /* FREE before it is written again: what is copied meanwhile is then no entry, however its halves go together. */

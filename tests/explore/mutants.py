@@ -185,7 +185,7 @@ MUTANTS = [
     ("link entry written again without being free", "link.c",
      "	PORTAL_STORE_SEQ(&p->links[link].life, PORTAL_LIFE(++p->link_generation, PORTAL_LINK_FREE));\n", "", "connect-twice"),
     ("offer not counted", "link.c",
-     "	PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);\n	return (int)i;", "	return (int)i;", "connect"),
+     "	PORTAL_STORE_SEQ(&p->ctl->links_seq, PORTAL_LOAD(&p->ctl->links_seq) + 1);\n	return i;", "	return i;", "connect"),
     ("answer without a kick", "listen.c", "	if (r != -ECANCELED)\n		wslx_portal_kick", "	if (r < 0 && r != -ECANCELED)\n		wslx_portal_kick", "connect"),
     ("client's event word read when going to sleep", "connect.c",
      "r = wslx_portal_await_event(p, ev, deadline);", "r = wslx_portal_await_event(p, wslx_portal_event(p), deadline);", "connect"),

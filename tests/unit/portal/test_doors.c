@@ -1,7 +1,8 @@
-/* Who waits at a door is let in as soon as there is a place. */
+/* Who waits at a door is let in, or refused, as soon as there is a place. */
 #include "support.h"
 #include "visit.h"
 
+#include <sched.h>
 #include <stdbool.h>
 
 #include "portal/atomic.h"
@@ -145,11 +146,83 @@ static void a_place_when_the_rest_is_over(void **state)
 	teardown(&g);
 }
 
+/* ---- a link table with no room but that of entries that nobody needs ---- */
+
+struct table {
+	portal *p;
+	bool used[PORTAL_MAX_LINKS];
+};
+
+static void take_the_rest(struct table *t, portal *p)
+{
+	t->p = p;
+	memcpy(t->used, p->link_used, sizeof(t->used));
+	memset(p->link_used, true, sizeof(t->used));
+}
+
+/* What was in use before may be free by now. */
+static void give_the_rest_back(const struct table *t)
+{
+	for (unsigned i = 0; i < PORTAL_MAX_LINKS; i++)
+		t->p->link_used[i] &= t->used[i];
+}
+
+static void refused(struct stage *g, struct visitor *v, portal *p)
+{
+	portal_chan *none;
+
+	knock(v, p, g->server);
+	assert_int_equal(portal_accept(g->l, 0, &none), -EAGAIN);
+	assert_int_equal(answer_to(v), -ECONNREFUSED);
+}
+
+static void the_entry_of_a_channel_closed_at_both_ends(void **state)
+{
+	struct table t;
+	struct stage g;
+
+	setup(&g);
+	for (unsigned i = 0; i < 2; i++)
+		connect_one(&g.v[i], g.client, g.server, g.l, &g.ours[i]);
+	free_first(&g);
+	leave(&g.v[0], g.server);
+	g.l->params.max = 1;
+	take_the_rest(&t, g.server);
+	refused(&g, &g.v[2], g.client);
+	give_the_rest_back(&t);
+	teardown(&g);
+}
+
+static void the_entry_that_refuses_a_dead_one(void **state)
+{
+	struct visitor v;
+	struct table t;
+	struct stage g;
+	unsigned number;
+	portal *dead;
+
+	setup(&g);
+	connect_one(&g.v[0], g.client, g.server, g.l, &g.ours[0]);
+	g.l->params.max = 1;
+	dead = broker_attach(&g.b, "dead");
+	refused(&g, &v, dead);
+	number = dead->self;
+	portal_detach(dead);
+	while (PORTAL_LIFE_STATE(PORTAL_LOAD_ACQ(&g.server->parts[number].life)) == PORTAL_PART_LIVE)
+		sched_yield();
+	take_the_rest(&t, g.server);
+	refused(&g, &g.v[1], g.client);
+	give_the_rest_back(&t);
+	teardown(&g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_place_at_another_door),
 		cmocka_unit_test(a_place_when_the_rest_is_over),
+		cmocka_unit_test(the_entry_of_a_channel_closed_at_both_ends),
+		cmocka_unit_test(the_entry_that_refuses_a_dead_one),
 	};
 
 	alarm(120);
