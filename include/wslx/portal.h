@@ -198,7 +198,8 @@ int portal_accept(portal_listener *l, int64_t timeout_ns, portal_chan **ret);
 /* Its channels first.  Waits while the region is quiesced, as portal_unpublish() does: the name is there until then. */
 void portal_listener_free(portal_listener *l);
 
-/* Waits for the name, too.  capacity: of the ring to the server; 0: 64 KiB. */
+/* Waits for the name, too.  capacity: of the ring to the server; 0: 64 KiB.  The server may have closed again already:
+ * what it has sent is there, and then -EPIPE. */
 int portal_connect(portal *p, const char *name, uint64_t capacity, int64_t timeout_ns, portal_chan **ret);
 void portal_chan_free(portal_chan *c); /* closes; NULL is fine */
 unsigned portal_chan_peer(const portal_chan *c);

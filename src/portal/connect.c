@@ -22,7 +22,7 @@ bool wslx_portal_find_answer(portal_chan *c, struct portal_link *ret)
 		if (ret->peer == p->self && ret->peer_link == c->link && ret->peer_life == my_life &&
 		    PORTAL_LIFE_STATE(ret->life) >= PORTAL_LINK_OPEN) {
 			c->peer_link = &table[i];
-			/* Refused, or closed already: nobody is there. */
+			/* Refused, or closed already: nobody is there any more. */
 			c->peer_link_life = PORTAL_LIFE(PORTAL_LIFE_GENERATION(ret->life), PORTAL_LINK_OPEN);
 			return true;
 		}
@@ -42,7 +42,8 @@ static int await_answer(portal_chan *c, int64_t deadline)
 
 		pthread_mutex_lock(&p->lock);
 		found = wslx_portal_find_answer(c, &answer);
-		if (found && PORTAL_LIFE_STATE(answer.life) == PORTAL_LINK_OPEN)
+		/* Of one who has closed already, too: what it has sent stays until our life word changes. */
+		if (found && PORTAL_LIFE_STATE(answer.life) != PORTAL_LINK_REFUSED)
 			r = wslx_portal_chan_join(c, &answer, 0);
 		else if (found)
 			r = -ECONNREFUSED;

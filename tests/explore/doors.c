@@ -152,6 +152,18 @@ static void check_closed(void)
 	ex_assert(door.open == 0);
 }
 
+/* For something else: if that is where a channel was, nobody looks at it any more. */
+static void use_memory(unsigned who)
+{
+	static const struct portal_tx other = { PORTAL_TX_MAGIC, .head = 24 };
+	struct wslx_portal_heap *h = &side[who].heap;
+	uint64_t off = 0;
+	uint32_t generation;
+
+	ex_assert(wslx_portal_heap_alloc(h, 256, &off, &generation) == 0);
+	wslx_portal_copy_out(land[who] + off, &other, sizeof(other));
+}
+
 /* ---- one connects, says something and goes ---- */
 
 static void visit(unsigned who, uint64_t what)
@@ -228,19 +240,30 @@ static void host_that_closes(void)
 	receive_visit(2);
 }
 
-/* ---- one who does not wait, or not for long: both sides agree whether there is a channel ---- */
+/* ---- the server says something and closes, perhaps before the client looks ---- */
 
-/* For something else: if that is where a channel was, nobody looks at it any more. */
-static void use_memory(unsigned who)
+static void guest_that_listens(void)
 {
-	static const struct portal_tx other = { PORTAL_TX_MAGIC, .head = 24 };
-	struct wslx_portal_heap *h = &side[who].heap;
-	uint64_t off = 0;
-	uint32_t generation;
+	portal_chan *c = NULL;
+	uint64_t v = 0;
 
-	ex_assert(wslx_portal_heap_alloc(h, 256, &off, &generation) == 0);
-	wslx_portal_copy_out(land[who] + off, &other, sizeof(other));
+	ex_assert(knock(1, PORTAL_FOREVER, &c) == 0);
+	ex_assert(hear(c, &v) == 0 && v == 1);
+	ex_assert(hear(c, &v) == -EPIPE);
+	portal_chan_free(c);
 }
+
+static void host_that_only_says(void)
+{
+	portal_chan *c = NULL;
+
+	ex_assert(portal_accept(&door, PORTAL_FOREVER, &c) == 0);
+	ex_assert(say(c, 2, 1) == 0);
+	portal_chan_free(c);
+	use_memory(2);
+}
+
+/* ---- one who does not wait, or not for long: both sides agree whether there is a channel ---- */
 
 static void hasty(int64_t timeout_ns)
 {
@@ -432,6 +455,12 @@ const struct scenario door_scenarios[] = {
 	  .preemptions = 2,
 	  .setup = setup_two,
 	  .fiber = { guest_that_stays, host_that_closes },
+	  .check = check_closed },
+	{ .name = "connect-close-at-once",
+	  .fibers = 2,
+	  .preemptions = 2,
+	  .setup = setup_two,
+	  .fiber = { guest_that_listens, host_that_only_says },
 	  .check = check_closed },
 	{ .name = "withdraw",
 	  .fibers = 2,

@@ -1,4 +1,5 @@
-/* Who waits at a door is let in, or refused, as soon as there is a place. */
+/* Who waits at a door is let in, or refused, as soon as there is a place; and who was let in has what was sent to it.
+ */
 #include "support.h"
 #include "visit.h"
 
@@ -216,6 +217,78 @@ static void the_entry_that_refuses_a_dead_one(void **state)
 	teardown(&g);
 }
 
+/* ---- a server that has gone before its client looks ---- */
+
+/* A client that does not wake until it may. */
+struct sleeper {
+	struct portal_doorbell_ops ops;
+	const struct portal_doorbell_ops *inner;
+	void *ctx;
+	portal *p;
+	uint32_t seq;
+	bool asleep, may;
+};
+
+static void sleep_long(void *ctx, const struct portal_wait *words, size_t n, int64_t timeout_ns)
+{
+	struct sleeper *s = ctx;
+
+	if (PORTAL_LOAD_ACQ(&s->p->ctl->links_seq) == s->seq) {
+		s->inner->wait(s->ctx, words, n, timeout_ns);
+		return;
+	}
+	__atomic_store_n(&s->asleep, true, __ATOMIC_RELEASE);
+	while (!__atomic_load_n(&s->may, __ATOMIC_ACQUIRE))
+		sched_yield();
+}
+
+static void plain_wake(void *ctx, unsigned to, const uint32_t *word)
+{
+	struct sleeper *s = ctx;
+
+	s->inner->wake(s->ctx, to, word);
+}
+
+static void what_was_sent_before_the_client_woke(void **state)
+{
+	struct sleeper s;
+	struct stage g;
+	portal_chan *c;
+	char buf[8];
+	size_t n;
+
+	setup(&g);
+	s = (struct sleeper) { { sleep_long, plain_wake },
+			       g.client->ops,
+			       g.client->ops_ctx,
+			       g.client,
+			       PORTAL_LOAD(&g.client->ctl->links_seq),
+			       false,
+			       false };
+	g.client->ops = &s.ops;
+	g.client->ops_ctx = &s;
+	knock(&g.v[0], g.client, g.server);
+	while (!__atomic_load_n(&s.asleep, __ATOMIC_ACQUIRE))
+		sched_yield();
+	assert_int_equal(portal_accept(g.l, 0, &c), 0);
+	assert_int_equal(portal_send(c, 1, "parting", 8, 0), 0);
+	portal_chan_free(c);
+	__atomic_store_n(&s.may, true, __ATOMIC_RELEASE);
+	comes_in(&g.v[0]);
+	g.client->ops = s.inner;
+	g.client->ops_ctx = s.ctx;
+	assert_int_equal(portal_recv(g.v[0].c, NULL, buf, sizeof(buf), &n, LONG), 0);
+	assert_string_equal(buf, "parting");
+	assert_int_equal(portal_recv(g.v[0].c, NULL, buf, sizeof(buf), &n, LONG), -EPIPE);
+	assert_int_equal(portal_send(g.v[0].c, 1, "x", 1, 0), -EPIPE);
+	/* Memory and entries come back at either end. */
+	leave(&g.v[0], g.server);
+	connect_one(&g.v[1], g.client, g.server, g.l, &g.ours[1]);
+	assert_null(g.server->zombies);
+	assert_null(g.client->zombies);
+	teardown(&g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +296,7 @@ int main(void)
 		cmocka_unit_test(a_place_when_the_rest_is_over),
 		cmocka_unit_test(the_entry_of_a_channel_closed_at_both_ends),
 		cmocka_unit_test(the_entry_that_refuses_a_dead_one),
+		cmocka_unit_test(what_was_sent_before_the_client_woke),
 	};
 
 	alarm(120);
