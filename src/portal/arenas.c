@@ -126,7 +126,9 @@ static int bury(portal *p, unsigned index, uint64_t life)
 	struct wslx_portal_view *v = &p->view[index];
 	int r = wslx_portal_last_bytes(v->life, life) ? 0 : let_go(p, index);
 
-	v->life = life;
+	/* Until it is gone we have the one before, and the next try lets go of it. */
+	if (r == 0)
+		v->life = life;
 	v->readable = v->writable = false;
 	return r;
 }

@@ -161,6 +161,20 @@ int come_and_go(portal_host *h, int times)
 	return r;
 }
 
+struct rlimit no_more_descriptors(void)
+{
+	struct rlimit before, now;
+	int next = dup(0);
+
+	assert_true(next > 0);
+	close(next);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	now = before;
+	now.rlim_cur = (rlim_t)next;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &now), 0);
+	return before;
+}
+
 int child_start(int (*fn)(void *arg), void *arg)
 {
 	int pid;

@@ -20,6 +20,7 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <wslx/portal.h>
 
 #define SEC INT64_C(1000000000)
@@ -43,6 +44,9 @@ int64_t broker_used_ns(const struct broker *b);
 portal *broker_attach(struct broker *b, const char *name);
 /* So many objects of a segment, one after the other, each with the next number in the next place; the first error. */
 int come_and_go(portal_host *h, int times);
+
+/* From now on this process gets no further descriptor, until RLIMIT_NOFILE is set to what it was. */
+struct rlimit no_more_descriptors(void);
 
 /* Runs fn(arg) in a child that skips cmocka's and the sanitizers' ends; its result is the exit status. */
 int child_start(int (*fn)(void *arg), void *arg);

@@ -5,7 +5,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
@@ -17,21 +17,6 @@
 #include "portal/internal.h"
 
 /* ---- no room for descriptors ---- */
-
-/* From now on this process gets no further descriptor. */
-static struct rlimit no_more_descriptors(void)
-{
-	struct rlimit before, now;
-	int next = dup(0);
-
-	assert_true(next > 0);
-	close(next);
-	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
-	now = before;
-	now.rlim_cur = (rlim_t)next;
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &now), 0);
-	return before;
-}
 
 static bool has_seen(const portal *p)
 {
@@ -85,6 +70,67 @@ static void no_room_for_descriptors(void **state)
 	portal_detach(reader);
 	broker_end(&b);
 }
+
+/* ---- no memory for mappings ---- */
+
+static __thread bool no_mappings;
+
+void *__real_mmap(void *at, size_t n, int prot, int flags, int fd, off_t off);
+void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t off);
+
+/* Linked with --wrap; whichever of the two names libportal calls. */
+void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t off)
+{
+	if (!no_mappings)
+		return __real_mmap(at, n, prot, flags, fd, off);
+	errno = ENOMEM;
+	return MAP_FAILED;
+}
+
+void *__wrap_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t off);
+void *__wrap_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t off)
+{
+	return __wrap_mmap(at, n, prot, flags, fd, off);
+}
+
+/* It was revoked and is dead, and its memory could not be let go at once. */
+static void no_memory_to_let_go(void **state)
+{
+	struct portal_object o;
+	struct portal_info info;
+	portal *p, *reader;
+	const uint8_t *ro;
+	struct broker b;
+	const void *at;
+	void *rw;
+
+	broker_start(&b, NULL);
+	p = broker_attach(&b, "writer");
+	reader = broker_attach(&b, "reader");
+	portal_get_info(p, &info);
+	assert_int_equal(portal_create(p, "thing", 4096, NULL, &rw), 0);
+	memset(rw, 'w', 4096);
+	assert_int_equal(portal_open(reader, "thing", &o), 0);
+	assert_int_equal(portal_map(reader, &o, &at, NULL), 0);
+	ro = at;
+	assert_int_equal(portal_host_revoke(b.h, info.self, 0), -ETIMEDOUT);
+	assert_int_equal(portal_host_remove(b.h, info.self), 0);
+	no_mappings = true;
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(portal_poll(reader, 0), -ENOMEM);
+		assert_false(has_seen(reader));
+	}
+	no_mappings = false;
+	assert_int_equal(portal_poll(reader, 0), 0);
+	assert_true(has_seen(reader));
+	memset(rw, 'x', 4096);
+	assert_int_equal(ro[0], 0);
+	portal_detach(p);
+	portal_detach(reader);
+	broker_end(&b);
+}
+
+/* ---- what is told again ---- */
 
 /* So many ARENA as the answer has, and whether `index` is among them. */
 static unsigned answered(int s, const struct wslx_portal_msg *q, unsigned index, bool *ret_has)
@@ -311,9 +357,13 @@ static void patience_has_an_end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(no_room_for_descriptors),           cmocka_unit_test(told_again_that_it_is_gone),
-		cmocka_unit_test(descriptors_are_not_inherited),     cmocka_unit_test(end_of_the_one_before),
-		cmocka_unit_test(patience_is_not_that_of_attaching), cmocka_unit_test(patience_has_an_end),
+		cmocka_unit_test(no_room_for_descriptors),
+		cmocka_unit_test(told_again_that_it_is_gone),
+		cmocka_unit_test(descriptors_are_not_inherited),
+		cmocka_unit_test(end_of_the_one_before),
+		cmocka_unit_test(patience_is_not_that_of_attaching),
+		cmocka_unit_test(patience_has_an_end),
+		cmocka_unit_test(no_memory_to_let_go),
 	};
 
 	alarm(120);
