@@ -225,7 +225,8 @@ int portal_release(portal_chan *c);
 /* Bytes: *ret_n says how many, at least one. */
 int portal_write(portal_chan *c, const void *buf, size_t n, size_t *ret_n, int64_t timeout_ns);
 int portal_read(portal_chan *c, void *buf, size_t cap, size_t *ret_n, int64_t timeout_ns);
-/* Without copies: room for up to *ret_n bytes in one piece, then how many were used. */
+/* Without copies: room for up to *ret_n bytes in one piece, then, once, how many were used.  Whoever has such room does
+ * not come to rest before he has said so. */
 int portal_write_span(portal_chan *c, void **ret, size_t *ret_n, int64_t timeout_ns);
 int portal_wrote(portal_chan *c, size_t n);
 int portal_read_span(portal_chan *c, const void **ret, size_t *ret_n, int64_t timeout_ns);

@@ -200,7 +200,8 @@ int portal_reserve(portal_chan *c, size_t n, void **ret, int64_t timeout_ns)
 
 int portal_commit(portal_chan *c, uint32_t type, size_t n)
 {
-	return wslx_portal_tx_commit(&c->tx, type, n);
+	/* A span is reserved, too. */
+	return c->kind == PORTAL_RECORDS ? wslx_portal_tx_commit(&c->tx, type, n) : -EINVAL;
 }
 
 int portal_flush(portal_chan *c)
@@ -244,8 +245,11 @@ int portal_write_span(portal_chan *c, void **ret, size_t *ret_n, int64_t timeout
 
 int portal_wrote(portal_chan *c, size_t n)
 {
-	int r = wslx_portal_tx_wrote(&c->tx, n);
+	int r;
 
+	if (c->kind != PORTAL_BYTES)
+		return -EINVAL;
+	r = wslx_portal_tx_wrote(&c->tx, n);
 	show(c);
 	return r;
 }

@@ -43,8 +43,8 @@ struct wslx_portal_txe {
 	uint64_t head;      /* behind the last committed byte */
 	uint64_t published; /* what tx->head says */
 	uint64_t tail;      /* last seen, checked */
-	uint64_t room;      /* a record may be written here; 0 length: none reserved */
-	size_t reserved;
+	uint64_t room;      /* a record may be written here */
+	size_t reserved;    /* of a record or of a span */
 	bool has_reserved;
 	bool broken;
 	bool light, fenced;
@@ -78,6 +78,7 @@ void wslx_portal_rxe_init(struct wslx_portal_rxe *e, struct portal_rx *rx, const
 
 /* Bytes: one piece of free space, at least one byte, or -EAGAIN. */
 WSLX_MUST_CHECK int wslx_portal_tx_span(struct wslx_portal_txe *e, void **ret, size_t *ret_n);
+/* Used of that, once.  The span is over, whatever it says. */
 WSLX_MUST_CHECK int wslx_portal_tx_wrote(struct wslx_portal_txe *e, size_t n);
 /* Announces sleep for want of room.  0: sleep while the low half of rx->tail is *ret_expected;
  * 1: do not, something moved. */

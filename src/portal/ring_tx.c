@@ -43,15 +43,18 @@ int wslx_portal_tx_span(struct wslx_portal_txe *e, void **ret, size_t *ret_n)
 	*ret = e->data + (e->head & e->mask);
 	*ret_n = room < to_end ? room : to_end;
 	e->reserved = *ret_n;
+	e->has_reserved = true;
 	return 0;
 }
 
 int wslx_portal_tx_wrote(struct wslx_portal_txe *e, size_t n)
 {
-	if (n > e->reserved)
+	bool has = e->has_reserved;
+
+	e->has_reserved = false;
+	if (!has || n > e->reserved)
 		return -EINVAL;
 	e->head += n;
-	e->reserved -= n;
 	return 0;
 }
 

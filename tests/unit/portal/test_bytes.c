@@ -275,7 +275,11 @@ static void what_is_refused(void **state)
 	assert_int_equal(portal_write(p.tx, &b, 0, &n, 0), -EINVAL);
 	assert_int_equal(portal_read(p.rx, &b, 0, &n, 0), -EINVAL);
 	assert_int_equal(portal_write_span(p.tx, &rw, &n, 0), 0);
+	/* What is to be filled is no record. */
+	assert_int_equal(portal_commit(p.tx, 1, 1), -EINVAL);
 	assert_int_equal(portal_wrote(p.tx, n + 1), -EINVAL);
+	/* It was given once. */
+	assert_int_equal(portal_wrote(p.tx, 1), -EINVAL);
 	assert_int_equal(portal_read_span(p.rx, &ro, &n, 0), -EAGAIN);
 	assert_int_equal(portal_write(p.tx, &b, 1, &n, 0), 0);
 	assert_int_equal(portal_consumed(p.rx, 2), -EINVAL);
@@ -293,6 +297,10 @@ static void what_is_refused(void **state)
 	pair_start(&p, PORTAL_RECORDS, CAPACITY);
 	assert_int_equal(portal_write(p.tx, &b, 1, &n, 0), -EINVAL);
 	assert_int_equal(portal_write_span(p.tx, &rw, &n, 0), -EINVAL);
+	assert_int_equal(portal_reserve(p.tx, 1, &rw, 0), 0);
+	assert_int_equal(portal_wrote(p.tx, 1), -EINVAL);
+	assert_int_equal(portal_commit(p.tx, 1, 1), 0);
+	assert_int_equal(portal_flush(p.tx), 0);
 	assert_int_equal(portal_read(p.rx, &b, 1, &n, 0), -EINVAL);
 	assert_int_equal(portal_read_span(p.rx, &ro, &n, 0), -EINVAL);
 	pair_end(&p);

@@ -177,6 +177,44 @@ static void read_at_rest(void **state)
 	teardown(&g);
 }
 
+/* Whoever is filling a span is not at rest, though he reads from the same channel meanwhile. */
+static void span_at_rest(void **state)
+{
+	struct portal_quiesce q;
+	struct region g;
+	char buf[8];
+	size_t n;
+	void *at;
+
+	setup(&g);
+	assert_int_equal(portal_write(g.byt[1], "b", 1, &n, 0), 0);
+	assert_int_equal(portal_write_span(g.byt[0], &at, &n, 0), 0);
+	assert_int_equal(portal_read(g.byt[0], buf, sizeof(buf), &n, 0), 0);
+	(void)!portal_host_quiesce(g.b.h, 0, &q);
+	assert_int_equal(portal_poll(g.client, 0), -EAGAIN);
+	assert_int_equal(portal_poll(g.server, 0), -EAGAIN);
+	assert_int_equal(portal_host_rest(g.b.h, &q), -EAGAIN);
+	assert_int_equal(q.late, UINT64_C(1) << g.client->self);
+	memcpy(at, "span", 5);
+	assert_int_equal(portal_wrote(g.byt[0], 5), 0);
+	quiesce(&g);
+	resume(&g);
+	assert_int_equal(portal_read(g.byt[1], buf, sizeof(buf), &n, 0), 0);
+	assert_string_equal(buf, "span");
+	/* Nor does one who has used it, or made nothing of it, keep the region waiting when he reads. */
+	for (int i = 0; i < 2; i++) {
+		free(g.was[0]);
+		free(g.was[1]);
+		assert_int_equal(portal_write_span(g.byt[0], &at, &n, 0), 0);
+		assert_int_equal(portal_wrote(g.byt[0], i ? n + 1 : 0), i ? -EINVAL : 0);
+		assert_int_equal(portal_write(g.byt[1], "b", 1, &n, 0), 0);
+		assert_int_equal(portal_read(g.byt[0], buf, sizeof(buf), &n, 0), 0);
+		quiesce(&g);
+		resume(&g);
+	}
+	teardown(&g);
+}
+
 /* Who waits for several would be told of the same record for ever. */
 static void fanin_at_rest(void **state)
 {
@@ -318,7 +356,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(recv_at_rest),    cmocka_unit_test(read_at_rest),   cmocka_unit_test(fanin_at_rest),
 		cmocka_unit_test(request_at_rest), cmocka_unit_test(answer_at_rest), cmocka_unit_test(accept_at_rest),
-		cmocka_unit_test(connect_at_rest), cmocka_unit_test(free_at_rest),
+		cmocka_unit_test(connect_at_rest), cmocka_unit_test(free_at_rest),   cmocka_unit_test(span_at_rest),
 	};
 
 	alarm(120);
