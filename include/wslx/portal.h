@@ -31,11 +31,12 @@
  * While the region is quiesced nothing is sent, received or connected, as if
  * nothing were there: such calls wait for its end, as long as they may, and say
  * -EAGAIN or -ETIMEDOUT; what is on its way stays there.  An answer that has
- * come already is an exception: portal_rpc_finish() gives it out.  What writes
- * and has no timeout_ns (portal_alloc, portal_free, portal_release,
- * portal_consumed) waits until it ends; what asks the host (portal_publish,
- * portal_listen, and the taking back of names) for 5 s.  portal_chan_free() and
- * portal_rpc_free() never wait: the peer is told later.
+ * come already is an exception, if it is the next one in the ring:
+ * portal_rpc_finish() gives it out.  What writes and has no timeout_ns
+ * (portal_alloc, portal_free, portal_release, portal_consumed) waits until it
+ * ends; what asks the host (portal_publish, portal_listen, and the taking back
+ * of names) for 5 s.  portal_chan_free() and portal_rpc_free() never wait: the
+ * peer is told later.
  *
  * Threads: portal_* functions may be called from any thread; a portal_chan, a
  * portal_fanin, a portal_listener and a portal_rpc each by one thread at a time.
@@ -260,7 +261,7 @@ int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *
 		     uint64_t *ret_id);
 /* Waits for that call's answer.  out->data points into buf.  *ret_status is the server's word.  The call is over then,
  * and id means nothing any more; but on -EMSGSIZE, when out->size says how long the answer is, and on -ENOMEM it is
- * there for another try, or for portal_rpc_cancel() and another finish. */
+ * there for another try, or for portal_rpc_cancel() and another finish.  One that another error ends is cancelled. */
 int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct portal_bytes *out, int *ret_status);
 /* Tells the server that nobody waits any more; finish then returns -ECANCELED.  If it cannot be told at once it is with
  * the next call, before that. */

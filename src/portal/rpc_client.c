@@ -139,6 +139,22 @@ static int pay(portal_rpc *r, int64_t deadline)
 	return 0;
 }
 
+/* The same before a request.  Nor is what that took the server's to spend. */
+static int pay_first(portal_rpc *r, struct portal_rpc_header *h, int64_t deadline)
+{
+	int64_t left;
+	int e;
+
+	if (!r->n_owed)
+		return 0;
+	e = pay(r, deadline);
+	if (e < 0 || !h->budget_ns)
+		return e;
+	left = left_of(deadline);
+	h->budget_ns = (uint64_t)left;
+	return left ? 0 : -ETIMEDOUT;
+}
+
 int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *in, int64_t timeout_ns,
 		     uint64_t *ret_id)
 {
@@ -158,7 +174,7 @@ int portal_rpc_start(portal_rpc *r, uint32_t method, const struct portal_bytes *
 		h.bulk_size = in->bulk_size;
 	}
 	*c = (struct call) { .id = h.id, .deadline = wslx_portal_deadline(timeout_ns) };
-	e = pay(r, c->deadline);
+	e = pay_first(r, &h, c->deadline);
 	if (e == 0)
 		e = put(r, PORTAL_RPC_REQUEST, &h, in, c->deadline);
 	if (e < 0) {
@@ -258,11 +274,12 @@ int portal_rpc_finish(portal_rpc *r, uint64_t id, void *buf, size_t cap, struct 
 	if (!c->done && !c->cancelled)
 		(void)pay(r, 0);
 	e = c->cancelled ? -ECANCELED : await(r, c, buf, cap);
-	if (e == -ETIMEDOUT)
-		(void)portal_rpc_cancel(r, id);
 	/* The answer is here, or still in the ring. */
 	if (e == -ENOMEM)
 		return e;
+	/* Whatever ends it here, the server does not count it any more. */
+	if (e < 0)
+		(void)portal_rpc_cancel(r, id);
 	if (e == 0 && c->size > cap) {
 		if (out)
 			*out = (struct portal_bytes) { .size = c->size };

@@ -256,6 +256,13 @@ static bool fits(const portal_chan *c, size_t n)
 	return n <= c->tx.mask && wslx_portal_record_size(n) <= (c->tx.mask + 1) / 2;
 }
 
+/* Was it the client's doing that nothing was sent, or the end of either?  Anything else passes: there is no room yet,
+ * or this process has no descriptor or memory left to take note of the region's news. */
+static bool is_over(int r)
+{
+	return r == -EPIPE || r == -EPROTO || r == -EACCES;
+}
+
 /* Sends, or keeps.  -EMSGSIZE; anything else: drop the client. */
 static int answer(portal_rpc_server *s, struct client *cl, const struct portal_rpc_header *h,
 		  const struct portal_bytes *out)
@@ -277,7 +284,7 @@ static int answer(portal_rpc_server *s, struct client *cl, const struct portal_r
 			(void)portal_flush(cl->c);
 			return r;
 		}
-		if (r != -EAGAIN)
+		if (is_over(r))
 			return r;
 	}
 	k = cl->out.n < MAX_KEPT ? new_kept(sizeof(*h) + n) : NULL;
@@ -291,16 +298,14 @@ static int answer(portal_rpc_server *s, struct client *cl, const struct portal_r
 	return 0;
 }
 
-/* Sends what waits for room.  0 also if there still is none. */
+/* Sends what waits for room.  0 also if it still has to. */
 static int push(portal_rpc_server *s, struct client *cl)
 {
 	while (cl->out.first) {
 		int r = portal_send(cl->c, PORTAL_RPC_RESPONSE, cl->out.first->data, cl->out.first->size, 0);
 
-		if (r == -EAGAIN)
-			return 0;
 		if (r < 0)
-			return r;
+			return is_over(r) ? r : 0;
 		free(queue_take(&cl->out));
 	}
 	s->unsent &= ~bit_of(s, cl);

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdbool.h>
 
+#include "portal/atomic.h"
 #include "portal/internal.h"
 
 #define SHORT (SEC / 50)
@@ -303,6 +304,131 @@ static void answers_nobody_reads(void **state)
 	teardown(&g);
 }
 
+/* Something new of which nobody takes note that has no descriptor left. */
+static struct rlimit news_and_no_descriptors(struct pair *g)
+{
+	assert_int_equal(portal_host_object(g->b.h, "new", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	return no_more_descriptors();
+}
+
+/* That the server lacks descriptors is not the fault of a client whose ring is full. */
+static void answers_are_kept_without_descriptors(void **state)
+{
+	static char big[8000], buf[9000];
+	struct portal_bytes out = { .data = big, .size = sizeof(big) };
+	struct portal_rpc_request q[12], other;
+	struct rlimit before;
+	struct pair g;
+	int r[12], next;
+	size_t n;
+
+	setup(&g);
+	for (unsigned i = 0; i < ARRAY_SIZE(q); i++) {
+		send_raw(&g, i + 1, 0);
+		comes(&g, 9, &q[i]);
+	}
+	before = news_and_no_descriptors(&g);
+	for (unsigned i = 0; i < ARRAY_SIZE(q); i++)
+		r[i] = portal_rpc_reply(g.s, &q[i], 0, &out);
+	next = portal_rpc_next(g.s, &other, 0);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(next, -EMFILE);
+	for (unsigned i = 0; i < ARRAY_SIZE(q); i++) {
+		struct portal_rpc_header h;
+
+		assert_int_equal(r[i], 0);
+		next = portal_recv(g.raw, NULL, buf, sizeof(buf), &n, 0);
+		if (next == -EAGAIN) {
+			nothing_comes(&g);
+			next = portal_recv(g.raw, NULL, buf, sizeof(buf), &n, 0);
+		}
+		assert_int_equal(next, 0);
+		memcpy(&h, buf, sizeof(h));
+		assert_int_equal(h.id, i + 1);
+	}
+	teardown(&g);
+}
+
+/* The server does not count a call that is over, whatever ended it. */
+static void calls_that_fail_here_are_cancelled(void **state)
+{
+	struct portal_rpc_request q;
+	struct rlimit before;
+	struct pair g;
+	int status;
+
+	setup(&g);
+	assert_int_equal(portal_host_object(g.b.h, "first", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	for (int i = 0; i < OPEN; i++) {
+		uint64_t id = start(g.a, 1, LONG);
+		int r;
+
+		comes(&g, 1, &q);
+		before = no_more_descriptors();
+		r = portal_rpc_finish(g.a, id, NULL, 0, NULL, &status);
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+		assert_int_equal(r, -EMFILE);
+		assert_int_equal(portal_rpc_cancelled(g.s, &q), 1);
+		assert_int_equal(portal_rpc_finish(g.a, id, NULL, 0, NULL, &status), -ENOENT);
+	}
+	still_a_client(&g, g.a);
+	teardown(&g);
+}
+
+static void *start_one(void *arg)
+{
+	struct pair *g = arg;
+	uint64_t id;
+
+	return (void *)(intptr_t)portal_rpc_start(g->a, 9, NULL, LONG, &id);
+}
+
+/* Calls until there is no room for as much as a cancel.  One of them. */
+static uint64_t fill(struct pair *g)
+{
+	static char big[8000];
+	const size_t sizes[] = { sizeof(big), 1000, 0 };
+	uint64_t id = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+		const struct portal_bytes in = { .data = big, .size = sizes[i] };
+		int r;
+
+		while ((r = portal_rpc_start(g->a, 1, &in, 0, &id)) == 0)
+			;
+		assert_int_equal(r, -EAGAIN);
+	}
+	return id;
+}
+
+/* A call has to wait until the server can be told what was cancelled before; that is of its time. */
+static void budget_after_a_cancel_that_waits(void **state)
+{
+	struct portal_rpc_request q;
+	const portal_chan *c;
+	struct pair g;
+	pthread_t t;
+	int64_t at;
+	void *r;
+
+	setup(&g);
+	give_up(g.a, fill(&g));
+	/* The last that connected. */
+	c = CONTAINER_OF(g.client->gates, portal_chan, gate);
+	assert_int_equal(pthread_create(&t, NULL, start_one, &g), 0);
+	while (!PORTAL_LOAD_ACQ(&c->tx.tx->sleeping))
+		sched_yield();
+	at = wslx_portal_now();
+	wait_until(at + SHORT);
+	do
+		assert_int_equal(portal_rpc_next(g.s, &q, LONG), 0);
+	while (q.method != 9);
+	assert_true(q.budget_ns <= LONG - SHORT);
+	pthread_join(t, &r);
+	assert_null(r);
+	teardown(&g);
+}
+
 /* There was no way to say so when it was cancelled. */
 static void told_later(void **state)
 {
@@ -439,6 +565,9 @@ int main(void)
 		cmocka_unit_test(expired_ones_need_no_cancel),
 		cmocka_unit_test(too_many_are_an_error),
 		cmocka_unit_test(answers_nobody_reads),
+		cmocka_unit_test(answers_are_kept_without_descriptors),
+		cmocka_unit_test(calls_that_fail_here_are_cancelled),
+		cmocka_unit_test(budget_after_a_cancel_that_waits),
 		cmocka_unit_test(told_later),
 		cmocka_unit_test(an_answer_is_too_long),
 		cmocka_unit_test(a_buffer_is_too_small),
