@@ -194,7 +194,7 @@ enum portal_link_state {
 };
 
 struct portal_link {
-	uint64_t life; /* shared; no two links of a table have the same generation, CLOSED has that of the link it ends */
+	uint64_t life; /* shared; each link of a table has a generation of its own, to its end (CLOSED) */
 	uint32_t peer; /* participant */
 	uint32_t peer_link;
 	uint64_t peer_life;          /* the server's entries: the offer's life word; the client's: 0 */
