@@ -104,8 +104,10 @@ static int resolve_locked(portal *p, uint64_t off, uint32_t generation, size_t l
 			return r;
 	}
 	a = p->arena_of[off >> PORTAL_SEGMENT_SHIFT];
+	/* In a machine the names are the host's own page, and the window comes after it: what has a name may not be
+	 * there yet. */
 	if (a == NO_ARENA)
-		return -EFAULT;
+		return p->window && PORTAL_LOAD_ACQ(&p->hdr->epoch) != PORTAL_LOAD(&p->epoch) ? -ESTALE : -EFAULT;
 	v = &p->view[a];
 	if (PORTAL_LIFE_STATE(v->life) == PORTAL_ARENA_DEAD)
 		return -ESTALE;

@@ -171,6 +171,32 @@ static void room_comes_late(void **state)
 	vm_end(&v);
 }
 
+/* A name is seen before the window has its arena: what it stands for is nothing yet, and not a lie. */
+static void window_comes_after_the_name(void **state)
+{
+	struct portal_object o;
+	portal *host, *guest;
+	const void *at;
+	static struct vm v;
+	void *to;
+
+	vm_start(&v, &b, "test");
+	guest = vm_attach(&v);
+	vm_slow(&v, true);
+	host = broker_attach(&b, "host");
+	assert_int_equal(portal_create(host, "early", 4096, NULL, &to), 0);
+	memcpy(to, "there", 6);
+	assert_int_equal(portal_open(guest, "early", &o), 0);
+	assert_int_equal(portal_map(guest, &o, &at, NULL), -ESTALE);
+	vm_slow(&v, false);
+	while (portal_map(guest, &o, &at, NULL) != 0)
+		assert_true(portal_poll(guest, LONG) == 0);
+	assert_string_equal(at, "there");
+	portal_detach(guest);
+	portal_detach(host);
+	vm_end(&v);
+}
+
 /* ---- many threads, one doorbell ---- */
 
 #define THREADS 6
@@ -868,6 +894,7 @@ int main(void)
 		T(host_serves),
 		T(guest_serves),
 		T(guest_to_guest),
+		T(window_comes_after_the_name),
 		T(room_comes_late),
 		cmocka_unit_test(place_of_a_dead_one_is_taken),
 		T(many_threads_wait),

@@ -304,10 +304,12 @@ static void *vm_main(void *arg)
 	struct vm *v = arg;
 
 	while (!__atomic_load_n(&v->stop, __ATOMIC_SEQ_CST)) {
+		bool slow = __atomic_load_n(&v->slow, __ATOMIC_SEQ_CST);
 		struct pollfd p[3] = { { .fd = v->wake[0], .events = POLLIN },
-				       { .fd = v->sock, .events = POLLIN },
+				       { .fd = slow ? -1 : v->sock, .events = POLLIN },
 				       { .fd = v->bell, .events = POLLIN } };
 
+		__atomic_store_n(&v->slow_seen, slow, __ATOMIC_SEQ_CST);
 		MUST(poll(p, 3, -1) > 0);
 		if (p[0].revents)
 			commands(v);
@@ -386,6 +388,14 @@ void vm_full(struct vm *v)
 void vm_room(struct vm *v)
 {
 	command(v, &v->room);
+}
+
+void vm_slow(struct vm *v, bool on)
+{
+	__atomic_store_n(&v->slow, on, __ATOMIC_SEQ_CST);
+	MUST(write(v->wake[1], "", 1) == 1);
+	while (__atomic_load_n(&v->slow_seen, __ATOMIC_SEQ_CST) != on)
+		usleep(1000);
 }
 
 void vm_end(struct vm *v)

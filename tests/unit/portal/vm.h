@@ -41,6 +41,7 @@ struct vm {
 	pthread_mutex_t lock; /* guards the rest: the guest maps from its own thread */
 	int new_bell;
 	bool stop, cut, withdraw, full, room;
+	bool slow, slow_seen;
 	uint32_t left_out; /* an arena that came while it was full; 0: none */
 	uint32_t epoch, cursor;
 	struct vm_run run[PORTAL_MAX_ARENAS];
@@ -58,6 +59,8 @@ void vm_cut(struct vm *v);
 /* From now on there is no room for others' arenas, until there is. */
 void vm_full(struct vm *v);
 void vm_room(struct vm *v);
+/* The supervisor is busy with something else, until it is not. */
+void vm_slow(struct vm *v, bool on);
 /* The grant ends. */
 void vm_withdraw(struct vm *v);
 
