@@ -31,9 +31,6 @@ FLAT = [("mib", "regions of {} to {} MiB"), ("objects", "{} to {} objects"), ("b
         ("names", "{} to {} names")]
 FLAT_OPS = [("alloc", "alloc and free, 256 bytes"), ("block", "alloc and free, 32 KiB"), ("large", "alloc and free, 1 MiB"),
             ("resolve", "resolve"), ("publish", "publish and unpublish"), ("connect", "connect and close")]
-# Somebody is woken in each: 14 us on the processor that one is on already, 90 on another, as the scheduler likes, whatever
-# the size is.  So there is no budget for the slowest against the fastest.
-WAKING = ("publish", "connect")
 
 
 def measure(exe, part, rounds, runs):
@@ -125,7 +122,7 @@ def report_flat(runs, t):
             v = [median(runs, f"flat.{over}.{k}.{op}") for k in n]
             unit, by = ("us", 1000) if v[0] > 5000 else ("ns", 1)
             t.add(f"{name}, {what}", " ".join(f"{x / by:.0f}" for x in v) + f" {unit}", f"{min(v) / by:.0f} {unit}", max(v) / min(v),
-                  None if op in WAKING else ("<=", 1.5))
+                  ("<=", 1.5))
     # Names at random are where the caches end: no more than the same again, and the memory's own time for as large tables.
     n = steps(runs, "names")
     limit = [[r[f"flat.names.{k}.open"] + r[f"flat.names.{k}.bare"] for r in runs] for k in n]
