@@ -179,7 +179,8 @@ int portal_open(portal *p, const char *name, struct portal_object *ret);
 int portal_wait_for(portal *p, const char *name, int64_t timeout_ns, struct portal_object *ret);
 /* Every name there is; *cursor is 0 at first; -ENOENT after the last. */
 int portal_next(portal *p, uint32_t *cursor, struct portal_object *ret);
-/* The bytes of an object: readable, and through ret_rw (may be NULL) writable if they are this participant's. */
+/* The bytes of an object: readable, and through ret_rw (may be NULL) writable if they are this participant's.  -ESTALE:
+ * they are gone; or, in a machine, not in its window yet, which portal_poll() can wait for. */
 int portal_map(portal *p, const struct portal_object *o, const void **ret, void **ret_rw);
 
 /* ---- channels: a ring each way ---- */

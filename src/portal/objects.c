@@ -89,6 +89,13 @@ int portal_resolve_own(portal *p, struct portal_handle h, size_t len, void **ret
 	return r;
 }
 
+/* In a machine the names are the host's own page, and the window comes after it: what has a name, or was told of, may
+ * not be there yet. */
+static bool may_come(const portal *p)
+{
+	return p->window && PORTAL_LOAD_ACQ(&p->hdr->epoch) != PORTAL_LOAD(&p->epoch);
+}
+
 static int resolve_locked(portal *p, uint64_t off, uint32_t generation, size_t len)
 {
 	const struct wslx_portal_view *v;
@@ -104,10 +111,8 @@ static int resolve_locked(portal *p, uint64_t off, uint32_t generation, size_t l
 			return r;
 	}
 	a = p->arena_of[off >> PORTAL_SEGMENT_SHIFT];
-	/* In a machine the names are the host's own page, and the window comes after it: what has a name may not be
-	 * there yet. */
 	if (a == NO_ARENA)
-		return p->window && PORTAL_LOAD_ACQ(&p->hdr->epoch) != PORTAL_LOAD(&p->epoch) ? -ESTALE : -EFAULT;
+		return may_come(p) ? -ESTALE : -EFAULT;
 	v = &p->view[a];
 	if (PORTAL_LIFE_STATE(v->life) == PORTAL_ARENA_DEAD)
 		return -ESTALE;
@@ -354,7 +359,7 @@ static int map_arena_object(portal *p, const struct portal_object *o, const void
 	a = p->arena_of[o->handle.segment];
 	v = &p->view[a == NO_ARENA ? 0 : a];
 	if (r == 0 && (a == NO_ARENA || !v->readable))
-		r = -EACCES;
+		r = a == NO_ARENA && may_come(p) ? -ESTALE : -EACCES;
 	if (r == 0 && (v->first != o->handle.segment || o->handle.offset ||
 		       (uint32_t)PORTAL_LIFE_GENERATION(v->life) < o->handle.generation ||
 		       v->flags & PORTAL_ARENA_CONTROL || o->size > (uint64_t)v->segments << PORTAL_SEGMENT_SHIFT))

@@ -174,7 +174,7 @@ static void room_comes_late(void **state)
 /* A name is seen before the window has its arena: what it stands for is nothing yet, and not a lie. */
 static void window_comes_after_the_name(void **state)
 {
-	struct portal_object o;
+	struct portal_object o, segment;
 	portal *host, *guest;
 	const void *at;
 	static struct vm v;
@@ -188,10 +188,17 @@ static void window_comes_after_the_name(void **state)
 	memcpy(to, "there", 6);
 	assert_int_equal(portal_open(guest, "early", &o), 0);
 	assert_int_equal(portal_map(guest, &o, &at, NULL), -ESTALE);
+	/* Of whole segments, too. */
+	assert_int_equal(portal_host_object(b.h, "segment", 1, PORTAL_NOBODY, PORTAL_EVERYBODY), 0);
+	assert_int_equal(portal_open(guest, "segment", &segment), 0);
+	assert_int_equal(portal_map(guest, &segment, &at, NULL), -ESTALE);
 	vm_slow(&v, false);
 	while (portal_map(guest, &o, &at, NULL) != 0)
 		assert_true(portal_poll(guest, LONG) == 0);
 	assert_string_equal(at, "there");
+	while (portal_map(guest, &segment, &at, NULL) != 0)
+		assert_true(portal_poll(guest, LONG) == 0);
+	assert_int_equal(portal_host_unpublish(b.h, "segment"), 0);
 	portal_detach(guest);
 	portal_detach(host);
 	vm_end(&v);
