@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "cli/cli.h"
 #include "manager/portal.h"
 
@@ -15,12 +16,6 @@
 #define QUIESCE_S_MAX 60 /* as long as the broker waits */
 #define REGION_SIZE_MIN (16 * WSLX_MIB)
 #define REGION_SIZE_MAX (1024 * WSLX_GIB)
-
-static void json_cleanup(json_t **j)
-{
-	json_decref(*j);
-}
-#define cleanup_json cleanup_with(json_cleanup)
 
 static const char *text_of(const json_t *o, const char *key)
 {

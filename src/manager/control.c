@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/loop.h"
 #include "os/linux/fd.h"
 
@@ -22,12 +23,6 @@ static const struct service region = { "io.wslx.Portal", "the region" };
 
 #define MESSAGE_MAX ((size_t)64 * 1024)
 #define INFO_TIMEOUT_MS 3000
-
-static void json_cleanup(json_t **j)
-{
-	json_decref(*j);
-}
-#define cleanup_json cleanup_with(json_cleanup)
 
 static int set_timeout(int fd, int which, int64_t ms)
 {

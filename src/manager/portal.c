@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "manager/control.h"
@@ -28,12 +29,6 @@
 #define SYNC_MS 10000
 
 static const char *const endings[] = { ".sock", ".ctl", ".lock" };
-
-static void json_cleanup(json_t **j)
-{
-	json_decref(*j);
-}
-#define cleanup_json cleanup_with(json_cleanup)
 
 static char *region_path(struct wslx_manager *m, const char *name, const char *ending)
 {

@@ -10,16 +10,11 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/loop.h"
 #include "manager/portal.h"
 
 #define ASK_MS 10000
-
-static void json_cleanup(json_t **j)
-{
-	json_decref(*j);
-}
-#define cleanup_json cleanup_with(json_cleanup)
 
 /* Of a region, and of that the host's; false: nobody knows. */
 static bool ask(struct wslx_manager *m, const char *region, unsigned timeout_ms, uint64_t *ret_segments,

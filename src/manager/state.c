@@ -10,14 +10,9 @@
 #include <sys/random.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 
 #define STATE_VERSION 1
-
-static void json_cleanup(json_t **j)
-{
-	json_decref(*j);
-}
-#define cleanup_json cleanup_with(json_cleanup)
 
 int wslx_id_new(char id[WSLX_DISTRO_ID_LEN + 1])
 {
