@@ -126,9 +126,10 @@ void machine_run(void) WSLX_NORETURN;
 /* modules.c */
 /* In two parts: up to the vsock transport, and the rest. */
 void modules_load_boot(bool late);
-void cpus_bring_up(void);
 void modules_make_nodes(const char *release);
 int modprobe_main(int argc, char **argv);
+/* cpus.c */
+void cpus_bring_up(void);
 /* device.c */
 int device_init(struct machine *m);
 /* Name of the disk with that serial number, "/dev/..."; -ENOENT. */

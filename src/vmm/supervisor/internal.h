@@ -109,13 +109,18 @@ json_t *wslx_sup_timings(const struct wslx_sup *s);
 void wslx_sup_terminate(struct wslx_sup *s, bool force, unsigned timeout_ms);
 /* Tells the agent so; without one, or a way to it, ends the run by force. */
 void wslx_sup_ask_shutdown(struct wslx_sup *s, unsigned timeout_ms);
-/* After a pause: the time for the agent's word on a panic begins anew. */
-void wslx_sup_panic_again(struct wslx_sup *s);
 
 /* For the user who looks into vmm.log and Info. */
 void wslx_sup_warn(struct wslx_sup *s, const char *text);
 /* Ends the machine by force because of `text`. */
 void wslx_sup_fail(struct wslx_sup *s, int code, const char *text);
+
+/* panic.c */
+WSLX_MUST_CHECK int wslx_sup_panic_init(struct wslx_sup *s);
+/* The console's: opaque is the wslx_sup. */
+void wslx_sup_panic_seen(void *opaque, const char *line);
+/* After a pause: the time for the agent's word on a panic begins anew. */
+void wslx_sup_panic_again(struct wslx_sup *s);
 
 /* pause.c */
 WSLX_MUST_CHECK int wslx_sup_pause_init(struct wslx_sup *s);

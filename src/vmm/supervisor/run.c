@@ -385,10 +385,11 @@ static int start_child(struct wslx_run *r, const struct ends *e, struct wslx_err
 
 static int start_processes(struct wslx_run *r, const struct ends *e, struct wslx_err *err)
 {
-	const struct wslx_tsc_mark mark = wslx_tsc_now();
+	bool tcg = r->p.config->engine == WSLX_ENGINE_TCG;
+	const struct wslx_tsc_mark mark = tcg ? wslx_tsc_now() : (struct wslx_tsc_mark) { 0 };
 	int x = start_child(r, e, err);
 
-	if (x < 0 || r->p.config->engine != WSLX_ENGINE_TCG)
+	if (x < 0 || !tcg)
 		return x;
 	return wslx_qemu_start(
 		&(struct wslx_qemu_params) {

@@ -41,10 +41,6 @@
 #define STEP_TIMEOUT_TCG_MS 180000
 #define TERMINATE_MS 10000
 #define STOP_GRACE_MS 10000
-/* After a line that looks like a panic: time for the reset that follows a real one. */
-#define PANIC_WAIT_MS 3000
-/* Then for the agent's answer: a guest on a busy host may be slow, and lives. */
-#define PANIC_PING_MS 10000
 /* From the end of the agent's connection to the machine's, which the agent
  * sees to: it stops the distros within 15 s, and a busy host takes longer. */
 #define LOST_WAIT_MS 40000
@@ -202,62 +198,6 @@ static void on_signal(struct wslx_watch *w, int fd, uint32_t events, void *opaqu
 	log_info("signal %u: ending the machine", si.ssi_signo);
 	/* A second one means it. */
 	wslx_sup_terminate(s, s->state == SUP_STOPPING, TERMINATE_MS);
-}
-
-/* ---- panic -------------------------------------------------------------------------- */
-
-static unsigned panic_wait_ms(const struct wslx_sup *s)
-{
-	return s->args.panic_wait_ms ? s->args.panic_wait_ms : PANIC_WAIT_MS;
-}
-
-static void on_panic_ping(void *opaque, const struct wslx_agentc_reply *r)
-{
-	struct wslx_sup *s = opaque;
-
-	if (r->code == 0) {
-		wslx_timer_disarm(s->panic_timer);
-		s->panic_asked = false;
-		s->panic[0] = '\0';
-	}
-}
-
-/* A panicked kernel resets at once.  This one did not: it hangs, or somebody in
- * the guest just printed such a line, and then the agent answers.  It is asked
- * only now, because right after a panic another processor may still run it. */
-static void on_panic_timer(struct wslx_timer *t, void *opaque)
-{
-	struct wslx_sup *s = opaque;
-	struct wslx_agentc *conn = s->agent ? wslx_agent_setup_conn(s->agent) : NULL;
-
-	/* A machine that goes down in order does so within limits of its own, and
-	 * one at rest cannot answer: wslx_sup_panic_again() looks at it later. */
-	if (s->stop_wanted || s->agent_lost || wslx_sup_at_rest(s))
-		return;
-	if (conn && !s->panic_asked && wslx_agentc_ping(conn, on_panic_ping, s) == 0) {
-		s->panic_asked = true;
-		wslx_timer_arm(s->panic_timer, PANIC_PING_MS);
-		return;
-	}
-	wslx_sup_fail(s, EFAULT, s->panic);
-}
-
-void wslx_sup_panic_again(struct wslx_sup *s)
-{
-	if (s->panic[0] && !s->stop_wanted)
-		wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
-}
-
-static void on_panic(void *opaque, const char *line)
-{
-	struct wslx_sup *s = opaque;
-	const char *what = strstr(line, "Kernel panic");
-
-	if (s->panic[0])
-		return;
-	snprintf(s->panic, sizeof(s->panic), "%s", what ? what : line);
-	s->panic_asked = false;
-	wslx_timer_arm(s->panic_timer, panic_wait_ms(s));
 }
 
 /* ---- the agent ------------------------------------------------------------------------ */
@@ -650,7 +590,7 @@ static int make_timers(struct wslx_sup *s, struct wslx_err *err)
 	int r = wslx_loop_timer(s->loop, on_stop_timer, s, &s->stop_timer);
 
 	if (r == 0)
-		r = wslx_loop_timer(s->loop, on_panic_timer, s, &s->panic_timer);
+		r = wslx_sup_panic_init(s);
 	if (r == 0)
 		r = wslx_loop_timer(s->loop, on_lost_timer, s, &s->lost_timer);
 	if (r == 0)
@@ -708,7 +648,7 @@ static int start(struct wslx_sup *s, struct wslx_err *err)
 	if (r == 0)
 		r = wslx_vmmlog_new(s->config->state_dir, WSLX_VMM_LOG_MAX, &s->log, err);
 	if (r == 0)
-		r = wslx_conlog_new(s->loop, s->config->state_dir, on_panic, s, &s->console, err);
+		r = wslx_conlog_new(s->loop, s->config->state_dir, wslx_sup_panic_seen, s, &s->console, err);
 	if (r == 0)
 		r = wslx_sup_portal_new(s, err);
 	s->files.lock_wait = (struct wslx_lock_wait) { s->args.lock_wait_ms, serve_while_opening, s };
